@@ -1,0 +1,325 @@
+"""The one job specification, used alike by REST, YAML files, the command line and Python.
+
+Only rules that need nothing but the specification itself are checked here. Rules about files are in
+`mics_core.spec.checks`, rules about the cluster in `mics_core.planner.layout`; all of them run
+before anything is started.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+CALLABLE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+
+
+class SpecModel(BaseModel):
+    """Base of all parts of the specification: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TransformersModel(SpecModel):
+    """A model built from a `transformers` configuration, with fresh weights."""
+
+    family: Literal["gpt2", "llama", "bert", "roberta"]
+    """Architecture family."""
+    hidden_size: int = Field(gt=0)
+    """Width of the residual stream."""
+    num_layers: int = Field(gt=0)
+    """Number of transformer blocks."""
+    num_heads: int = Field(gt=0)
+    """Attention heads of each block; must divide `hidden_size`."""
+    intermediate_size: int | None = Field(default=None, gt=0)
+    """Width of the feed-forward layer; the default is 4 × `hidden_size`."""
+    vocab_size: int | None = Field(default=None, gt=0)
+    """Rows of the embedding; the default is the tokenizer's vocabulary."""
+    tie_embeddings: bool = True
+    """Share the input embedding with the output projection."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Probability of every dropout of the model."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further keys of the family's `transformers` configuration, passed through as they are."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TransformersModel:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads ({self.num_heads}) must divide hidden_size ({self.hidden_size})."
+                " Choose a number of heads that divides the width."
+            )
+        return self
+
+
+class CallableModel(SpecModel):
+    """A user's own model: `module:callable`, called with `arguments`, returns an `nn.Module`."""
+
+    callable: str = Field(pattern=CALLABLE_PATTERN)
+    """Where the builder is, as `package.module:function`."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the builder."""
+
+
+class FileData(SpecModel):
+    """Training data read from files."""
+
+    kind: Literal["text", "jsonl", "parquet", "tokens"]
+    """`text`: each file is a document. `jsonl`, `parquet`: each row is. `tokens`: raw token ids."""
+    paths: list[str] = Field(min_length=1)
+    """Paths or globs (`**` crosses folders); the files are read in sorted order."""
+    column: str = Field(default="text", min_length=1)
+    """For `jsonl` and `parquet`: the field that holds the text."""
+    token_dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16"
+    """For `tokens`: the type of the ids in raw files; `.npy` files bring their own."""
+
+
+class CallableData(SpecModel):
+    """A user's own data: `module:callable` returns a sized, indexable collection of samples."""
+
+    kind: Literal["callable"] = "callable"
+    """Marks this form of data."""
+    callable: str = Field(pattern=CALLABLE_PATTERN)
+    """Where the builder is, as `package.module:function`."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the builder."""
+
+
+class TokenizerSpec(SpecModel):
+    """How text becomes token ids."""
+
+    kind: Literal["bytes", "file"] = "bytes"
+    """`bytes`: ids 0 to 255 are the bytes, 256 ends a document. `file`: a `tokenizers` file."""
+    path: str | None = None
+    """For `file`: the `tokenizer.json`."""
+    end_of_document: str | None = None
+    """For `file`: the token put after every document; none if left out."""
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> TokenizerSpec:
+        if self.kind == "file" and not self.path:
+            raise ValueError("kind 'file' needs a path. Name the tokenizer.json in `path`.")
+        if self.kind == "bytes" and (self.path or self.end_of_document):
+            raise ValueError(
+                "kind 'bytes' takes neither path nor end_of_document."
+                " Set kind to 'file' or leave them out."
+            )
+        return self
+
+
+class OptimizerSpec(SpecModel):
+    """The optimizer and its constants."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    """Update rule."""
+    learning_rate: float = Field(default=3e-4, gt=0.0)
+    """Peak learning rate; the schedule scales it."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the two moments, each in [0, 1)."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    """AdamW's term against division by zero."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay."""
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """SGD's momentum."""
+
+    @model_validator(mode="after")
+    def _betas_below_one(self) -> OptimizerSpec:
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must each be in [0, 1). The usual are 0.9, 0.95.")
+        return self
+
+
+class ScheduleSpec(SpecModel):
+    """The learning rate as a function of the step alone."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up from zero."""
+    final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Learning rate at the last step as a fraction of the peak (`linear` and `cosine`)."""
+
+
+class TrainingSpec(SpecModel):
+    """What one training run computes; the same for every number of workers."""
+
+    sequence_length: int = Field(gt=0)
+    """Tokens in one sample."""
+    global_batch_size: int = Field(gt=0)
+    """Samples in one optimizer step, over all partition groups."""
+    micro_batch_size: int = Field(gt=0)
+    """Samples that one worker takes at a time. A partition group of p workers runs p of them side
+    by side; that is one micro-batch of the group."""
+    steps: int = Field(gt=0)
+    """Optimizer steps of the run."""
+    objective: Literal["causal", "masked"] | None = None
+    """Language-modelling loss; the default is `masked` for bert and roberta, else `causal`."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """The learning-rate schedule."""
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """`bf16`: parameters and activations in bf16, gradient reduction and optimizer in fp32."""
+    gradient_clipping: float | None = Field(default=None, gt=0.0)
+    """Largest global gradient norm; longer gradients are scaled down to it."""
+    activation_checkpointing: bool = False
+    """Recompute each block's activations in backward instead of keeping them."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Source of weights, data order and dropout."""
+
+    @model_validator(mode="after")
+    def _micro_batches_divide_the_batch(self) -> TrainingSpec:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must divide global_batch_size"
+                f" ({self.global_batch_size}). Choose a global batch size that is a multiple of"
+                f" {self.micro_batch_size}."
+            )
+        if self.schedule.warmup_steps > self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps ({self.schedule.warmup_steps}) must not exceed steps"
+                f" ({self.steps}). Shorten the warm-up or train for longer."
+            )
+        return self
+
+
+class GroupsSpec(SpecModel):
+    """How many partition groups the run may have, wants, and needs."""
+
+    minimum: int = Field(default=1, gt=0)
+    """Fewer living groups than this and the run waits."""
+    wanted: int = Field(default=1, gt=0)
+    """Groups asked for at the start; scaling changes it later."""
+    maximum: int | None = Field(default=None, gt=0)
+    """Upper bound of scaling; the default is `wanted`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GroupsSpec:
+        if not self.minimum <= self.wanted <= self.upper_bound:
+            raise ValueError(
+                f"minimum ({self.minimum}) ≤ wanted ({self.wanted}) ≤ maximum"
+                f" ({self.upper_bound}) must hold. Put the three in this order."
+            )
+        return self
+
+    @property
+    def upper_bound(self) -> int:
+        """The largest number of groups that scaling may ask for."""
+        return self.wanted if self.maximum is None else self.maximum
+
+
+class ResourcesSpec(SpecModel):
+    """What Ray sets aside for each worker."""
+
+    cpus: float = Field(default=1.0, gt=0.0)
+    """CPU slots."""
+    gpus: int = Field(default=0, ge=0, le=1)
+    """GPUs: 1 trains on CUDA with NCCL, 0 on the CPU with gloo."""
+    memory_gib: float | None = Field(default=None, gt=0.0)
+    """Memory of one worker in GiB, for the planner; the default is read from the cluster."""
+    custom: dict[str, float] = Field(default_factory=dict)
+    """Ray's custom resources."""
+
+
+class CheckpointSpec(SpecModel):
+    """Durable checkpoints."""
+
+    directory: str | None = None
+    """Folder that all nodes see; without it nothing is written."""
+    interval_steps: int = Field(default=100, gt=0)
+    """Steps between two checkpoints; one more is written after the last step."""
+    keep: int = Field(default=2, gt=0)
+    """How many complete checkpoints stay."""
+    resume: bool = True
+    """Continue from the newest complete checkpoint in the folder, if there is one."""
+
+
+def _kind_of_model(value: Any) -> str:
+    has_callable = "callable" in value if isinstance(value, dict) else hasattr(value, "callable")
+    return "callable" if has_callable else "transformers"
+
+
+def _kind_of_data(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    has_callable = "callable" in value if isinstance(value, dict) else hasattr(value, "callable")
+    return "callable" if kind == "callable" or (kind is None and has_callable) else "files"
+
+
+ModelSpec = Annotated[
+    Annotated[TransformersModel, Tag("transformers")] | Annotated[CallableModel, Tag("callable")],
+    Discriminator(_kind_of_model),
+]
+DataSpec = Annotated[
+    Annotated[FileData, Tag("files")] | Annotated[CallableData, Tag("callable")],
+    Discriminator(_kind_of_data),
+]
+
+
+class JobSpec(SpecModel):
+    """A training job: what to train, on which data, how, and over how many groups."""
+
+    name: str = Field(min_length=1, max_length=100)
+    """A name for people; need not be unique."""
+    model: ModelSpec
+    """The model."""
+    data: DataSpec
+    """The training data."""
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    """How text becomes token ids."""
+    training: TrainingSpec
+    """What is computed."""
+    partition_size: int | Literal["auto"] = "auto"
+    """Workers in one partition group (p); `auto` takes the smallest that holds the model."""
+    groups: GroupsSpec = GroupsSpec()
+    """How many partition groups."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """What each worker gets."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """Durable checkpoints."""
+
+    @model_validator(mode="after")
+    def _batch_holds_the_groups(self) -> JobSpec:
+        if self.partition_size == "auto":
+            return self
+        if self.partition_size < 1:
+            raise ValueError(
+                f"partition_size ({self.partition_size}) must be a positive number or 'auto'."
+                " Leave it at 'auto' to have the planner choose."
+            )
+        self.num_micro_batches(self.partition_size)
+        return self
+
+    def num_micro_batches(self, partition_size: int) -> int:
+        """Return the micro-batches of one step, each run by one group of `partition_size` workers.
+
+        Raises:
+            ValueError: The global batch is no whole number of them, or the largest number of
+                groups leaves a group without one.
+        """
+        training, group_samples = self.training, partition_size * self.training.micro_batch_size
+        if training.global_batch_size % group_samples:
+            raise ValueError(
+                f"training.global_batch_size ({training.global_batch_size}) must be a multiple of"
+                f" partition_size × micro_batch_size ({partition_size} ×"
+                f" {training.micro_batch_size} = {group_samples}). Choose"
+                f" {-(-training.global_batch_size // group_samples) * group_samples}, or a smaller"
+                " micro-batch."
+            )
+        num_micro_batches = training.global_batch_size // group_samples
+        if num_micro_batches < self.groups.upper_bound:
+            raise ValueError(
+                f"groups.maximum ({self.groups.upper_bound}) must not exceed the"
+                f" {num_micro_batches} micro-batches of a step (global_batch_size"
+                f" {training.global_batch_size} / {group_samples}), or a group would have nothing"
+                " to do. Lower groups.maximum or micro_batch_size, or raise global_batch_size."
+            )
+        return num_micro_batches
+
+    @property
+    def objective(self) -> Literal["causal", "masked"]:
+        """The language-modelling loss, with the family's default filled in."""
+        if self.training.objective is not None:
+            return self.training.objective
+        family = self.model.family if isinstance(self.model, TransformersModel) else ""
+        return "masked" if family in ("bert", "roberta") else "causal"

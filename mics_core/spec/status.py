@@ -1,0 +1,224 @@
+"""The live status of a job, as the supervisor gives it and the API, the page and the CLI show it.
+
+These models are the contract between `mics_core.cluster` and `service`; they need neither torch nor
+Ray. Times are seconds since the epoch, as `time.time()` gives them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last three are final."""
+
+    PENDING = "pending"
+    """Accepted; its first partition groups are not training yet."""
+    RUNNING = "running"
+    """Training."""
+    WAITING = "waiting"
+    """Fewer partition groups are alive than the minimum; training goes on when they are."""
+    FINISHED = "finished"
+    """All steps are done."""
+    CANCELLED = "cancelled"
+    """Stopped on request, at a step boundary."""
+    FAILED = "failed"
+    """Ended by an error that the status names."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in (JobState.FINISHED, JobState.CANCELLED, JobState.FAILED)
+
+
+class GroupState(StrEnum):
+    """Where a partition group stands."""
+
+    PLACING = "placing"
+    """Waiting for nodes with free workers."""
+    STARTING = "starting"
+    """Its workers are being started and build their shards."""
+    READY = "ready"
+    """Waiting for the step boundary at which it joins."""
+    MEMBER = "member"
+    """Part of the current generation: it trains."""
+    LEAVING = "leaving"
+    """Leaves at the next step boundary."""
+    LEFT = "left"
+    """Left as asked, or finished its work."""
+    LOST = "lost"
+    """Gone without being asked."""
+
+
+class StatusModel(BaseModel):
+    """Base of all parts of the status."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class WorkerStatus(StatusModel):
+    """One worker process."""
+
+    rank: int
+    """Rank inside its partition group; also the index of its replication group."""
+    node_id: str
+    """Ray's id of the node it runs on."""
+    host: str
+    """Address of that node."""
+    pid: int
+    """Process id."""
+    step: int
+    """Steps it has committed."""
+
+
+class GroupStatus(StatusModel):
+    """One partition group."""
+
+    group_id: int
+    """Number of the group, never used twice in a job."""
+    state: GroupState
+    """Where it stands."""
+    reason: str
+    """Why it stands there, in one sentence."""
+    workers: list[WorkerStatus]
+    """Its workers by rank; empty until they report."""
+
+
+class GenerationRecord(StatusModel):
+    """One membership of the replication groups."""
+
+    number: int
+    """1, 2, 3, …"""
+    groups: list[int]
+    """Ids of the member groups, in the order of the replication groups' ranks."""
+    reason: str
+    """Why it was formed, in one sentence."""
+    step: int | None
+    """First step trained under it; none until its members have entered it."""
+    time: float
+    """When it was announced."""
+
+
+class StepRecord(StatusModel):
+    """One committed step."""
+
+    step: int
+    """Number of the step, from 0."""
+    time: float
+    """When it was committed."""
+    loss: float
+    """Mean loss per token over the global batch."""
+    tokens: int
+    """Tokens that entered the loss."""
+    samples: int
+    """Samples used: the global batch size."""
+    step_s: float
+    """Seconds since the commit before, or since training began."""
+    tokens_per_s: float
+    """`tokens / step_s`."""
+    gradient_norm: float
+    """Norm of the whole gradient before clipping."""
+    learning_rate: float
+    """Learning rate of the step."""
+    generation: int
+    """Generation that committed it."""
+    num_groups: int
+    """Partition groups of that generation."""
+
+
+class SampleCount(StatusModel):
+    """Proof that every sample is used once: counted by the workers, not derived from the plan."""
+
+    due: int
+    """Samples of all committed steps."""
+    used: int
+    """Different samples that went into a committed step."""
+    repeated: int
+    """Uses beyond the first."""
+
+
+class JobStatus(StatusModel):
+    """Everything that is known of a live job at one moment."""
+
+    job_id: str
+    name: str
+    state: JobState
+    reason: str
+    """Why it is in this state, in one sentence."""
+    created: float
+    step: int
+    """Committed steps."""
+    steps: int
+    """Steps of the whole run."""
+    loss: float | None
+    """Loss of the last committed step."""
+    tokens_per_s: float | None
+    """Median over the last committed steps of the current generation."""
+    generation: int
+    partition_size: int
+    wanted_groups: int
+    minimum_groups: int
+    maximum_groups: int
+    groups: list[GroupStatus]
+    """All groups ever, by id; those that are gone keep their last reason."""
+    generations: list[GenerationRecord]
+    samples: SampleCount
+
+
+class StateEvent(StatusModel):
+    """The job changed its state."""
+
+    kind: Literal["state"] = "state"
+    sequence: int
+    time: float
+    state: JobState
+    reason: str
+
+
+class GroupEvent(StatusModel):
+    """A partition group changed its state."""
+
+    kind: Literal["group"] = "group"
+    sequence: int
+    time: float
+    group_id: int
+    state: GroupState
+    reason: str
+
+
+class GenerationEvent(StatusModel):
+    """A generation was announced (`step` is none) or entered by its members (`step` is set)."""
+
+    kind: Literal["generation"] = "generation"
+    sequence: int
+    time: float
+    generation: GenerationRecord
+
+
+class StepEvent(StatusModel):
+    """A step was committed."""
+
+    kind: Literal["step"] = "step"
+    sequence: int
+    time: float
+    record: StepRecord
+
+
+class ScaleEvent(StatusModel):
+    """The wanted number of partition groups changed."""
+
+    kind: Literal["scale"] = "scale"
+    sequence: int
+    time: float
+    wanted: int
+    reason: str
+
+
+JobEvent = Annotated[
+    StateEvent | GroupEvent | GenerationEvent | StepEvent | ScaleEvent,
+    Field(discriminator="kind"),
+]
+"""One entry of a job's event stream. `sequence` counts 1, 2, 3, … without a gap in each job."""
