@@ -1,1 +1,1 @@
-"""The Ray side: supervisor, runners, Ray Train backend, driver. The only package that imports ray."""
+"""The Ray side: supervisor, runners, Ray Train backend, driver; all imports of ray are here."""

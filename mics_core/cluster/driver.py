@@ -1,0 +1,200 @@
+"""The driver of a job: the one entry point for direct use, `ray job submit` and the service.
+
+    python -m mics_core.cluster.driver job.yaml
+
+It checks the specification against files and cluster, starts the supervisor, logs what happens, and
+ends with the job: status 0 if it finished or was cancelled, 1 if it failed, 2 if it was refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+from pydantic import TypeAdapter
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mics_core.cluster.layout import settle_layout
+from mics_core.cluster.names import NAMESPACE, SPEC_VARIABLE, supervisor_name
+from mics_core.errors import MicsError, SpecificationError
+from mics_core.spec import JobSpec, check_files, load_job_spec, parse_job_spec
+from mics_core.spec.status import (
+    GenerationEvent,
+    GroupEvent,
+    JobEvent,
+    JobState,
+    ScaleEvent,
+    StateEvent,
+    StepEvent,
+)
+
+__all__ = ["main", "run_job"]
+
+logger = logging.getLogger("mics")
+
+_POLL_S = 5.0
+_LAST_READERS_S = 5.0
+_STEP_LOG_INTERVAL_S = 2.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    options = _parse(arguments)
+    try:
+        spec = _read_spec(options.job)
+        check_files(spec)
+        _connect(options.address)
+        state = run_job(options.job_id or new_job_id(spec.name), spec)
+    except MicsError as error:
+        # The last line of a refused job's log is what the service shows for it.
+        logger.error("%s: %s", type(error).__name__, error)
+        return 2 if isinstance(error, SpecificationError) else 1
+    return 1 if state == JobState.FAILED else 0
+
+
+def new_job_id(name: str) -> str:
+    """Return a fresh id that starts with the job's name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "job"
+    return f"{slug}-{uuid.uuid4().hex[:8]}"
+
+
+def run_job(job_id: str, spec: JobSpec) -> JobState:
+    """Run a job on the connected cluster to its end; return its final state.
+
+    Raises:
+        LayoutError: The cluster cannot hold the layout.
+    """
+    layout = settle_layout(spec)
+    logger.info("partition size %d: %s", layout.partition_size, layout.reason)
+    supervisor = _start_supervisor(job_id, spec, layout.partition_size)
+    logger.info("job %s started", job_id)
+    state = _follow(supervisor)
+    _let_readers_finish(supervisor)
+    return state
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="mics_core.cluster.driver", description=__doc__)
+    parser.add_argument(
+        "job",
+        nargs="?",
+        help=f"YAML file; without it the specification is read from {SPEC_VARIABLE}",
+    )
+    parser.add_argument("--job-id", help="id of the job; made from its name if left out")
+    parser.add_argument("--address", help="address of the Ray cluster; found if left out")
+    return parser.parse_args(arguments)
+
+
+def _read_spec(path: str | None) -> JobSpec:
+    if path is not None:
+        return load_job_spec(path)
+    text = os.environ.get(SPEC_VARIABLE)
+    if text is None:
+        raise MicsError(
+            "There is no job: neither a file was named nor is"
+            f" {SPEC_VARIABLE} set in the environment.",
+            remedy="Name a YAML file.",
+        )
+    return parse_job_spec(json.loads(text))
+
+
+def _connect(address: str | None) -> None:
+    if not ray.is_initialized():
+        ray.init(
+            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING
+        )
+
+
+def _start_supervisor(job_id: str, spec: JobSpec, partition_size: int) -> Any:
+    from mics_core.cluster.supervisor import JobSupervisor
+
+    storage = spec.checkpoint.directory or str(Path(tempfile.gettempdir()) / "mics")
+    here = ray.get_runtime_context().get_node_id()
+    supervisor = (
+        ray.remote(JobSupervisor)
+        .options(
+            name=supervisor_name(job_id),
+            namespace=NAMESPACE,
+            num_cpus=0,
+            max_concurrency=10_000,  # every worker and every watcher waits in a call of its own
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+        )
+        .remote(job_id, spec.model_dump(mode="json"), partition_size, f"{storage}/{job_id}")
+    )
+    ray.get(supervisor.start.remote())
+    return supervisor
+
+
+def _follow(supervisor: Any) -> JobState:
+    """Log the job's events until it ends."""
+    adapter: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
+    after, last_step_log = 0, 0.0
+    while True:
+        for value in ray.get(supervisor.events.remote(after, _POLL_S)):
+            event = adapter.validate_python(value)
+            after = event.sequence
+            if isinstance(event, StepEvent):
+                if time.monotonic() - last_step_log >= _STEP_LOG_INTERVAL_S:
+                    last_step_log = time.monotonic()
+                    _log(event)
+                continue
+            _log(event)
+            if isinstance(event, StateEvent) and event.state.is_final:
+                return event.state
+
+
+def _log(event: JobEvent) -> None:
+    match event:
+        case StateEvent():
+            logger.info("job is %s: %s", event.state.value, event.reason)
+        case GroupEvent():
+            logger.info("group %d is %s: %s", event.group_id, event.state.value, event.reason)
+        case GenerationEvent(generation=generation):
+            verb = "announced" if generation.step is None else f"trains from step {generation.step}"
+            logger.info(
+                "generation %d %s, groups %s: %s",
+                generation.number,
+                verb,
+                generation.groups,
+                generation.reason,
+            )
+        case ScaleEvent():
+            logger.info("%d groups wanted: %s", event.wanted, event.reason)
+        case StepEvent(record=record):
+            logger.info(
+                "step %d  loss %.4f  %.0f tokens/s  %d groups",
+                record.step,
+                record.loss,
+                record.tokens_per_s,
+                record.num_groups,
+            )
+
+
+def _let_readers_finish(supervisor: Any) -> None:
+    """Stay until the watchers have read the last event, for the journal ends with this process."""
+    deadline = time.monotonic() + _LAST_READERS_S
+    while time.monotonic() < deadline:
+        try:
+            if ray.get(supervisor.unread.remote(), timeout=_LAST_READERS_S) <= 0:
+                return
+        except RayError:
+            return
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

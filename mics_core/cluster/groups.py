@@ -1,0 +1,171 @@
+"""The runs of a job's partition groups: reserving nodes, starting, watching and ending them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from mics_core.cluster.messages import Ready
+from mics_core.cluster.placement import Reservation, reserve, worker_resources
+from mics_core.cluster.runner import RunSettings, start_runner
+from mics_core.cluster.worker_config import WorkerConfig
+from mics_core.elastic import events as elastic
+from mics_core.spec.job import JobSpec
+from mics_core.spec.status import WorkerStatus
+
+__all__ = ["GroupRun", "GroupRuns"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class GroupRun:
+    """One partition group's run, as far as it has come."""
+
+    group_id: int
+    task: asyncio.Task[None] | None = None
+    reservation: Reservation | None = None
+    runner: Any = None
+    workers: dict[int, Ready] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
+    finished: bool = False
+    stopped: bool = False
+    first_error: str = ""
+
+
+class GroupRuns:
+    """All runs of a job.
+
+    Args:
+        job_id: The job.
+        spec: Its specification.
+        partition_size: Workers in one partition group.
+        storage_path: Folder for Ray Train's own files.
+        tell: Takes what happens to the groups.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        partition_size: int,
+        storage_path: str,
+        tell: Callable[[elastic.Event], None],
+    ):
+        self._job_id = job_id
+        self._spec = spec
+        self._partition_size = partition_size
+        self._storage_path = storage_path
+        self._tell = tell
+        self._runs: dict[int, GroupRun] = {}
+
+    def get(self, group_id: int) -> GroupRun | None:
+        """Return a group's run, also when it has ended."""
+        return self._runs.get(group_id)
+
+    def is_alive(self, group_id: int) -> bool:
+        """Whether a group is part of the job and has not been stopped."""
+        run = self._runs.get(group_id)
+        return run is not None and not run.stopped
+
+    def workers_of(self, group_id: int) -> list[WorkerStatus]:
+        """Return the workers of a group by rank, as far as they have reported."""
+        run = self._runs.get(group_id)
+        if run is None:
+            return []
+        return [
+            WorkerStatus(
+                rank=rank,
+                node_id=worker.node_id,
+                host=worker.host,
+                pid=worker.pid,
+                step=run.steps.get(rank, 0),
+            )
+            for rank, worker in sorted(run.workers.items())
+        ]
+
+    def launch(self, group_id: int, begins_run: bool) -> None:
+        """Ask for nodes for a group and start it there, in the background."""
+        run = self._runs[group_id] = GroupRun(group_id)
+        run.task = asyncio.create_task(self._live(run, begins_run))
+
+    def stop(self, group_id: int, reason: str) -> None:
+        """End whatever is left of a group."""
+        run = self._runs.get(group_id)
+        if run is None or run.stopped:
+            return
+        logger.info("stopping group %d: %s", group_id, reason)
+        run.stopped = True
+        if run.task is not None:
+            run.task.cancel()
+        self._clean_up(run)
+
+    async def _live(self, run: GroupRun, begins_run: bool) -> None:
+        """One group's life, from its reservation to its end."""
+        group_id = run.group_id
+        try:
+            await self._run(run, begins_run)
+        except asyncio.CancelledError:
+            return  # `stop` was called, and says so itself
+        except Exception as error:
+            # Everything that can go wrong here means the same: this group is gone.
+            logger.info("group %d: %r", group_id, error)
+            reason = run.first_error or _described(error)
+            self._tell(elastic.GroupLost(group_id, reason, own_error=False))
+        else:
+            self._tell(elastic.GroupEnded(group_id, run.finished))
+        run.stopped = True
+        self._clean_up(run)
+
+    async def _run(self, run: GroupRun, begins_run: bool) -> None:
+        name = f"{self._job_id}-group-{run.group_id}"
+        run.reservation = reserve(self._partition_size, self._spec.resources, name)
+        nodes = await run.reservation.wait()
+        self._tell(elastic.GroupPlaced(run.group_id))
+        run.runner = start_runner(nodes[0])
+        await run.runner.prepare.remote()
+        # Ray Train reserves for itself, on these nodes; it cannot take over a reservation.
+        run.reservation.release()
+        run.reservation = None
+        settings = RunSettings(
+            name=name,
+            storage_path=self._storage_path,
+            worker=WorkerConfig(
+                job_id=self._job_id,
+                group_id=run.group_id,
+                begins_run=begins_run,
+                spec=self._spec.model_dump(mode="json"),
+                partition_size=self._partition_size,
+            ),
+            resources_per_worker=worker_resources(self._spec.resources),
+            nodes_of_workers=nodes,
+        )
+        await run.runner.run.remote(settings)
+
+    @staticmethod
+    def _clean_up(run: GroupRun) -> None:
+        if run.reservation is not None:
+            run.reservation.release()
+            run.reservation = None
+        if run.runner is not None:
+            # The run's controller and workers are children of the runner and end with it.
+            ray.kill(run.runner)
+            run.runner = None
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, RayActorError):
+        return "Its runner died: the node or the process is gone."
+    if isinstance(error, RayTaskError):
+        cause = str(error.cause) if error.cause is not None else str(error)
+        lines = [line for line in cause.strip().splitlines() if line.strip()]
+        return f"Its run failed: {lines[-1] if lines else type(error.cause).__name__}"
+    if isinstance(error, RayError):
+        return f"Ray ended its run: {str(error).splitlines()[0]}"
+    return f"It could not be started: {type(error).__name__}: {error}"

@@ -1,0 +1,118 @@
+"""The journal of a job: its events in order, its recent steps, and readers that wait for more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from statistics import median
+from typing import Any
+
+from mics_core.spec.status import (
+    GenerationEvent,
+    GenerationRecord,
+    GroupEvent,
+    GroupState,
+    JobEvent,
+    JobState,
+    ScaleEvent,
+    StateEvent,
+    StepEvent,
+    StepRecord,
+)
+
+__all__ = ["Bell", "Journal"]
+
+_KEPT_EVENTS = 100_000
+_RATE_STEPS = 20
+
+
+class Bell:
+    """Wakes every task that waits for something to change."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake everybody who waits now."""
+        self._rung.set()
+        self._rung = asyncio.Event()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait for the next ring, or for the time limit."""
+        rung = self._rung
+        try:
+            await asyncio.wait_for(rung.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+
+class Journal:
+    """Events with sequence numbers from 1 on, without a gap."""
+
+    def __init__(self) -> None:
+        self._events: deque[JobEvent] = deque(maxlen=_KEPT_EVENTS)
+        self._sequence = 0
+        self._recent: deque[StepRecord] = deque(maxlen=_RATE_STEPS)
+        self._bell = Bell()
+        self.read_up_to = 0
+        """Highest sequence number that a reader has asked to go beyond."""
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence number of the newest event."""
+        return self._sequence
+
+    def state(self, state: JobState, reason: str) -> None:
+        """Enter a change of the job's state."""
+        self._add(StateEvent(**self._stamp(), state=state, reason=reason))
+
+    def group(self, group_id: int, state: GroupState, reason: str) -> None:
+        """Enter a change of a partition group's state."""
+        self._add(GroupEvent(**self._stamp(), group_id=group_id, state=state, reason=reason))
+
+    def generation(self, generation: GenerationRecord) -> None:
+        """Enter a generation that was announced or entered."""
+        self._add(GenerationEvent(**self._stamp(), generation=generation))
+
+    def scale(self, wanted: int, reason: str) -> None:
+        """Enter a change of the wanted number of groups."""
+        self._add(ScaleEvent(**self._stamp(), wanted=wanted, reason=reason))
+
+    def step(self, record: StepRecord) -> None:
+        """Enter a committed step."""
+        self._recent.append(record)
+        self._add(StepEvent(**self._stamp(), record=record))
+
+    @property
+    def last_step(self) -> StepRecord | None:
+        """The newest committed step."""
+        return self._recent[-1] if self._recent else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Median rate of the last steps of the newest generation, its first step left out.
+
+        The first step of a generation contains the change itself.
+        """
+        if not self._recent:
+            return None
+        newest = self._recent[-1].generation
+        rates = [step.tokens_per_s for step in self._recent if step.generation == newest]
+        return median(rates[1:] or rates)
+
+    async def after(self, sequence: int, timeout_s: float) -> list[JobEvent]:
+        """Return the events after `sequence`; wait for one up to the time limit."""
+        self.read_up_to = max(self.read_up_to, sequence)
+        if sequence >= self._sequence:
+            await self._bell.wait(timeout_s)
+        first = self._sequence - len(self._events)
+        return [self._events[i] for i in range(max(0, sequence - first), len(self._events))]
+
+    def _stamp(self) -> dict[str, Any]:
+        return {"sequence": self._sequence + 1, "time": time.time()}
+
+    def _add(self, event: JobEvent) -> None:
+        self._sequence += 1
+        self._events.append(event)
+        self._bell.ring()

@@ -1,0 +1,158 @@
+"""A worker's link to the supervisor: the engine's `Membership`, kept off the step's path.
+
+Two threads do the talking. One waits at the supervisor for news of generations; the other sends
+reports, a batch at a time, without waiting for answers. A step only reads a number and appends to a
+queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+
+from mics_core.cluster.messages import Committed, Ended, Entered, Failed, Message, ReplicationBroke
+from mics_core.elastic.plan import GenerationPlan
+from mics_core.engine.summary import StepCommit
+from mics_core.errors import ClusterError
+
+__all__ = ["SupervisorLink"]
+
+logger = logging.getLogger(__name__)
+
+_WATCH_S = 20.0
+_FLUSH_S = 10.0
+
+
+class SupervisorLink:
+    """Implements `mics_core.engine.membership.Membership` for a worker of a Ray Train run.
+
+    Args:
+        supervisor: Handle of the job's supervisor actor.
+        group_id: The worker's partition group.
+        rank: The worker's rank in it.
+    """
+
+    def __init__(self, supervisor: Any, group_id: int, rank: int):
+        self._supervisor = supervisor
+        self._group_id = group_id
+        self._rank = rank
+        self._pending = 0
+        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._last_commit: float | None = None
+        self._threads = [
+            threading.Thread(target=target, name=f"mics-{target.__name__.strip('_')}", daemon=True)
+            for target in (self._watch, self._send)
+        ]
+
+    def start(self) -> None:
+        """Start the two threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Send what is queued, and stop."""
+        self._closed.set()
+        self._outbox.put(None)
+        self._threads[1].join(timeout=_FLUSH_S)
+
+    def send(self, message: Message) -> None:
+        """Queue a report."""
+        self._outbox.put(message)
+
+    # The engine's view.
+
+    @property
+    def group_id(self) -> int:
+        """Id of this worker's partition group."""
+        return self._group_id
+
+    def pending(self) -> int:
+        """Return the highest generation number heard of."""
+        return self._pending
+
+    def next_plan(self, after: int) -> GenerationPlan:
+        """Wait for a generation above `after` that concerns this group."""
+        while True:
+            plan = self._ask(
+                self._supervisor.next_plan.remote(self._group_id, after, _WATCH_S), 2 * _WATCH_S
+            )
+            if plan is not None:
+                self._pending = max(self._pending, plan.number)
+                return plan  # type: ignore[no-any-return]
+
+    def plan(self, number: int) -> GenerationPlan:
+        """Return the plan of an announced generation."""
+        return self._ask(self._supervisor.plan.remote(number), _WATCH_S)  # type: ignore[no-any-return]
+
+    def entered(self, generation: int, step: int) -> None:
+        """Report that this worker trains under `generation` from `step` on."""
+        if self._last_commit is None:
+            self._last_commit = time.perf_counter()
+        self.send(Entered(self._rank, generation, step))
+
+    def committed(self, commit: StepCommit) -> None:
+        """Report a committed step."""
+        now = time.perf_counter()
+        step_s = now - self._last_commit if self._last_commit is not None else 0.0
+        self._last_commit = now
+        whole = commit if self._rank == 0 else None
+        self.send(Committed(self._rank, commit.step, step_s, time.time(), whole))
+
+    def broken(self, generation: int, step: int, error: str) -> None:
+        """Report that this worker's replication group broke."""
+        self.send(ReplicationBroke(self._rank, generation, step, error))
+
+    def failed(self, step: int, error: str, own_error: bool) -> None:
+        """Report that this worker's loop ended with an error."""
+        self.send(Failed(self._rank, step, error, own_error))
+
+    def ended(self, finished: bool) -> None:
+        """Report that this worker's loop came to its end."""
+        self.send(Ended(self._rank, finished))
+
+    # The threads.
+
+    def _ask(self, reference: Any, timeout_s: float) -> Any:
+        try:
+            return ray.get(reference, timeout=timeout_s)
+        except RayError as error:
+            raise ClusterError(f"The job's supervisor does not answer: {error}") from None
+
+    def _watch(self) -> None:
+        while not self._closed.is_set():
+            try:
+                newest = ray.get(
+                    self._supervisor.newest_generation.remote(self._pending, _WATCH_S),
+                    timeout=2 * _WATCH_S,
+                )
+                self._pending = max(self._pending, newest)
+            except (GetTimeoutError, RayActorError) as error:
+                logger.warning("the supervisor does not answer: %s", error)
+                self._closed.wait(1.0)
+            except RayError:
+                return  # this process is being shut down
+
+    def _send(self) -> None:
+        going = True
+        while going:
+            batch = [self._outbox.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    batch.append(self._outbox.get_nowait())
+            going = None not in batch
+            messages = [message for message in batch if message is not None]
+            if not messages:
+                continue
+            reference = self._supervisor.report.remote(self._group_id, messages)
+            if not going:
+                # The last words: wait until they are heard, for the process may end now.
+                with contextlib.suppress(RayError):
+                    ray.get(reference, timeout=_FLUSH_S)

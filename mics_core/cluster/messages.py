@@ -1,0 +1,85 @@
+"""What workers tell the supervisor; plain data that pickles without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mics_core.engine.summary import StepCommit
+
+__all__ = ["Committed", "Ended", "Entered", "Failed", "Message", "Ready", "ReplicationBroke"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has built its shards.
+
+    Args:
+        store_port: Port of the rendezvous store that it hosts; only rank 0 hosts one.
+    """
+
+    rank: int
+    node_id: str
+    host: str
+    pid: int
+    store_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A worker trains under a generation from `step` on."""
+
+    rank: int
+    generation: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A worker committed a step.
+
+    Args:
+        commit: The step; only rank 0 sends it whole.
+        step_s: Seconds since the commit before, or since training began.
+        time: When, in seconds since the epoch.
+    """
+
+    rank: int
+    step: int
+    step_s: float
+    time: float
+    commit: StepCommit | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationBroke:
+    """A worker's replication group broke."""
+
+    rank: int
+    generation: int
+    step: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker's loop ended with an error.
+
+    Args:
+        own_error: Whether code or data failed, rather than a connection to a peer.
+    """
+
+    rank: int
+    step: int
+    error: str
+    own_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A worker's loop came to its end: all steps done, or asked to leave."""
+
+    rank: int
+    finished: bool
+
+
+Message = Ready | Entered | Committed | ReplicationBroke | Failed | Ended

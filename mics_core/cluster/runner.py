@@ -1,0 +1,105 @@
+"""The runner of one partition group: calls `TorchTrainer.fit()` on the group's own first node.
+
+One partition group is one Ray Train run, so that it may come, go or fail without the others. The
+run's controller and helpers live beside the runner, not on the head.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.runtime_env import RuntimeEnv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mics_core.cluster.names import NAMESPACE
+
+__all__ = ["PartitionGroupRunner", "RunSettings", "start_runner"]
+
+logger = logging.getLogger(__name__)
+
+_RUNNER_ENVIRONMENT = {
+    # The supervisor replaces lost groups; Ray Train's own preemption watcher restarts whole runs.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Settings of one Ray Train run.
+
+    Args:
+        name: Name of the run.
+        storage_path: Folder for Ray Train's own files.
+        worker: `mics_core.cluster.worker.WorkerConfig` of its workers.
+        resources_per_worker: What Ray sets aside for each.
+        nodes_of_workers: Ray node id of each worker, by rank.
+    """
+
+    name: str
+    storage_path: str
+    worker: Any
+    resources_per_worker: dict[str, float]
+    nodes_of_workers: tuple[str, ...]
+
+
+class PartitionGroupRunner:
+    """Actor that owns one partition group's run; ending the actor ends the run."""
+
+    def prepare(self) -> int:
+        """Load what a run needs while its nodes are still reserved; return the process id."""
+        import ray.train.torch  # noqa: F401
+
+        import mics_core.cluster.worker  # noqa: F401
+
+        return os.getpid()
+
+    def run(self, settings: RunSettings) -> None:
+        """Run the partition group until its workers' loops end.
+
+        Raises:
+            ray.train.TrainingFailedError: A worker failed or died.
+        """
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        from mics_core.cluster.backend import MicsTorchConfig
+        from mics_core.cluster.worker import train_worker
+
+        uses_gpus = bool(settings.resources_per_worker.get("GPU"))
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"config": settings.worker},
+            torch_config=MicsTorchConfig(uses_gpus=uses_gpus),
+            scaling_config=ScalingConfig(
+                num_workers=len(settings.nodes_of_workers),
+                use_gpu=uses_gpus,
+                resources_per_worker=settings.resources_per_worker,
+                label_selector=[{"ray.io/node-id": node} for node in settings.nodes_of_workers],
+            ),
+            run_config=RunConfig(
+                name=settings.name,
+                storage_path=settings.storage_path,
+                failure_config=FailureConfig(max_failures=0),
+            ),
+        )
+        trainer.fit()
+
+
+def start_runner(node_id: str) -> Any:
+    """Start a runner on a node and return its actor handle."""
+    return (
+        ray.remote(PartitionGroupRunner)
+        .options(
+            num_cpus=0,
+            namespace=NAMESPACE,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            runtime_env=RuntimeEnv(env_vars=_RUNNER_ENVIRONMENT),
+        )
+        .remote()
+    )

@@ -1,0 +1,324 @@
+"""The supervisor of a job: a thin shell of I/O around the membership machine.
+
+One named actor a job. It feeds the machine with what workers, runners, clients and the clock say,
+carries out its decisions, and keeps the journal that everybody watches. No step waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any
+
+from mics_core.cluster.groups import GroupRuns
+from mics_core.cluster.journal import Bell, Journal
+from mics_core.cluster.messages import (
+    Committed,
+    Ended,
+    Entered,
+    Failed,
+    Message,
+    Ready,
+    ReplicationBroke,
+)
+from mics_core.elastic import events as elastic
+from mics_core.elastic.ledger import SampleLedger
+from mics_core.elastic.machine import MembershipMachine, Rules
+from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.errors import JobConflictError, ScaleError
+from mics_core.spec import parse_job_spec
+from mics_core.spec.status import (
+    GenerationRecord,
+    GroupState,
+    GroupStatus,
+    JobState,
+    JobStatus,
+    SampleCount,
+    StepRecord,
+)
+
+__all__ = ["JobSupervisor"]
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+
+
+class JobSupervisor:
+    """Actor that decides the membership of one job's replication groups.
+
+    Args:
+        job_id: The job.
+        spec: Its specification as plain data.
+        partition_size: Workers in one partition group.
+        storage_path: Folder for Ray Train's own files.
+    """
+
+    def __init__(
+        self, job_id: str, spec: dict[str, Any], partition_size: int, storage_path: str
+    ) -> None:
+        self._job_id = job_id
+        self._spec = parse_job_spec(spec)
+        self._partition_size = partition_size
+        self._created = time.time()
+        groups = self._spec.groups
+        self._machine = MembershipMachine(Rules(groups.minimum, groups.wanted))
+        self._journal = Journal()
+        self._ledger = SampleLedger(self._spec.training.global_batch_size)
+        self._runs = GroupRuns(job_id, self._spec, partition_size, storage_path, self._tell)
+        self._plans: dict[int, GenerationPlan] = {}
+        self._generations: list[GenerationRecord] = []
+        self._news = Bell()
+        self._step = 0
+        self._cancelling = False
+        self._clock: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin the run."""
+        self._journal.state(JobState.PENDING, "Waiting for the first partition groups.")
+        self._tell(elastic.StartRequested())
+        self._clock = asyncio.create_task(self._tick())
+
+    # For clients; everything is plain data.
+
+    async def spec(self) -> dict[str, Any]:
+        """Return the job's specification."""
+        return self._spec.model_dump(mode="json")
+
+    async def status(self) -> dict[str, Any]:
+        """Return the live status (`JobStatus`)."""
+        return self._status().model_dump(mode="json")
+
+    async def events(self, after: int, timeout_s: float) -> list[dict[str, Any]]:
+        """Return the events after a sequence number; wait for one up to the time limit."""
+        return [
+            event.model_dump(mode="json") for event in await self._journal.after(after, timeout_s)
+        ]
+
+    async def scale(self, wanted: int, reason: str) -> dict[str, Any]:
+        """Change the wanted number of partition groups; return the status.
+
+        Raises:
+            ScaleError: Outside the job's bounds.
+            JobConflictError: The job is ending.
+        """
+        low, high = self._spec.groups.minimum, self._spec.groups.upper_bound
+        self._check_live("scaled")
+        if not low <= wanted <= high:
+            raise ScaleError(
+                f"{wanted} partition groups are outside the job's bounds {low} to {high}.",
+                field="groups",
+                remedy=f"Ask for {low} to {high}; the bounds are groups.minimum and groups.maximum"
+                " of the specification.",
+            )
+        if wanted != self._machine.wanted:
+            self._journal.scale(wanted, reason)
+            self._tell(elastic.WantedChanged(wanted, reason))
+        return await self.status()
+
+    async def cancel(self, reason: str) -> dict[str, Any]:
+        """Stop the job at the next step boundary; return the status.
+
+        Raises:
+            JobConflictError: The job is ending already.
+        """
+        self._check_live("cancelled")
+        self._cancelling = True
+        self._tell(elastic.CancelRequested(reason))
+        return await self.status()
+
+    def _check_live(self, verb: str) -> None:
+        state = self._state
+        if state.is_final or self._cancelling:
+            shown = state.value if state.is_final else "being cancelled"
+            raise JobConflictError(
+                f"Job {self._job_id} is {shown} and cannot be {verb}.",
+                remedy="Submit a new job if you want to go on.",
+            )
+
+    # For the driver.
+
+    async def unread(self) -> int:
+        """Return how many events no reader has taken yet."""
+        return self._journal.last_sequence - self._journal.read_up_to
+
+    # For the workers.
+
+    async def newest_generation(self, after: int, timeout_s: float) -> int:
+        """Return the newest generation's number; wait up to the limit for one above `after`."""
+        if self._machine.generation <= after:
+            await self._news.wait(timeout_s)
+        return self._machine.generation
+
+    async def next_plan(self, group_id: int, after: int, timeout_s: float) -> GenerationPlan | None:
+        """Return the newest plan above `after` that concerns a group, or none after the limit.
+
+        A group that never was a member waits for a plan that names it; one that was a member, or
+        that has been evicted, also takes a plan without it, and leaves.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if not self._runs.is_alive(group_id):
+                return GenerationPlan(after + 1, (), None, "This group was evicted.")
+            plan = self._plans.get(self._machine.generation)
+            if plan is not None and plan.number > after:
+                was_member = any(group_id in known.groups for known in self._plans.values())
+                if was_member or group_id in plan.groups:
+                    return plan
+            if time.monotonic() >= deadline:
+                return None
+            await self._news.wait(deadline - time.monotonic())
+
+    async def plan(self, number: int) -> GenerationPlan:
+        """Return the plan of an announced generation."""
+        return self._plans[number]
+
+    async def report(self, group_id: int, messages: list[Message]) -> None:
+        """Take in what a worker of a group reports."""
+        for message in messages:
+            self._take_in(group_id, message)
+
+    def _take_in(self, group_id: int, message: Message) -> None:
+        run = self._runs.get(group_id)
+        if run is None or not self._runs.is_alive(group_id):
+            return  # from a group that was evicted: it has no say any more
+        match message:
+            case Ready():
+                run.workers[message.rank] = message
+                if len(run.workers) == self._partition_size:
+                    self._tell(elastic.GroupReady(group_id))
+            case Entered(rank, generation, step):
+                if rank == 0:
+                    self._note_entered(generation, step)
+                    self._tell(elastic.GroupEntered(group_id, generation, step))
+            case Committed(rank, step):
+                run.steps[rank] = step + 1
+                if message.commit is not None:
+                    self._note_step(message)
+            case ReplicationBroke(rank, generation, step, error):
+                if rank == 0:
+                    self._tell(elastic.GroupBroken(group_id, generation, step, error))
+            case Failed(rank, step, error, own_error):
+                reason = f"Rank {rank} failed at step {step}: {error}"
+                if not own_error:
+                    reason = f"Rank {rank} lost a worker of its group at step {step}: {error}"
+                run.first_error = run.first_error or reason
+                self._tell(elastic.GroupLost(group_id, reason, own_error))
+            case Ended(rank, finished):
+                if rank == 0:
+                    run.finished = finished
+
+    def _note_entered(self, generation: int, step: int) -> None:
+        record = self._generations[generation - 1]
+        if record.step is not None:
+            return
+        if step < self._step:
+            self._ledger.rewind(step)
+            self._step = step
+        entered = record.model_copy(update={"step": step})
+        self._generations[generation - 1] = entered
+        self._journal.generation(entered)
+
+    def _note_step(self, message: Committed) -> None:
+        commit = message.commit
+        assert commit is not None
+        shares = [(share.first_offset, share.num_samples) for share in commit.shares]
+        if not self._ledger.commit(commit.step, commit.generation, shares):
+            return
+        self._step = commit.step + 1
+        self._journal.step(
+            StepRecord(
+                step=commit.step,
+                time=message.time,
+                loss=commit.loss,
+                tokens=commit.num_tokens,
+                samples=sum(share.num_samples for share in commit.shares),
+                step_s=message.step_s,
+                tokens_per_s=commit.num_tokens / message.step_s if message.step_s > 0 else 0.0,
+                gradient_norm=commit.gradient_norm,
+                learning_rate=commit.learning_rate,
+                generation=commit.generation,
+                num_groups=commit.num_groups,
+            )
+        )
+
+    # The machine and its decisions.
+
+    async def _tick(self) -> None:
+        while not self._state.is_final:
+            await asyncio.sleep(_TICK_S)
+            self._tell(elastic.Tick())
+
+    def _tell(self, event: elastic.Event) -> None:
+        for decision in self._machine.handle(event, time.monotonic()):
+            self._carry_out(decision)
+
+    def _carry_out(self, decision: elastic.Decision) -> None:
+        match decision:
+            case elastic.LaunchGroup(group_id, begins_run):
+                self._runs.launch(group_id, begins_run)
+            case elastic.StopGroup(group_id, reason):
+                self._runs.stop(group_id, reason)
+                self._news.ring()
+            case elastic.MarkGroup(group_id, phase, reason):
+                logger.info("group %d is %s: %s", group_id, phase, reason)
+                self._journal.group(group_id, GroupState(phase), reason)
+            case elastic.AnnounceGeneration(number, groups, reason):
+                logger.info("generation %d, groups %s: %s", number, groups, reason)
+                store = self._store_of(groups[0]) if groups else None
+                self._plans[number] = GenerationPlan(number, groups, store, reason)
+                record = GenerationRecord(
+                    number=number, groups=list(groups), reason=reason, step=None, time=time.time()
+                )
+                self._generations.append(record)
+                self._journal.generation(record)
+                self._news.ring()
+            case elastic.SetRunPhase(phase, reason):
+                logger.info("the job is %s: %s", phase, reason)
+                self._journal.state(JobState(phase), reason)
+
+    def _store_of(self, group_id: int) -> StoreAddress:
+        run = self._runs.get(group_id)
+        assert run is not None
+        leader = run.workers[0]
+        assert leader.store_port is not None
+        return StoreAddress(leader.host, leader.store_port)
+
+    @property
+    def _state(self) -> JobState:
+        return JobState(self._machine.phase)
+
+    def _status(self) -> JobStatus:
+        last, use = self._journal.last_step, self._ledger.total
+        reason = self._machine.reason
+        with contextlib.suppress(IndexError):
+            reason = reason or self._generations[-1].reason
+        return JobStatus(
+            job_id=self._job_id,
+            name=self._spec.name,
+            state=self._state,
+            reason=reason,
+            created=self._created,
+            step=self._step,
+            steps=self._spec.training.steps,
+            loss=last.loss if last is not None else None,
+            tokens_per_s=self._journal.tokens_per_s,
+            generation=self._machine.generation,
+            partition_size=self._partition_size,
+            wanted_groups=self._machine.wanted,
+            minimum_groups=self._spec.groups.minimum,
+            maximum_groups=self._spec.groups.upper_bound,
+            groups=[
+                GroupStatus(
+                    group_id=group.group_id,
+                    state=GroupState(group.phase),
+                    reason=group.reason,
+                    workers=self._runs.workers_of(group.group_id),
+                )
+                for group in self._machine.groups.values()
+            ],
+            generations=self._generations,
+            samples=SampleCount(due=use.due, used=use.used, repeated=use.repeated),
+        )

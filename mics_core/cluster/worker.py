@@ -1,0 +1,122 @@
+"""What runs in each train worker: connects the engine to the supervisor and trains."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.device_mesh import init_device_mesh
+
+from mics_core.cluster.link import SupervisorLink
+from mics_core.cluster.messages import Ready
+from mics_core.cluster.names import NAMESPACE, supervisor_name
+from mics_core.cluster.worker_config import WorkerConfig
+from mics_core.comm.partition import PartitionGroup
+from mics_core.engine.build import build_trainer
+from mics_core.engine.loop import Ending, LoopOptions, train
+from mics_core.engine.trainer import Trainer
+from mics_core.errors import GroupFailedError, MicsError
+from mics_core.spec import parse_job_spec
+
+__all__ = ["train_worker"]
+
+logger = logging.getLogger(__name__)
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Train loop of one worker, called by Ray Train in each of them.
+
+    Raises:
+        GroupFailedError: Names group, rank, step and cause; the group is lost, the run goes on.
+    """
+    config: WorkerConfig = settings["config"]
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    supervisor = ray.get_actor(supervisor_name(config.job_id), namespace=NAMESPACE)
+    link = SupervisorLink(supervisor, config.group_id, rank)
+    link.start()
+    worker = _Worker(config, rank, link)
+    try:
+        ending = worker.run()
+        link.ended(ending == Ending.FINISHED)
+    except Exception as error:
+        logger.error("%s", traceback.format_exc())
+        cause = _described(error)
+        link.failed(worker.step, cause, own_error=not _is_lost_peer(error))
+        raise GroupFailedError(
+            f"Group {config.group_id}, rank {rank} failed at step {worker.step}: {cause}"
+        ) from error
+    finally:
+        link.close()
+
+
+class _Worker:
+    """One worker's life, so that an error can say how far it was."""
+
+    def __init__(self, config: WorkerConfig, rank: int, link: SupervisorLink):
+        self._config = config
+        self._rank = rank
+        self._link = link
+        self._trainer: Trainer | None = None
+        self._store: TCPStore | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps committed so far."""
+        return self._trainer.committed_steps if self._trainer is not None else 0
+
+    def run(self) -> Ending:
+        """Build, report ready and train."""
+        spec = parse_job_spec(self._config.spec)
+        device = ray.train.torch.get_device()
+        mesh = init_device_mesh(
+            device.type, (self._config.partition_size,), mesh_dim_names=("partition",)
+        )
+        assert dist.group.WORLD is not None
+        partition = PartitionGroup(mesh, dist.group.WORLD)
+
+        def build(initialise: bool) -> Trainer:
+            self._trainer = build_trainer(spec, partition, device, initialise=initialise)
+            self._report_ready()
+            return self._trainer
+
+        return train(build, self._link, begins_run=self._config.begins_run, options=LoopOptions())
+
+    def _report_ready(self) -> None:
+        if self._rank == 0:
+            # Any later generation may meet here; the store lives as long as this worker.
+            self._store = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
+        context = ray.get_runtime_context()
+        self._link.send(
+            Ready(
+                rank=self._rank,
+                node_id=context.get_node_id(),
+                host=ray.util.get_node_ip_address(),
+                pid=os.getpid(),
+                store_port=self._store.port if self._store is not None else None,
+            )
+        )
+
+
+def _described(error: Exception) -> str:
+    text = str(error).strip()
+    first = text if isinstance(error, MicsError) else text.splitlines()[0] if text else ""
+    name = type(error).__name__
+    return first if isinstance(error, MicsError) else f"{name}: {first}" if first else name
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether an error only says that another worker of the same partition group has gone."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
+    )

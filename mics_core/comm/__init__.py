@@ -1,0 +1,1 @@
+"""Process groups and collectives: inside a partition group, and across partition groups."""

@@ -1,0 +1,1 @@
+"""Membership of the replication groups: a pure state machine and the plans it announces."""

@@ -1,0 +1,201 @@
+"""What the membership machine is told, and what it decides.
+
+Every decision carries one sentence of reason; the log, the API and the page show that sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "AnnounceGeneration",
+    "CancelRequested",
+    "Decision",
+    "Event",
+    "GroupBroken",
+    "GroupEnded",
+    "GroupEntered",
+    "GroupLost",
+    "GroupPhase",
+    "GroupPlaced",
+    "GroupReady",
+    "LaunchGroup",
+    "MarkGroup",
+    "RunPhase",
+    "SetRunPhase",
+    "StartRequested",
+    "StopGroup",
+    "Tick",
+    "WantedChanged",
+]
+
+
+class GroupPhase(StrEnum):
+    """Where a partition group stands in its life; the same words as in the live status."""
+
+    PLACING = "placing"
+    STARTING = "starting"
+    READY = "ready"
+    MEMBER = "member"
+    LEAVING = "leaving"
+    LEFT = "left"
+    LOST = "lost"
+
+
+class RunPhase(StrEnum):
+    """Where the run stands; the same words as in the live status."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """The run begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlaced:
+    """Nodes were found for a group; its workers are being started."""
+
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReady:
+    """All workers of a group have built their shards and wait for a generation."""
+
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntered:
+    """A group trains under a generation from `step` on."""
+
+    group_id: int
+    generation: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBroken:
+    """A replication group of a generation broke under a living group."""
+
+    group_id: int
+    generation: int
+    step: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLost:
+    """A group is gone.
+
+    Args:
+        reason: What happened, in one sentence.
+        own_error: Whether its own code or data failed, rather than a machine or a process.
+    """
+
+    group_id: int
+    reason: str
+    own_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEnded:
+    """A group's run came to its end by itself: all steps done, or left as asked."""
+
+    group_id: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WantedChanged:
+    """Somebody asked for another number of groups."""
+
+    wanted: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Somebody asked for the run to stop at a step boundary."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    StartRequested
+    | GroupPlaced
+    | GroupReady
+    | GroupEntered
+    | GroupBroken
+    | GroupLost
+    | GroupEnded
+    | WantedChanged
+    | CancelRequested
+    | Tick
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchGroup:
+    """Ask for nodes for a new group and start it there.
+
+    Args:
+        begins_run: Whether it builds initial weights; else it copies its state from peers.
+    """
+
+    group_id: int
+    begins_run: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopGroup:
+    """End a group's processes, whatever they do."""
+
+    group_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkGroup:
+    """A group's phase changed."""
+
+    group_id: int
+    phase: GroupPhase
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceGeneration:
+    """A new membership: its members enter it at the next step boundary.
+
+    A group of the generation before that is no member leaves there.
+    """
+
+    number: int
+    groups: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRunPhase:
+    """The phase of the run changed."""
+
+    phase: RunPhase
+    reason: str
+
+
+Decision = LaunchGroup | StopGroup | MarkGroup | AnnounceGeneration | SetRunPhase

@@ -1,0 +1,38 @@
+"""A generation: one membership of the replication groups, announced by the supervisor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where the rendezvous store of a generation listens; a member worker hosts it."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """What the workers need to enter a generation.
+
+    A plan never changes once it is announced: another membership is another number.
+
+    Args:
+        number: 1, 2, 3, …
+        groups: Ids of the member groups. A group's place in this tuple is its rank in every
+            replication group and decides which micro-batches it runs. Empty means that the run
+            ends here.
+        store: Rendezvous store of this generation; none if `groups` is empty.
+        reason: Why it was formed, in one sentence.
+    """
+
+    number: int
+    groups: tuple[int, ...]
+    store: StoreAddress | None
+    reason: str
+
+    def position_of(self, group_id: int) -> int | None:
+        """Return the rank of `group_id` in the replication groups, or none if it is no member."""
+        return self.groups.index(group_id) if group_id in self.groups else None

@@ -1,0 +1,90 @@
+"""What the training loop needs to know about the others: the edge between engine and cluster.
+
+The cluster implements it with the supervisor; `StaticMembership` serves runs whose workers all
+start together, such as `torchrun`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mics_core.elastic.plan import GenerationPlan
+from mics_core.engine.summary import StepCommit
+
+__all__ = ["Membership", "StaticMembership"]
+
+
+class Membership(Protocol):
+    """The supervisor as a worker sees it.
+
+    Only `pending` and the three reports are used while steps run, and none of them waits for a
+    message. `next_plan` and `plan` may wait; they are called between generations.
+    """
+
+    @property
+    def group_id(self) -> int:
+        """Id of this worker's partition group."""
+
+    def pending(self) -> int:
+        """Return the highest generation number heard of; 0 before the first."""
+
+    def next_plan(self, after: int) -> GenerationPlan:
+        """Wait for a generation above `after` and return the newest plan."""
+
+    def plan(self, number: int) -> GenerationPlan:
+        """Return the plan of an announced generation."""
+
+    def entered(self, generation: int, step: int) -> None:
+        """Report that this worker trains under `generation` from `step` on."""
+
+    def committed(self, commit: StepCommit) -> None:
+        """Report a committed step."""
+
+    def broken(self, generation: int, step: int, error: str) -> None:
+        """Report that this worker's replication group broke."""
+
+
+class StaticMembership:
+    """One generation that never changes."""
+
+    def __init__(self, plan: GenerationPlan, group_id: int):
+        self._plan = plan
+        self._group_id = group_id
+        self.commits: list[StepCommit] = []
+
+    @property
+    def group_id(self) -> int:
+        """Id of this worker's partition group."""
+        return self._group_id
+
+    def pending(self) -> int:
+        """Return the number of the only generation."""
+        return self._plan.number
+
+    def next_plan(self, after: int) -> GenerationPlan:
+        """Return the only plan.
+
+        Raises:
+            RuntimeError: A member was lost; without a supervisor nothing can replace it.
+        """
+        if after >= self._plan.number:
+            raise RuntimeError(
+                "A worker was lost, and this run has a fixed membership."
+                " Start the job on a Ray cluster to train on without it."
+            )
+        return self._plan
+
+    def plan(self, number: int) -> GenerationPlan:
+        """Return the only plan."""
+        assert number == self._plan.number
+        return self._plan
+
+    def entered(self, generation: int, step: int) -> None:
+        """Do nothing: nobody watches."""
+
+    def committed(self, commit: StepCommit) -> None:
+        """Keep the commit."""
+        self.commits.append(commit)
+
+    def broken(self, generation: int, step: int, error: str) -> None:
+        """Do nothing: `next_plan` says what follows."""

@@ -1,0 +1,182 @@
+"""Turns a model on the meta device into shards over the partition group, unit by unit.
+
+A unit is what one all-gather fetches: each block of the model, and the rest as the root. A unit is
+given memory, initialised and sharded before the next one is touched, so a worker never holds more
+than its shards and one whole unit. Initial weights depend on the seed and the unit alone: every
+partition size starts from the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from mics_core.data.order import stream_seed
+from mics_core.errors import Problem, SpecificationError
+
+__all__ = ["ShardingOptions", "block_names", "shard_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardingOptions:
+    """How the model is laid out in memory.
+
+    Args:
+        device: Where the shards live.
+        precision: `fp32`, `bf16` (bf16 compute, fp32 shards and reduction) or `fp64`.
+        activation_checkpointing: Recompute the activations of each block in backward.
+        seed: Source of the initial weights.
+        initialise: Whether to draw initial weights; without, their memory is left as it comes.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    activation_checkpointing: bool = False
+    seed: int = 0
+    initialise: bool = True
+
+    @property
+    def shard_dtype(self) -> torch.dtype:
+        """Type of the shards, the gradients and the optimizer's moments."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+    @property
+    def policy(self) -> MixedPrecisionPolicy:
+        """FSDP2's precision policy."""
+        if self.precision == "bf16":
+            return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        return MixedPrecisionPolicy()
+
+
+def block_names(model: nn.Module) -> list[str]:
+    """Return the names of the model's blocks: the elements of its outermost module lists."""
+    names: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(
+            name.startswith(f"{known}.") for known in names
+        ):
+            names += [
+                f"{name}.{index}"
+                for index, block in enumerate(module)
+                if next(block.parameters(), None) is not None
+            ]
+    return names
+
+
+def shard_model(model: nn.Module, mesh: DeviceMesh, options: ShardingOptions) -> nn.Module:
+    """Materialise, initialise and shard `model` in place; return it.
+
+    All workers of the partition group must call it.
+
+    Args:
+        model: A model on the meta device.
+        mesh: One-dimensional mesh over the partition group.
+        options: Memory layout.
+
+    Raises:
+        SpecificationError: A module with parameters of its own has no way to initialise them.
+    """
+    names = block_names(model)
+    blocks = {model.get_submodule(name) for name in names}
+    inside_blocks = {module for block in blocks for module in block.modules()}
+    _check_initialisable(model)
+    for index, name in enumerate(names):
+        block = model.get_submodule(name)
+        _materialise(model, list(_post_order(block)), index, options)
+        if options.activation_checkpointing:
+            block = checkpoint_wrapper(block)
+            parent, _, attribute = name.rpartition(".")
+            model.get_submodule(parent).register_module(attribute, block)
+        _shard(block, mesh, options)
+    root = [module for module in _post_order(model) if module not in inside_blocks]
+    _materialise(model, root, len(names), options)
+    _shard(model, mesh, options)
+    return model
+
+
+def _shard(unit: nn.Module, mesh: DeviceMesh, options: ShardingOptions) -> None:
+    sharded = fully_shard(unit, mesh=mesh, mp_policy=options.policy)
+    assert isinstance(sharded, FSDPModule)
+    # Gradients are sums over micro-batches and workers; the division by the global token count
+    # comes after the second hop. gloo has no PREMUL_SUM, hence the plain sum.
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(True)
+
+
+def _materialise(
+    model: nn.Module, modules: list[nn.Module], unit: int, options: ShardingOptions
+) -> None:
+    """Give the own parameters and buffers of `modules` memory and their initial values."""
+    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in modules:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(parameter, []).append((module, name))
+    for module in modules:
+        # Values are drawn on the host, so that every device starts from the same model.
+        module.to_empty(device="cpu", recurse=False)
+    for shared in places.values():
+        # `to_empty` makes a new parameter at each place; tie those that were one before.
+        first = shared[0][0]._parameters[shared[0][1]]
+        for module, name in shared[1:]:
+            module._parameters[name] = first
+    if options.initialise:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(stream_seed(options.seed, unit))
+            for module in modules:
+                _initialise(model, module)
+    for module in modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                dtype = options.shard_dtype if tensor.is_floating_point() else tensor.dtype
+                tensor.data = tensor.data.to(device=options.device, dtype=dtype)
+
+
+def _initialise(model: nn.Module, module: nn.Module) -> None:
+    """Set the initial values of `module`'s own parameters and buffers."""
+    if hasattr(model, "_init_weights"):  # the convention of transformers, for children first
+        cast("Callable[[nn.Module], None]", model._init_weights)(module)
+    elif reset := _reset_of(module):
+        reset()
+
+
+def _reset_of(module: nn.Module) -> Callable[[], object] | None:
+    return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+
+
+def _check_initialisable(model: nn.Module) -> None:
+    if hasattr(model, "_init_weights"):
+        return
+    for name, module in model.named_modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if own and _reset_of(module) is None:
+            raise SpecificationError(
+                [
+                    Problem(
+                        "model",
+                        f"{name or '(root)'} ({type(module).__name__})",
+                        "it holds parameters or buffers but has no reset_parameters().",
+                        "Add a method reset_parameters() that sets their initial values.",
+                    )
+                ]
+            )
+
+
+def _post_order(module: nn.Module) -> Iterator[nn.Module]:
+    seen: set[nn.Module] = set()
+
+    def walk(node: nn.Module) -> Iterator[nn.Module]:
+        for child in node.children():
+            yield from walk(child)
+        if node not in seen:
+            seen.add(node)
+            yield node
+
+    return walk(module)

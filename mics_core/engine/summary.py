@@ -1,0 +1,105 @@
+"""The step summary: what every worker learns about a step in the exchange that the step needs.
+
+It carries the loss, and with it the count of the samples used and the newest generation that anyone
+has heard of, so that all workers of all groups see a pending change at the same step boundary
+without asking anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+__all__ = ["Share", "StepCommit", "Summary", "combine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Sums over some workers of one step; travels as a vector of doubles.
+
+    Args:
+        loss_sum: Sum of the token losses.
+        num_tokens: Tokens that entered the loss.
+        num_samples: Samples used.
+        first_offset: Smallest place of a used sample in the global batch.
+        offset_sum: Sum of the places of the used samples in the global batch.
+        offset_square_sum: Sum of their squares.
+        pending_generation: Highest generation number heard of.
+    """
+
+    loss_sum: float
+    num_tokens: float
+    num_samples: float
+    first_offset: float
+    offset_sum: float
+    offset_square_sum: float
+    pending_generation: float
+
+    def as_vector(self) -> list[float]:
+        """Return the fields as doubles; counts stay exact up to 2⁵³."""
+        return [float(value) for value in astuple(self)]
+
+    @property
+    def share(self) -> Share:
+        """The samples used, as a run of places in the global batch."""
+        return Share(int(self.first_offset), int(self.num_samples))
+
+    def covers(self, first_offset: int, num_samples: int) -> bool:
+        """Whether the sums are those of `num_samples` places from `first_offset` on, each once."""
+        last = first_offset + num_samples
+        places = range(first_offset, last)
+        squares = [(n - 1) * n * (2 * n - 1) // 6 for n in (first_offset, last)]
+        return (
+            int(self.num_samples) == num_samples
+            and int(self.offset_sum) == num_samples * (places.start + places.stop - 1) // 2
+            and int(self.offset_square_sum) == squares[1] - squares[0]
+        )
+
+
+def combine(rows: Sequence[Sequence[float]]) -> Summary:
+    """Combine vectors of several workers, in their order, so that all get the same bits."""
+    parts = [Summary(*row) for row in rows]
+    return Summary(
+        loss_sum=sum(part.loss_sum for part in parts),
+        num_tokens=sum(part.num_tokens for part in parts),
+        num_samples=sum(part.num_samples for part in parts),
+        first_offset=min(part.first_offset for part in parts),
+        offset_sum=sum(part.offset_sum for part in parts),
+        offset_square_sum=sum(part.offset_square_sum for part in parts),
+        pending_generation=max(part.pending_generation for part in parts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of a global batch that one partition group used: places [first, first + number)."""
+
+    first_offset: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommit:
+    """A committed step, the same on every worker that committed it.
+
+    Args:
+        step: Number of the step, from 0.
+        loss: Mean token loss over the global batch.
+        num_tokens: Tokens that entered the loss.
+        gradient_norm: Norm of the whole gradient before clipping.
+        learning_rate: Learning rate of the step.
+        generation: Generation that committed it.
+        num_groups: Partition groups of that generation.
+        shares: What each group used, as counted by its workers.
+        pending_generation: Highest generation number that anyone has heard of.
+    """
+
+    step: int
+    loss: float
+    num_tokens: int
+    gradient_norm: float
+    learning_rate: float
+    generation: int
+    num_groups: int
+    shares: tuple[Share, ...]
+    pending_generation: int

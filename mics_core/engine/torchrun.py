@@ -1,0 +1,151 @@
+"""Runs a job with a fixed number of workers under plain `torchrun`, without Ray.
+
+    torchrun --nproc-per-node 4 -m mics_core.engine.torchrun job.yaml
+
+Consecutive ranks form partition groups of the job's `partition_size`, which must be a number.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.device_mesh import DeviceMesh
+
+from mics_core.comm.partition import PartitionGroup
+from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine.build import build_trainer
+from mics_core.engine.loop import train
+from mics_core.engine.membership import StaticMembership
+from mics_core.engine.summary import StepCommit
+from mics_core.errors import LayoutError, MicsError, Problem
+from mics_core.spec import JobSpec, check_files, load_job_spec
+
+__all__ = ["form_partition_group", "main", "run_static"]
+
+logger = logging.getLogger(__name__)
+
+
+def form_partition_group(ranks: list[list[int]], device: torch.device) -> PartitionGroup:
+    """Split the default world into partition groups and return this worker's.
+
+    All workers of the default world must call it.
+
+    Args:
+        ranks: The world ranks of each partition group.
+        device: Decides the backend: NCCL on CUDA with gloo beside it for host tensors, else gloo.
+    """
+    rank = dist.get_rank()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    mine: dist.ProcessGroup | None = None
+    for members in ranks:
+        group = dist.new_group(members, backend=backend)
+        if rank in members:
+            mine = group
+    assert mine is not None, "every rank belongs to a partition group"
+    mesh = DeviceMesh.from_group(mine, device.type, mesh_dim_names=("partition",))
+    return PartitionGroup(mesh, mine)
+
+
+def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:
+    """Train `spec` over the default world with a membership that never changes.
+
+    All workers of the default world must call it.
+
+    Returns:
+        Every committed step.
+
+    Raises:
+        LayoutError: The world does not split into whole partition groups with work for each.
+    """
+    world = dist.get_world_size()
+    size = _check_layout(spec, world)
+    groups = [list(range(first, first + size)) for first in range(0, world, size)]
+    partition = form_partition_group(groups, device)
+    # The store of the only generation; kept by rank 0 until everybody is done.
+    store = (
+        TCPStore(os.environ["MASTER_ADDR"], 0, is_master=True, wait_for_workers=False)
+        if dist.get_rank() == 0
+        else None
+    )
+    box = [store.port if store is not None else 0]
+    dist.broadcast_object_list(box, src=0)
+    address = StoreAddress(os.environ["MASTER_ADDR"], box[0])
+    plan = GenerationPlan(1, tuple(range(len(groups))), address, "All workers start together.")
+    membership = StaticMembership(plan, dist.get_rank() // size)
+    train(
+        lambda initialise: build_trainer(spec, partition, device, initialise=initialise),
+        membership,
+        begins_run=True,
+    )
+    dist.barrier()
+    return membership.commits
+
+
+def _check_layout(spec: JobSpec, world: int) -> int:
+    size = spec.partition_size
+    if size == "auto" or world % size:
+        raise LayoutError(
+            [
+                Problem(
+                    "partition_size",
+                    str(size),
+                    f"torchrun's {world} workers must split into whole partition groups.",
+                    f"Give a number that divides {world}.",
+                )
+            ]
+        )
+    micro_batches = spec.num_micro_batches(size)
+    if world // size > micro_batches:
+        raise LayoutError(
+            [
+                Problem(
+                    "training.global_batch_size",
+                    str(spec.training.global_batch_size),
+                    f"its {micro_batches} micro-batches leave some of the {world // size} partition"
+                    " groups without work.",
+                    "Start fewer workers or raise the global batch size.",
+                )
+            ]
+        )
+    return size
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    given = sys.argv[1:] if arguments is None else arguments
+    if len(given) != 1 or "RANK" not in os.environ:
+        logger.error("usage: torchrun --nproc-per-node N -m mics_core.engine.torchrun job.yaml")
+        return 2
+    try:
+        spec = load_job_spec(given[0])
+        check_files(spec)
+    except MicsError as error:
+        logger.error("%s", error)
+        return 2
+    device = torch.device("cpu")
+    if spec.resources.gpus:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group(timeout=timedelta(minutes=5))
+    try:
+        commits = run_static(spec, device)
+    except MicsError as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        dist.destroy_process_group()
+    if int(os.environ["RANK"]) == 0:
+        for commit in commits:
+            logger.info("step %d  loss %.5f", commit.step, commit.loss)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
