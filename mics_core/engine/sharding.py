@@ -70,14 +70,14 @@ def block_names(model: nn.Module) -> list[str]:
     return names
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh, options: ShardingOptions) -> nn.Module:
+def shard_model(model: nn.Module, mesh: DeviceMesh | None, options: ShardingOptions) -> nn.Module:
     """Materialise, initialise and shard `model` in place; return it.
 
     All workers of the partition group must call it.
 
     Args:
         model: A model on the meta device.
-        mesh: One-dimensional mesh over the partition group.
+        mesh: One-dimensional mesh over the partition group; none leaves the model whole.
         options: Memory layout.
 
     Raises:
@@ -101,7 +101,9 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, options: ShardingOptions) ->
     return model
 
 
-def _shard(unit: nn.Module, mesh: DeviceMesh, options: ShardingOptions) -> None:
+def _shard(unit: nn.Module, mesh: DeviceMesh | None, options: ShardingOptions) -> None:
+    if mesh is None:
+        return
     sharded = fully_shard(unit, mesh=mesh, mp_policy=options.policy)
     assert isinstance(sharded, FSDPModule)
     # Gradients are sums over micro-batches and workers; the division by the global token count

@@ -207,8 +207,9 @@ class Trainer:
     def _apply(self, step: int, gradients: list[torch.Tensor], scale: float, norm: float) -> float:
         """Scale the gradient, clip it and update the shards; return the learning rate."""
         training = self.spec.training
-        if training.gradient_clipping is not None and norm > training.gradient_clipping:
-            scale *= training.gradient_clipping / norm
+        if training.gradient_clipping is not None:
+            # The same formula as torch.nn.utils.clip_grad_norm_, its small constant included.
+            scale *= min(1.0, training.gradient_clipping / (norm + 1e-6))
         if scale != 1.0:
             torch._foreach_mul_(gradients, scale)
         rate = learning_rate(step, training)

@@ -9,13 +9,28 @@ from pathlib import Path
 from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.job import FileData, JobSpec
 
-__all__ = ["check_files", "files_matching"]
+__all__ = ["check_files", "expanded", "files_matching"]
+
+
+def expanded(path: str) -> Path:
+    """Return the path with `~` resolved, or as it is where nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def files_matching(pattern: str) -> list[str]:
-    """Return the files that a path or glob names, sorted, without folders."""
-    found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
-    return sorted(name for name in found if os.path.isfile(name))  # noqa: PTH113
+    """Return the files that a path or glob names, sorted, without folders and hidden files.
+
+    A file of exactly this name counts first, since names may hold brackets.
+    """
+    path = expanded(pattern)
+    if _is_file(path):
+        return [str(path)]
+    # Not Path.glob: it would also give hidden files, such as those that editors leave behind.
+    found = glob.glob(str(path), recursive=True)  # noqa: PTH207
+    return sorted(name for name in found if _is_file(Path(name)))
 
 
 def check_files(spec: JobSpec) -> None:
@@ -35,7 +50,16 @@ def check_files(spec: JobSpec) -> None:
 
 
 def _problems_of_pattern(field: str, pattern: str) -> list[Problem]:
-    if not Path(pattern).expanduser().is_absolute():
+    if "://" in pattern:
+        return [
+            Problem(
+                field,
+                repr(pattern),
+                "only files are read, not URLs.",
+                "Copy the data to a folder that all nodes see, and name that.",
+            )
+        ]
+    if not expanded(pattern).is_absolute():
         return [
             Problem(
                 field,
@@ -62,3 +86,10 @@ def _problems_of_pattern(field: str, pattern: str) -> list[Problem]:
             )
         ]
     return []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a null byte
+        return False

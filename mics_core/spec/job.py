@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 CALLABLE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
@@ -17,7 +27,9 @@ CALLABLE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 class SpecModel(BaseModel):
     """Base of all parts of the specification: immutable, and unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class TransformersModel(SpecModel):
@@ -246,6 +258,19 @@ def _kind_of_data(value: Any) -> str:
     return "callable" if kind == "callable" or (kind is None and has_callable) else "files"
 
 
+def _one_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Refuse a partition size in one sentence where pydantic has one for each form."""
+    try:
+        if not isinstance(value, bool):
+            return validate(value)
+    except ValidationError:
+        pass
+    raise ValueError(
+        "a partition size is a positive whole number or 'auto'."
+        " Leave it at 'auto' to have the planner choose."
+    )
+
+
 ModelSpec = Annotated[
     Annotated[TransformersModel, Tag("transformers")] | Annotated[CallableModel, Tag("callable")],
     Discriminator(_kind_of_model),
@@ -254,6 +279,9 @@ DataSpec = Annotated[
     Annotated[FileData, Tag("files")] | Annotated[CallableData, Tag("callable")],
     Discriminator(_kind_of_data),
 ]
+
+
+PartitionSize = Annotated[Annotated[int, Field(gt=0)] | Literal["auto"], WrapValidator(_one_error)]
 
 
 class JobSpec(SpecModel):
@@ -269,7 +297,7 @@ class JobSpec(SpecModel):
     """How text becomes token ids."""
     training: TrainingSpec
     """What is computed."""
-    partition_size: int | Literal["auto"] = "auto"
+    partition_size: PartitionSize = "auto"
     """Workers in one partition group (p); `auto` takes the smallest that holds the model."""
     groups: GroupsSpec = GroupsSpec()
     """How many partition groups."""
@@ -280,14 +308,8 @@ class JobSpec(SpecModel):
 
     @model_validator(mode="after")
     def _batch_holds_the_groups(self) -> JobSpec:
-        if self.partition_size == "auto":
-            return self
-        if self.partition_size < 1:
-            raise ValueError(
-                f"partition_size ({self.partition_size}) must be a positive number or 'auto'."
-                " Leave it at 'auto' to have the planner choose."
-            )
-        self.num_micro_batches(self.partition_size)
+        if self.partition_size != "auto":
+            self.num_micro_batches(self.partition_size)
         return self
 
     def num_micro_batches(self, partition_size: int) -> int:

@@ -56,7 +56,10 @@ class GroupState(StrEnum):
 class StatusModel(BaseModel):
     """Base of all parts of the status."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    # A run that diverges reports NaN, which JSON cannot say but as text; reading gives it back.
+    model_config = ConfigDict(
+        frozen=True, use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
 
 
 class WorkerStatus(StatusModel):
@@ -166,6 +169,29 @@ class JobStatus(StatusModel):
     """All groups ever, by id; those that are gone keep their last reason."""
     generations: list[GenerationRecord]
     samples: SampleCount
+
+
+class DriverState(StrEnum):
+    """Where the driver process of a job stands, as the Ray Jobs API tells it."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the process has ended."""
+        return self in (DriverState.SUCCEEDED, DriverState.FAILED, DriverState.STOPPED)
+
+
+class DriverStatus(StatusModel):
+    """The driver process of a job: all there is to see before and after its supervisor lives."""
+
+    state: DriverState
+    message: str
+    """Ray's own words; those of a failed driver end with the last lines of its output."""
 
 
 class StateEvent(StatusModel):

@@ -1,0 +1,83 @@
+"""How much memory training takes: model states exactly, activations as an estimate.
+
+Model states are what is sharded inside a partition group: parameters, gradients and the optimizer's
+moments (Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
+SC 2020, section 3.1). Activations are not sharded. They are counted as the tensors that backward
+needs of each layer (Korthikanti et al., "Reducing Activation Recomputation in Large Transformer
+Models", MLSys 2023, section 4), without the attention matrix, which fused attention does not keep.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mics_core.planner.parameters import TransformerSizes
+
+__all__ = [
+    "Optimizer",
+    "Precision",
+    "activation_bytes",
+    "compute_bytes_per_number",
+    "model_state_bytes_per_parameter",
+]
+
+Precision = Literal["fp32", "bf16", "fp64"]
+Optimizer = Literal["adamw", "sgd"]
+
+_COPIES_OF_LOGITS = 3  # the logits, their log-probabilities, and the gradient
+
+
+def compute_bytes_per_number(precision: Precision) -> int:
+    """Return the bytes of one gathered parameter, or of one activation."""
+    return {"bf16": 2, "fp32": 4, "fp64": 8}[precision]
+
+
+def model_state_bytes_per_parameter(
+    precision: Precision, optimizer: Optimizer = "adamw", *, has_momentum: bool = False
+) -> int:
+    """Return the bytes of all model states of one parameter.
+
+    Parameter, gradient and the optimizer's moments (two for AdamW, one for SGD with momentum), 4
+    bytes each, 8 in fp64. With bf16 they are kept in fp32, and a bf16 copy is added.
+
+    Args:
+        precision: Precision of the training.
+        optimizer: The update rule.
+        has_momentum: For SGD: whether it keeps a momentum.
+    """
+    num_moments = 2 if optimizer == "adamw" else int(has_momentum)
+    bytes_per_number = 8 if precision == "fp64" else 4
+    copy_bytes = 2 if precision == "bf16" else 0
+    return (2 + num_moments) * bytes_per_number + copy_bytes
+
+
+def activation_bytes(
+    sizes: TransformerSizes,
+    *,
+    micro_batch_size: int,
+    precision: Precision,
+    is_checkpointed: bool = False,
+) -> int:
+    """Estimate the activations that one worker holds at the end of a forward pass.
+
+    Args:
+        sizes: Sizes of the model.
+        micro_batch_size: Samples that the worker takes at a time.
+        precision: Precision of the activations.
+        is_checkpointed: Whether each block keeps its input alone and is computed again in backward.
+
+    Returns:
+        Bytes; an estimate, which dropout and unfused operations exceed by a few per cent.
+    """
+    # Numbers of one token in one block. Of width h: the inputs of two norms, of the projections to
+    # queries, keys and values, these three, the input of the output projection, and that of the
+    # feed-forward. Of width i: both sides of the activation function, twice where it is gated.
+    num_wide = 4 if sizes.family == "llama" else 2
+    block = 8 * sizes.hidden_size + num_wide * sizes.intermediate_size
+    if is_checkpointed:
+        blocks = sizes.num_layers * sizes.hidden_size + block
+    else:
+        blocks = sizes.num_layers * block
+    per_token = blocks + _COPIES_OF_LOGITS * sizes.vocab_size
+    num_tokens = micro_batch_size * sizes.sequence_length
+    return num_tokens * per_token * compute_bytes_per_number(precision)

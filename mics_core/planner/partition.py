@@ -1,0 +1,173 @@
+"""Chooses the partition size: MiCS' scale-aware partitioning.
+
+The partition size p is the smallest number of workers whose memory holds the model states, because
+every collective of a step grows with p and none with the cluster (Zhang et al., "MiCS: Near-linear
+Scaling for Training Gigantic Model on Public Cloud", VLDB 2023). Only the model states
+are divided by p; a gathered unit and the activations stand on every worker in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mics_core.planner.layout import ClusterShape, LayoutProblem, check_partition_size
+
+__all__ = ["NoPartitionFits", "PartitionChoice", "Rejected", "choose_partition_size"]
+
+_USABLE_PERCENT = 90
+_LARGEST_ON_UNKNOWN_CLUSTER = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A partition size that was not chosen."""
+
+    partition_size: int
+    reason: str
+    """Why not, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionChoice:
+    """The partition size to train with."""
+
+    partition_size: int
+    reason: str
+    """Why this one, in one sentence."""
+    rejected: tuple[Rejected, ...]
+    """All smaller sizes, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoPartitionFits:
+    """No partition size fits."""
+
+    needed_bytes: int
+    """Memory that each worker needs at the largest partition size that cluster and batch allow."""
+    problem: LayoutProblem
+    """The value, the rule and the remedy."""
+    rejected: tuple[Rejected, ...]
+    """All sizes that were tried, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Memory of one worker as a function of p."""
+
+    model_state_bytes: int
+    largest_unit_bytes: int
+    activation_bytes: int
+
+    def at(self, partition_size: int) -> int:
+        shard_bytes = -(-self.model_state_bytes // partition_size)
+        return shard_bytes + self.largest_unit_bytes + self.activation_bytes
+
+    def described(self, partition_size: int) -> str:
+        return (
+            f"{_amount(self.at(partition_size))} a worker"
+            f" ({_amount(self.model_state_bytes)} of model"
+            f" states / {partition_size} + {_amount(self.largest_unit_bytes)} of one gathered unit"
+            f" + {_amount(self.activation_bytes)} of activations)"
+        )
+
+
+def choose_partition_size(
+    *,
+    model_state_bytes: int,
+    largest_unit_bytes: int,
+    activation_bytes: int,
+    worker_memory_bytes: int,
+    cluster: ClusterShape,
+    batch_problem: Callable[[int], str | None],
+) -> PartitionChoice | NoPartitionFits:
+    """Choose the smallest partition size that fits memory, cluster and batch.
+
+    It fits memory if model_state_bytes / p + largest_unit_bytes + activation_bytes is at most 90 %
+    of the worker's memory; the rest is left to the allocator and the libraries.
+
+    Args:
+        model_state_bytes: Parameters, gradients and optimizer states of the whole model.
+        largest_unit_bytes: The largest unit, gathered.
+        activation_bytes: Activations of one micro-batch on one worker.
+        worker_memory_bytes: Memory of one worker.
+        cluster: The nodes; if none has workers yet, sizes up to 1024 are tried without its rules.
+        batch_problem: Says in one sentence why p does not suit the global batch; None if it does.
+
+    Returns:
+        The choice, or what is missing; both with a reason for each size that was turned down.
+    """
+    need = _Need(model_state_bytes, largest_unit_bytes, activation_bytes)
+    usable_bytes = worker_memory_bytes * _USABLE_PERCENT // 100
+    rejected: list[Rejected] = []
+    for size in range(1, (cluster.num_workers or _LARGEST_ON_UNKNOWN_CLUSTER) + 1):
+        reason = _reason_against(size, need, usable_bytes, cluster, batch_problem)
+        if reason is None:
+            return PartitionChoice(
+                partition_size=size,
+                reason=(
+                    f"{size} is the smallest partition size that fits: it needs"
+                    f" {need.described(size)} of {_amount(usable_bytes)} usable."
+                ),
+                rejected=tuple(rejected),
+            )
+        rejected.append(Rejected(size, reason))
+    return _nothing_fits(need, usable_bytes, cluster, batch_problem, tuple(rejected))
+
+
+def _reason_against(
+    size: int,
+    need: _Need,
+    usable_bytes: int,
+    cluster: ClusterShape,
+    batch_problem: Callable[[int], str | None],
+) -> str | None:
+    if need.at(size) > usable_bytes:
+        return f"{size} needs {need.described(size)}, but {_amount(usable_bytes)} is usable."
+    if problem := check_partition_size(size, cluster):
+        return f"{problem.value} is refused: {problem.rule}"
+    return batch_problem(size)
+
+
+def _nothing_fits(
+    need: _Need,
+    usable_bytes: int,
+    cluster: ClusterShape,
+    batch_problem: Callable[[int], str | None],
+    rejected: tuple[Rejected, ...],
+) -> NoPartitionFits:
+    """Say what is missing at the size that comes closest."""
+    placeable = [
+        entry.partition_size
+        for entry in rejected
+        if check_partition_size(entry.partition_size, cluster) is None
+    ]
+    suiting = [size for size in placeable if batch_problem(size) is None]
+    best = max(suiting or placeable)
+    more_memory = f"each worker at least {_amount(-(-need.at(best) * 100 // _USABLE_PERCENT))}"
+    holding = [size for size in placeable if need.at(size) <= usable_bytes]
+    if holding:
+        rule = f"memory and cluster allow {holding[0]}, but {batch_problem(holding[0])}"
+        remedy = "Change the batch to suit it" + (f", or give {more_memory}." if suiting else ".")
+    else:
+        allowing = "cluster and batch allow" if suiting else "the cluster allows"
+        rule = f"the largest size that {allowing}, {best}, needs {need.described(best)}."
+        remedy = (
+            f"Give {more_memory}, add nodes for a larger partition group, lower"
+            " training.micro_batch_size, or set training.activation_checkpointing."
+        )
+    problem = LayoutProblem(
+        value=f"partition_size 'auto' with {_amount(usable_bytes)} usable a worker",
+        rule=rule,
+        remedy=remedy,
+    )
+    return NoPartitionFits(need.at(best), problem, rejected)
+
+
+def _amount(num_bytes: int) -> str:
+    """Bytes with three significant digits, in the largest unit that they fill."""
+    for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        amount = num_bytes / 2**exponent
+        if amount >= 1:
+            return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
+    return f"{num_bytes} bytes"

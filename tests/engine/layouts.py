@@ -1,0 +1,68 @@
+"""Functions that the worker pool runs: a job over a number of partition groups."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.tensor import DTensor
+
+from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine.build import build_trainer
+from mics_core.engine.loop import train
+from mics_core.engine.membership import StaticMembership
+from mics_core.engine.state import state_tensors
+from mics_core.engine.torchrun import form_partition_group
+from mics_core.engine.trainer import Trainer
+from mics_core.spec import JobSpec
+
+
+def train_over_groups(spec: JobSpec, num_groups: int, partition_size: int) -> dict[str, Any] | None:
+    """Train `spec` on the first ranks of the world; the others only help to form groups.
+
+    Returns:
+        On each rank that trains: the losses, the digest of its own state, and on rank 0 the whole
+        parameters.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    busy = num_groups * partition_size
+    ranks = [list(range(first, first + partition_size)) for first in range(0, busy, partition_size)]
+    idle = list(range(busy, world))
+    device = torch.device("cpu")
+    partition = form_partition_group([*ranks, idle] if idle else ranks, device)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if rank == 0 else None
+    port: list[Any] = [store.port if store is not None else None]
+    dist.broadcast_object_list(port, src=0)
+    if rank >= busy:
+        dist.barrier()
+        return None
+    plan = GenerationPlan(1, tuple(range(num_groups)), StoreAddress("127.0.0.1", port[0]), "test")
+    membership = StaticMembership(plan, rank // partition_size)
+    trainers: list[Trainer] = []
+
+    def build(initialise: bool) -> Trainer:
+        trainers.append(build_trainer(spec, partition, device, initialise=initialise))
+        return trainers[0]
+
+    train(build, membership, begins_run=True)
+    model = trainers[0].model
+    whole = {name: _whole(value) for name, value in model.named_parameters()}
+    digest = hashlib.sha256()
+    for tensor in state_tensors(model, trainers[0].optimizer):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    dist.barrier()
+    return {
+        "losses": [commit.loss for commit in membership.commits],
+        "norms": [commit.gradient_norm for commit in membership.commits],
+        "shares": [commit.shares for commit in membership.commits],
+        "digest": digest.hexdigest(),
+        "parameters": whole if rank == 0 else None,
+    }
+
+
+def _whole(parameter: torch.Tensor) -> torch.Tensor:
+    value = parameter.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
