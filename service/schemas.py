@@ -58,7 +58,7 @@ class JobList(ApiModel):
 class ScaleRequest(ApiModel):
     """Body of `POST /api/v1/jobs/{id}/scale`."""
 
-    groups: int = Field(ge=1)
+    groups: int = Field(ge=1, lt=2**31, strict=True)
     """Wanted number of partition groups."""
 
 

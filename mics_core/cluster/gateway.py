@@ -1,0 +1,398 @@
+"""What the service may do on a Ray cluster: start jobs, find them, watch them, steer them.
+
+Jobs are started through the Ray Jobs API, so that they appear in Ray's own tools, and steered
+through their supervisors, which are found by name. So a job sent by `ray job submit` is served by
+the same calls.
+
+Two properties of Ray shape this file. Its blocking calls have no time limits (`ray.init`,
+`ray.get_actor`, the HTTP requests of the Jobs client), so each runs in a daemon thread and is given
+up in time. And several of its functions start a new local cluster when none is connected, so each
+call makes sure of the connection first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ray
+from pydantic import TypeAdapter
+from ray import exceptions as ray_errors
+from ray.job_submission import JobSubmissionClient
+from ray.util import list_named_actors
+
+from mics_core.cluster import names
+from mics_core.errors import ClusterError, JobNotFoundError, MicsError
+from mics_core.spec.job import JobSpec
+from mics_core.spec.status import DriverState, DriverStatus, JobEvent, JobStatus
+
+__all__ = ["RayGateway"]
+
+_Result = TypeVar("_Result")
+
+_EVENTS: TypeAdapter[list[JobEvent]] = TypeAdapter(list[JobEvent])
+
+
+class RayGateway:
+    """The service's connection to one Ray cluster.
+
+    Args:
+        address: Address of the cluster as `ray.init` takes it; `auto` finds the one running here.
+        dashboard: Address of the Jobs API, such as `http://127.0.0.1:8265`; the default is the
+            dashboard that the cluster names.
+        driver_python: Python of the cluster's nodes that has this package.
+        connect_timeout_s: Longest wait for a connection.
+        call_timeout_s: Longest wait for an answer of Ray or of a supervisor.
+    """
+
+    def __init__(
+        self,
+        address: str = "auto",
+        *,
+        dashboard: str | None = None,
+        driver_python: str = "python",
+        connect_timeout_s: float = 30.0,
+        call_timeout_s: float = 15.0,
+    ):
+        self._address = address
+        self._dashboard = dashboard
+        self._driver_python = driver_python
+        self._connect_timeout_s = connect_timeout_s
+        self._call_timeout_s = call_timeout_s
+        self._connecting = asyncio.Lock()
+        self._ray_init = threading.Lock()
+        self._jobs_client: JobSubmissionClient | None = None
+
+    async def connect(self) -> None:
+        """Connect, or connect again after the cluster was lost.
+
+        Raises:
+            ClusterError: No cluster answers at the address in time.
+        """
+        async with self._connecting:
+            if ray.is_initialized():
+                try:
+                    await self._ping()
+                    return
+                except ClusterError:
+                    pass
+                # A cluster that is gone leaves the process half connected; Ray can only begin anew.
+                await self._disconnect()
+            self._jobs_client = None
+            try:
+                await self._blocking("connect", self._init_ray, timeout_s=self._connect_timeout_s)
+            finally:
+                _reclaim_signals()
+
+    async def close(self) -> None:
+        """Disconnect. Jobs go on."""
+        self._jobs_client = None
+        if ray.is_initialized():
+            with contextlib.suppress(ClusterError):
+                await self._disconnect()
+
+    async def health(self) -> None:
+        """Return if the cluster answers.
+
+        Raises:
+            ClusterError: Says why it does not.
+        """
+        await self._ping()
+
+    async def submit(self, job_id: str, spec: JobSpec) -> None:
+        """Start the driver of a new job through the Ray Jobs API.
+
+        Raises:
+            ClusterError: The Jobs API refuses it or does not answer.
+        """
+        client = await self._client()
+        environment = {names.SPEC_VARIABLE: json.dumps(spec.model_dump(mode="json"))}
+        deadline = time.monotonic() + self._call_timeout_s
+
+        def submit() -> None:
+            while True:
+                try:
+                    client.submit_job(
+                        entrypoint=f"{self._driver_python} -m mics_core.cluster.driver"
+                        f" --job-id {job_id}",
+                        submission_id=job_id,
+                        runtime_env={"env_vars": environment},
+                        metadata={"mics": spec.name},
+                    )
+                    return
+                except RuntimeError as error:
+                    # A head node that has just started says so for a few seconds.
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(0.5)
+
+        # A little longer than the attempts, so that the reason of the last one is told.
+        await self._blocking(f"submit job {job_id}", submit, timeout_s=self._call_timeout_s + 5.0)
+
+    async def driver_status(self, job_id: str) -> DriverStatus | None:
+        """Return how the driver of a submitted job fares; none if the Jobs API knows no such."""
+        client = await self._client()
+
+        def read() -> DriverStatus | None:
+            try:
+                details = client.get_job_info(job_id)
+            except RuntimeError as error:
+                if _is_unknown_job(error):
+                    return None
+                raise
+            state = DriverState(str(details.status.value).lower())
+            return DriverStatus(state=state, message=details.message or "")
+
+        return await self._blocking(f"ask after the driver of {job_id}", read)
+
+    async def stop_driver(self, job_id: str) -> None:
+        """End the driver of a job; one that is gone or was never known is no error."""
+        client = await self._client()
+
+        def stop() -> None:
+            try:
+                client.stop_job(job_id)
+            except RuntimeError as error:
+                if not _is_unknown_job(error):
+                    raise
+
+        await self._blocking(f"stop the driver of {job_id}", stop)
+
+    async def live_jobs(self) -> list[str]:
+        """Return the jobs whose supervisors are alive, whoever started them."""
+        _require_connection()
+        actors = await self._blocking(
+            "list the jobs", lambda: list_named_actors(all_namespaces=True)
+        )
+        found = (
+            names.job_id_of(actor["name"])
+            for actor in actors
+            if actor["namespace"] == names.NAMESPACE
+        )
+        return sorted(job_id for job_id in found if job_id)
+
+    async def spec(self, job_id: str) -> JobSpec:
+        """Return the specification of a live job."""
+        return JobSpec.model_validate(await self._call(job_id, "spec"))
+
+    async def status(self, job_id: str) -> JobStatus:
+        """Return the status of a live job."""
+        return JobStatus.model_validate(await self._call(job_id, "status"))
+
+    async def events(self, job_id: str, after: int, timeout_s: float) -> list[JobEvent]:
+        """Return the events beyond sequence number `after`; waits for one up to `timeout_s`."""
+        answer = await self._call(job_id, "events", after, timeout_s, patience_s=timeout_s)
+        return _EVENTS.validate_python(answer)
+
+    async def scale(self, job_id: str, wanted: int) -> JobStatus:
+        """Change the wanted number of partition groups.
+
+        Raises:
+            ScaleError: The number is outside the job's bounds.
+            JobConflictError: The job has ended.
+        """
+        reason = f"{wanted} partition groups were asked for through the service."
+        return JobStatus.model_validate(await self._call(job_id, "scale", wanted, reason))
+
+    async def cancel(self, job_id: str) -> JobStatus:
+        """Have the job stop at its next step boundary.
+
+        Raises:
+            JobConflictError: It has ended, or is being cancelled already.
+        """
+        reason = "It was cancelled through the service."
+        return JobStatus.model_validate(await self._call(job_id, "cancel", reason))
+
+    async def _call(
+        self, job_id: str, method: str, *arguments: object, patience_s: float = 0.0
+    ) -> Any:
+        """Call a supervisor and give its answer or its error, both as they left it."""
+        _require_connection()
+        limit_s = self._call_timeout_s + patience_s
+        supervisor = await self._supervisor(job_id)
+        try:
+            answer = getattr(supervisor, method).remote(*arguments)
+            return await asyncio.wait_for(answer, limit_s)
+        except TimeoutError:
+            raise ClusterError(
+                f"The supervisor of job {job_id} did not answer `{method}` in {limit_s:g} s.",
+                remedy="Try again; if it stays so, look at its node in the Ray dashboard.",
+            ) from None
+        except ray_errors.RayTaskError as error:
+            if isinstance(error.cause, MicsError):
+                raise error.cause from None
+            raise ClusterError(
+                f"The supervisor of job {job_id} failed at `{method}`: {error.cause!r}.",
+                remedy="Its log in the Ray dashboard has the details.",
+            ) from None
+        except ray_errors.ActorUnavailableError as error:
+            raise ClusterError(
+                f"The supervisor of job {job_id} cannot be reached now: {_gist(error)}",
+                remedy="Ray is reconnecting or restarting it; try again shortly.",
+            ) from None
+        except ray_errors.RayActorError:
+            raise _no_supervisor(job_id) from None
+        except ray_errors.RayError as error:
+            raise ClusterError(
+                f"Ray could not deliver `{method}` to job {job_id}: {_gist(error)}",
+                remedy="Check the cluster with `ray status`.",
+            ) from None
+
+    async def _supervisor(self, job_id: str) -> Any:
+        def find() -> Any:
+            try:
+                return ray.get_actor(names.supervisor_name(job_id), namespace=names.NAMESPACE)
+            except ValueError:
+                return None
+
+        supervisor = await self._blocking(f"find the supervisor of {job_id}", find)
+        if supervisor is None:
+            raise _no_supervisor(job_id)
+        return supervisor
+
+    async def _client(self) -> JobSubmissionClient:
+        if self._jobs_client is None:
+            _require_connection()
+            self._jobs_client = await self._blocking("reach the Ray Jobs API", self._build_client)
+        return self._jobs_client
+
+    def _build_client(self) -> JobSubmissionClient:
+        chosen = os.environ.get("RAY_ADDRESS")
+        if chosen and self._address not in ("auto", chosen):
+            # Unlike `ray.init`, the Jobs client lets the variable go before what it is told.
+            raise ClusterError(
+                f"RAY_ADDRESS names {chosen}, while the service is connected to {self._address};"
+                " the jobs would go to the former.",
+                remedy="Unset RAY_ADDRESS, or give the service no other address.",
+            )
+        # Never without an address: the client would take the newest cluster of this machine. It
+        # asks the cluster for its dashboard, which comes up some seconds after the rest.
+        return JobSubmissionClient(self._dashboard or ray.get_runtime_context().gcs_address)
+
+    def _init_ray(self) -> None:
+        # An attempt that was given up may still run in its thread; two at once would clash.
+        if not self._ray_init.acquire(timeout=self._connect_timeout_s):
+            return
+        try:
+            self._connect_to_ray()
+        finally:
+            self._ray_init.release()
+
+    def _connect_to_ray(self) -> None:
+        ray.init(
+            address=self._address,
+            namespace=names.NAMESPACE,
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+
+    async def _disconnect(self) -> None:
+        try:
+            await self._blocking("disconnect", ray.shutdown)
+        finally:
+            _reclaim_signals()
+
+    async def _ping(self) -> None:
+        _require_connection()
+        # A question to the head node: cached answers would not notice that it is gone.
+        await self._blocking("reach the cluster", lambda: list_named_actors(all_namespaces=True))
+
+    async def _blocking(
+        self, purpose: str, work: Callable[[], _Result], *, timeout_s: float | None = None
+    ) -> _Result:
+        """Run a blocking call of Ray in a thread of its own, and give it up in time."""
+        limit_s = timeout_s or self._call_timeout_s
+        try:
+            return await asyncio.wait_for(_in_daemon_thread(work), limit_s)
+        except TimeoutError:
+            raise ClusterError(
+                f"Ray did not answer in {limit_s:g} s, asked to {purpose}.",
+                remedy="Check the cluster with `ray status`.",
+            ) from None
+        except MicsError:
+            raise
+        except Exception as error:
+            raise ClusterError(
+                f"Ray could not {purpose}: {_gist(error)}",
+                remedy=f"Check that a cluster runs at {self._address!r}, for example with"
+                " `ray status`, or name another with MICS_RAY_ADDRESS.",
+            ) from error
+
+
+def _in_daemon_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
+    """Run `work` in a daemon thread: unlike a pool's, a stuck one does not hold up the exit."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Result] = loop.create_future()
+
+    def deliver(result: _Result | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except SystemExit as error:
+            failure = RuntimeError(f"Ray asked the process to exit ({error.code}).")
+        except BaseException as error:
+            failure = error  # type: ignore[assignment]
+        # The loop may be closed by the time a call that was given up comes back.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(deliver, result, failure)
+
+    threading.Thread(target=run, name="mics-ray-call", daemon=True).start()
+    return future
+
+
+def _reclaim_signals() -> None:
+    """Put this process's own signal handlers back in force.
+
+    `ray.init` puts one of its own in front, which writes a stack trace on SIGTERM; `ray.shutdown`
+    leaves the default, which kills the process on the spot. Python still knows the right ones.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
+
+
+def _require_connection() -> None:
+    if not ray.is_initialized():
+        raise ClusterError(
+            "The service is not connected to a Ray cluster.",
+            remedy="It tries again every few seconds; check the cluster with `ray status`.",
+        )
+
+
+def _no_supervisor(job_id: str) -> JobNotFoundError:
+    return JobNotFoundError(
+        f"Job {job_id} has no supervisor on the cluster.",
+        remedy="It has not started yet, or has ended.",
+    )
+
+
+def _is_unknown_job(error: RuntimeError) -> bool:
+    return "status code 404" in str(error)
+
+
+def _gist(error: BaseException) -> str:
+    """Return the one line of Ray's words that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # The Jobs API answers with whole stack traces, whose last line is the error.
+    return lines[-1] if "Traceback" in lines[0] else lines[0]

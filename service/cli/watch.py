@@ -1,0 +1,143 @@
+"""`mics watch`: follows a job to its end, as a live board or, without a terminal, line by line."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from mics_core.spec.status import JobEvent, JobState, StepEvent
+from service.cli.board import job_board
+from service.cli.console import ExitCode, JobIdArgument, UrlOption, connected
+from service.cli.progress import JobProgress, is_worth_showing
+from service.cli.text import clock, duration, event_sentence
+from service.client import DEFAULT_URL, MicsClient
+
+__all__ = ["watch"]
+
+_REDRAW_S = 0.25
+_RELOAD_S = 1.0
+"""Shortest pause between two snapshots; steps arrive as events and need none."""
+
+_INTERRUPTED = 130
+
+
+def watch(
+    job_id: JobIdArgument,
+    every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="STEPS",
+            help="Without a terminal: one line each so many steps; 0 means a twentieth of the run.",
+        ),
+    ] = 0,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Watch a job to its end; the exit code is 0 if it finished, 1 if not."""
+    console = Console(highlight=False)
+    with connected(url) as client:
+        progress = JobProgress(client.job(job_id))
+        try:
+            if console.is_terminal:
+                _watch_live(client, progress, console)
+            else:
+                _watch_plain(client, progress, every or max(1, progress.detail.steps // 20))
+        except KeyboardInterrupt:
+            typer.echo("Stopped watching; the job goes on.", err=True)
+            raise typer.Exit(_INTERRUPTED) from None
+    if progress.state is not JobState.FINISHED:
+        raise typer.Exit(ExitCode.JOB_FAILED)
+
+
+def _watch_plain(client: MicsClient, progress: JobProgress, every: int) -> None:
+    for event in client.events(progress.detail.job_id):
+        progress.take_event(event)
+        if isinstance(event, StepEvent):
+            done = event.record.step + 1
+            if done % every == 0 or done == progress.detail.steps:
+                typer.echo(f"{clock(event.time)} {event_sentence(event)}{_remaining(progress)}")
+        elif is_worth_showing(event):
+            typer.echo(f"{clock(event.time)} {event_sentence(event)}")
+    _settle(client, progress)
+
+
+def _remaining(progress: JobProgress) -> str:
+    seconds = progress.remaining_s
+    return f" remaining {duration(seconds)}" if seconds else ""
+
+
+def _watch_live(client: MicsClient, progress: JobProgress, console: Console) -> None:
+    events = _EventQueue(client, progress.detail.job_id)
+    reloaded = time.monotonic()
+    is_stale = False
+    with Live(job_board(progress), console=console, auto_refresh=False) as live:
+        while not events.is_drained:
+            is_stale |= events.drain_into(progress.take_event)
+            now = time.monotonic()
+            if is_stale and now - reloaded >= _RELOAD_S:
+                progress.take_detail(client.job(progress.detail.job_id))
+                is_stale, reloaded = False, now
+            live.update(job_board(progress), refresh=True)
+        _settle(client, progress)
+        live.update(job_board(progress), refresh=True)
+
+
+def _settle(client: MicsClient, progress: JobProgress) -> None:
+    """Take the last snapshot; a final state that an event told already stands."""
+    state, reason = progress.state, progress.reason
+    progress.take_detail(client.job(progress.detail.job_id))
+    if state.is_final:
+        progress.state, progress.reason = state, reason
+
+
+class _EventQueue:
+    """Reads the stream in a thread of its own, so that the board is drawn on time.
+
+    Args:
+        client: The thread uses it for the stream alone; httpx clients may be shared by threads.
+        job_id: The job.
+    """
+
+    def __init__(self, client: MicsClient, job_id: str):
+        self._items: queue.SimpleQueue[JobEvent | Exception | None] = queue.SimpleQueue()
+        self.is_drained = False
+        # A daemon: Ctrl-C must not wait for the next event.
+        thread = threading.Thread(target=self._read, args=(client, job_id), daemon=True)
+        thread.start()
+
+    def drain_into(self, take: Callable[[JobEvent], None]) -> bool:
+        """Hand over what came within one redraw; return whether a snapshot is worth reloading.
+
+        Raises:
+            MicsError: The stream was given up.
+        """
+        is_stale = False
+        deadline = time.monotonic() + _REDRAW_S
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                item = self._items.get(timeout=left)
+            except queue.Empty:
+                break
+            if item is None:
+                self.is_drained = True
+                break
+            if isinstance(item, Exception):
+                raise item
+            take(item)
+            is_stale |= item.kind != "step"
+        return is_stale
+
+    def _read(self, client: MicsClient, job_id: str) -> None:
+        try:
+            for event in client.events(job_id):
+                self._items.put(event)
+            self._items.put(None)
+        except Exception as error:  # raised again where the board is drawn, if it still is
+            self._items.put(error)

@@ -1,0 +1,126 @@
+"""What every request and every answer must pass: host, origin, size, security headers.
+
+The service has no accounts yet and starts user code, so being bound to the loopback interface must
+really keep others out. A web page open in a browser on the same machine could still send requests
+here. Three rules stop it: the `Host` must be a name of this machine (against DNS rebinding), a
+request that changes something must not carry a foreign `Origin`, and bodies must declare a media
+type that a foreign page cannot send without being asked first (see `service.bodies`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import RequestError, error_response
+
+__all__ = ["MAXIMUM_BODY_BYTES", "GuardMiddleware"]
+
+MAXIMUM_BODY_BYTES = 256 * 1024
+"""Largest accepted request body; specifications are a few kilobytes."""
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+_PAGE_POLICY = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+
+# FastAPI's interactive documentation comes from a content delivery network with an inline script.
+_DOCUMENTATION_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net;"
+    " style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net;"
+    " img-src 'self' data: https://fastapi.tiangolo.com; frame-ancestors 'none'"
+)
+
+
+class GuardMiddleware:
+    """Refuses requests that no client of this machine sends, and marks all answers as private.
+
+    Args:
+        app: The application behind it.
+        allowed_hosts: Names by which requests may address the service, without ports.
+    """
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str]):
+        self._app = app
+        self._allowed_hosts = frozenset(allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with a refusal."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _add_security_headers(MutableHeaders(scope=message), scope["path"])
+            await send(message)
+
+        headers = Headers(scope=scope)
+        try:
+            self._check(scope["method"], headers)
+        except RequestError as error:
+            await error_response(error)(scope, receive, send_with_headers)
+            return
+        await self._app(scope, _limited(receive), send_with_headers)
+
+    def _check(self, method: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if _name_of(host) not in self._allowed_hosts:
+            raise RequestError(
+                400,
+                f"Host {host[:100]!r} is no name of this service.",
+                remedy=f"Address it as {' or '.join(sorted(self._allowed_hosts))}.",
+            )
+        origin = headers.get("origin")
+        if method not in _SAFE_METHODS and origin is not None and urlsplit(origin).netloc != host:
+            raise RequestError(
+                403,
+                f"A page from {origin[:100]!r} must not change anything here.",
+                remedy="Use the service's own page, the command line or the REST API directly.",
+            )
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and len(length) < 20 and int(length) <= MAXIMUM_BODY_BYTES:
+            return
+        raise _too_large()
+
+
+def _name_of(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _limited(receive: Receive) -> Receive:
+    """Count what arrives: a chunked body declares no length."""
+    received_bytes = 0
+
+    async def receive_limited() -> Message:
+        nonlocal received_bytes
+        message = await receive()
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > MAXIMUM_BODY_BYTES:
+            raise _too_large()
+        return message
+
+    return receive_limited
+
+
+def _too_large() -> RequestError:
+    return RequestError(
+        413,
+        f"The body exceeds {MAXIMUM_BODY_BYTES} bytes.",
+        remedy="Specifications are small: name files by their path instead of sending them.",
+    )
+
+
+def _add_security_headers(headers: MutableHeaders, path: str) -> None:
+    is_documentation = path == "/docs"
+    policy = _DOCUMENTATION_POLICY if is_documentation else _PAGE_POLICY
+    headers.setdefault("Content-Security-Policy", policy)
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    headers.setdefault("Referrer-Policy", "no-referrer")
+    # Every answer may change with the next one or the next version: ask again each time.
+    headers.setdefault("Cache-Control", "no-cache")

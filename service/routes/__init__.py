@@ -1,0 +1,1 @@
+"""The routes of the service: each module holds those of one concern."""

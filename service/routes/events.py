@@ -1,0 +1,69 @@
+"""The route that streams a job's events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.errors import ERROR_ANSWERS
+from service.routes.state import JobId, Services, ServicesOf
+from service.watchers import follow_events
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["events"])
+
+_LARGEST = 2**63 - 1
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One message for each event: `event` is its kind, `id` its sequence number,"
+        " `data` the event as JSON.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The job has ended and has no event beyond `after`."},
+}
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="Stream the events",
+    response_class=EventSourceResponse,
+    responses=_STREAM | {404: ERROR_ANSWERS[404], 422: ERROR_ANSWERS[422]},
+)
+async def stream_events(
+    job_id: JobId,
+    services: ServicesOf,
+    after: Annotated[
+        int, Query(ge=0, le=_LARGEST, description="Sequence number of the last event known.")
+    ] = 0,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=_LARGEST, description="The same; goes before `after`.")
+    ] = None,
+) -> Response:
+    """Stream the events of a job as server-sent events: history first, then live.
+
+    The stream ends after the job's final `state` event. A browser that was cut off goes on where
+    it was, by the header that it sends by itself.
+    """
+    # A browser repeats the address with its old `after`, so the header is the newer of the two.
+    known = after if last_event_id is None else last_event_id
+    last_sequence = await asyncio.to_thread(services.store.last_sequence, job_id)
+    is_open = await asyncio.to_thread(services.store.open_job, job_id) is not None
+    if not is_open and known >= last_sequence:
+        # The one answer after which a browser does not connect again.
+        return Response(status_code=204)
+    return EventSourceResponse(
+        _messages(services, job_id, known), ping=services.settings.ping_interval_s, sep="\n"
+    )
+
+
+async def _messages(services: Services, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+    async for event in follow_events(services.store, services.hub, job_id, after):
+        yield ServerSentEvent(
+            event.model_dump_json(), event=event.kind, id=str(event.sequence), sep="\n"
+        )

@@ -1,0 +1,37 @@
+"""How routes reach the objects that `service.app.build_app` made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Path, Request
+
+from service.gateway import ClusterGateway
+from service.jobs import Jobs
+from service.settings import Settings
+from service.store import Store
+from service.watchers import WatcherHub
+
+__all__ = ["JobId", "Services", "ServicesOf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may need."""
+
+    settings: Settings
+    gateway: ClusterGateway
+    store: Store
+    hub: WatcherHub
+    jobs: Jobs
+    version: str
+
+
+def _services_of(request: Request) -> Services:
+    return cast("Services", request.app.state.services)
+
+
+ServicesOf = Annotated[Services, Depends(_services_of)]
+
+JobId = Annotated[str, Path(description="Id of the job.", examples=["gpt2-tiny-1a2b3c4d"])]

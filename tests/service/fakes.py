@@ -1,0 +1,274 @@
+"""A cluster in memory that plays jobs behind the service's door to Ray.
+
+It keeps the promises of `service.gateway.ClusterGateway` as Ray does: long polls, supervisors that
+come late or die, drivers that fail before there is a supervisor, a cluster that cannot be reached.
+Tests steer it from their own thread while the service runs in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import Any
+
+from mics_core.errors import ClusterError, JobConflictError, JobNotFoundError, ScaleError
+from mics_core.spec import JobSpec, parse_job_spec
+from mics_core.spec.status import (
+    DriverState,
+    DriverStatus,
+    GenerationEvent,
+    GenerationRecord,
+    GroupEvent,
+    GroupState,
+    GroupStatus,
+    JobEvent,
+    JobState,
+    JobStatus,
+    SampleCount,
+    ScaleEvent,
+    StateEvent,
+    StepEvent,
+    StepRecord,
+)
+
+TOKENS = 1024
+
+
+def specification(**changes: Any) -> dict[str, Any]:
+    """A small valid specification; its data needs no file."""
+    return {
+        "name": "Tiny GPT-2",
+        "model": {"family": "gpt2", "hidden_size": 8, "num_layers": 1, "num_heads": 2},
+        "data": {"kind": "callable", "callable": "examples.data:build"},
+        "training": {
+            "sequence_length": 8,
+            "global_batch_size": 8,
+            "micro_batch_size": 1,
+            "steps": 10,
+        },
+        "partition_size": 2,
+        "groups": {"minimum": 1, "wanted": 2, "maximum": 4},
+        **changes,
+    }
+
+
+class FakeSupervisor:
+    """The supervisor of one job: the test calls its verbs, the service its questions."""
+
+    def __init__(self, job_id: str, spec: JobSpec):
+        self.job_id = job_id
+        self.spec = spec
+        self.created = time.time()
+        self.state = JobState.PENDING
+        self.reason = "Its partition groups are being placed."
+        self.wanted = spec.groups.wanted
+        self.history: list[JobEvent] = []
+        self.steps: list[StepRecord] = []
+        self.generations: list[GenerationRecord] = []
+        self.is_cancelling = False
+        self._lock = threading.RLock()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    def set_state(self, state: JobState, reason: str) -> None:
+        with self._lock:
+            self.state, self.reason = state, reason
+            self._tell(StateEvent, state=state, reason=reason)
+
+    def train(self, num_steps: int, *, loss: float = 2.0) -> None:
+        """Commit steps; the first ones also form the generation and start the job."""
+        with self._lock:
+            if self.state is not JobState.RUNNING:
+                self.set_state(JobState.RUNNING, "All wanted partition groups train.")
+                self.enter_generation(list(range(self.wanted)))
+            for _ in range(num_steps):
+                record = StepRecord(
+                    step=len(self.steps),
+                    time=time.time(),
+                    loss=loss,
+                    tokens=TOKENS,
+                    samples=self.spec.training.global_batch_size,
+                    step_s=0.5,
+                    tokens_per_s=TOKENS / 0.5,
+                    gradient_norm=1.0,
+                    learning_rate=3e-4,
+                    generation=self.generations[-1].number,
+                    num_groups=len(self.generations[-1].groups),
+                )
+                self.steps.append(record)
+                self._tell(StepEvent, record=record)
+
+    def enter_generation(self, groups: list[int], reason: str = "All are ready.") -> None:
+        with self._lock:
+            record = GenerationRecord(
+                number=len(self.generations) + 1,
+                groups=groups,
+                reason=reason,
+                step=len(self.steps),
+                time=time.time(),
+            )
+            self.generations.append(record)
+            self._tell(GenerationEvent, generation=record)
+
+    def lose_group(self, group_id: int, reason: str) -> None:
+        with self._lock:
+            self._tell(GroupEvent, group_id=group_id, state=GroupState.LOST, reason=reason)
+            rest = [group for group in self.generations[-1].groups if group != group_id]
+            self.enter_generation(rest, reason)
+
+    def finish(self) -> None:
+        self.train(self.spec.training.steps - len(self.steps))
+        self.set_state(JobState.FINISHED, "All steps are done.")
+
+    def status(self) -> JobStatus:
+        with self._lock:
+            members = self.generations[-1].groups if self.generations else []
+            return JobStatus(
+                job_id=self.job_id,
+                name=self.spec.name,
+                state=self.state,
+                reason=self.reason,
+                created=self.created,
+                step=len(self.steps),
+                steps=self.spec.training.steps,
+                loss=self.steps[-1].loss if self.steps else None,
+                tokens_per_s=self.steps[-1].tokens_per_s if self.steps else None,
+                generation=len(self.generations),
+                partition_size=2,
+                wanted_groups=self.wanted,
+                minimum_groups=self.spec.groups.minimum,
+                maximum_groups=self.spec.groups.upper_bound,
+                groups=[
+                    GroupStatus(
+                        group_id=group, state=GroupState.MEMBER, reason="It trains.", workers=[]
+                    )
+                    for group in members
+                ],
+                generations=list(self.generations),
+                samples=SampleCount(due=0, used=0, repeated=0),
+            )
+
+    def scale(self, wanted: int) -> JobStatus:
+        with self._lock:
+            if not self.spec.groups.minimum <= wanted <= self.spec.groups.upper_bound:
+                raise ScaleError(f"{wanted} groups are outside the bounds.")
+            self.wanted = wanted
+            self._tell(ScaleEvent, wanted=wanted, reason="It was asked for.")
+            return self.status()
+
+    def cancel(self) -> JobStatus:
+        with self._lock:
+            if self.is_cancelling or self.state.is_final:
+                raise JobConflictError(f"Job {self.job_id} is being cancelled already.")
+            self.is_cancelling = True
+            return self.status()
+
+    async def events(self, after: int, timeout_s: float) -> list[JobEvent]:
+        changed = asyncio.Event()
+        with self._lock:
+            if news := self.history[after:]:
+                return list(news)
+            self._waiting.append((asyncio.get_running_loop(), changed))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), timeout_s)
+        return list(self.history[after:])
+
+    def wake(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for loop, changed in waiting:
+            with contextlib.suppress(RuntimeError):  # that loop is closed: its service is gone
+                loop.call_soon_threadsafe(changed.set)
+
+    def _tell(self, kind: type[Any], **values: Any) -> None:
+        self.history.append(kind(sequence=len(self.history) + 1, time=time.time(), **values))
+        self.wake()
+
+
+class FakeCluster:
+    """Implements `ClusterGateway`."""
+
+    def __init__(self) -> None:
+        self.is_reachable = True
+        self.is_connected = False
+        self.drivers: dict[str, DriverStatus] = {}
+        self.supervisors: dict[str, FakeSupervisor] = {}
+        self.stopped: list[str] = []
+        self.submitted: dict[str, JobSpec] = {}
+
+    def start_supervisor(self, job_id: str, **changes: Any) -> FakeSupervisor:
+        """Bring up the supervisor of a submitted job, or of one that nobody submitted here."""
+        spec = self.submitted.get(job_id) or parse_job_spec(specification(**changes))
+        if job_id in self.drivers:
+            self.set_driver(job_id, DriverState.RUNNING)
+        self.supervisors[job_id] = FakeSupervisor(job_id, spec)
+        return self.supervisors[job_id]
+
+    def set_driver(self, job_id: str, state: DriverState, message: str = "") -> None:
+        self.drivers[job_id] = DriverStatus(state=state, message=message)
+
+    def kill_supervisor(self, job_id: str) -> None:
+        self.supervisors.pop(job_id).wake()
+
+    async def connect(self) -> None:
+        self._require_reachable()
+        self.is_connected = True
+
+    async def close(self) -> None:
+        self.is_connected = False
+
+    async def health(self) -> None:
+        self._require_reachable()
+
+    async def submit(self, job_id: str, spec: JobSpec) -> None:
+        self._require_reachable()
+        self.submitted[job_id] = spec
+        self.set_driver(job_id, DriverState.PENDING)
+
+    async def driver_status(self, job_id: str) -> DriverStatus | None:
+        self._require_reachable()
+        return self.drivers.get(job_id)
+
+    async def stop_driver(self, job_id: str) -> None:
+        self._require_reachable()
+        self.stopped.append(job_id)
+        if job_id in self.drivers:
+            self.set_driver(job_id, DriverState.STOPPED, "Job was intentionally stopped.")
+
+    async def live_jobs(self) -> list[str]:
+        self._require_reachable()
+        return sorted(self.supervisors)
+
+    async def spec(self, job_id: str) -> JobSpec:
+        return self._supervisor(job_id).spec
+
+    async def status(self, job_id: str) -> JobStatus:
+        return self._supervisor(job_id).status()
+
+    async def events(self, job_id: str, after: int, timeout_s: float) -> list[JobEvent]:
+        supervisor = self._supervisor(job_id)
+        news = await supervisor.events(after, timeout_s)
+        if self.supervisors.get(job_id) is not supervisor:
+            raise _gone(job_id)
+        return news
+
+    async def scale(self, job_id: str, wanted: int) -> JobStatus:
+        return self._supervisor(job_id).scale(wanted)
+
+    async def cancel(self, job_id: str) -> JobStatus:
+        return self._supervisor(job_id).cancel()
+
+    def _supervisor(self, job_id: str) -> FakeSupervisor:
+        self._require_reachable()
+        if job_id not in self.supervisors:
+            raise _gone(job_id)
+        return self.supervisors[job_id]
+
+    def _require_reachable(self) -> None:
+        if not self.is_reachable:
+            raise ClusterError("No cluster answers.", remedy="Start one.")
+
+
+def _gone(job_id: str) -> JobNotFoundError:
+    return JobNotFoundError(f"Job {job_id} has no supervisor.")

@@ -1,0 +1,81 @@
+"""Runs the service on a real port, with a fake cluster behind it, and waits for what it does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from fakes import FakeCluster, specification
+
+from service.app import build_app
+from service.settings import Settings
+
+DEADLINE_S = 20.0
+
+
+class Service:
+    """A running service and what tests do with it."""
+
+    def __init__(self, client: httpx.Client, cluster: FakeCluster):
+        self.client = client
+        self.cluster = cluster
+
+    def submit(self, **changes: Any) -> str:
+        answer = self.client.post("/api/v1/jobs", json=specification(**changes))
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer = self.client.get(f"/api/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def wait_for(self, job_id: str, **wanted: Any) -> dict[str, Any]:
+        """Wait until the job is known and its fields are as wanted."""
+
+        def probe() -> dict[str, Any] | None:
+            answer = self.client.get(f"/api/v1/jobs/{job_id}")
+            if answer.status_code == 404:
+                return None
+            found = dict(answer.json())
+            return found if wanted.items() <= found.items() else None
+
+        return eventually(probe, f"job {job_id} with {wanted}")
+
+
+def eventually(probe: Callable[[], Any], what: str) -> Any:
+    """Return the first true answer of `probe`; fails with `what` was missing at the deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if found := probe():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what} was missing after {DEADLINE_S} s")
+
+
+@contextmanager
+def run_service(settings: Settings, cluster: FakeCluster) -> Iterator[Service]:
+    config = uvicorn.Config(
+        build_app(settings, cluster),
+        port=0,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        eventually(lambda: server.started, "the server")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client:
+            yield Service(client, cluster)
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive(), "the server did not stop"
+        assert not cluster.is_connected, "the service left its connection open"

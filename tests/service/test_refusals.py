@@ -1,0 +1,152 @@
+"""Whatever is sent, the answer is a clear 4xx in the one form."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from fakes import specification
+from running import Service
+
+JSON = {"content-type": "application/json"}
+YAML = {"content-type": "application/yaml"}
+
+
+def assert_refused(answer: httpx.Response, status: int, code: str) -> dict[str, object]:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert "Traceback" not in answer.text
+    return dict(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b'"text"',
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"name": ' + b"9" * 5000 + b"}",
+        b'{"name": 1e999}',
+        json.dumps(specification(name="a\0b")).encode(),
+        json.dumps(specification(name="\ud800")).encode(),
+        json.dumps(specification(name="x" * 101)).encode(),
+        json.dumps(specification(partition_size=2**63)).encode(),
+        json.dumps(specification(partition_size="many")).encode(),
+        json.dumps(specification(data={"kind": "text", "paths": ["../../etc/passwd"]})).encode(),
+        json.dumps(specification(data={"kind": "text", "paths": ["/a\0b"]})).encode(),
+    ],
+)
+def test_what_is_no_specification_is_refused(service: Service, body: bytes) -> None:
+    answer = service.client.post("/api/v1/jobs", content=body, headers=JSON)
+    assert_refused(answer, 422, "invalid_specification")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"name: [",
+        b"name: .inf",
+        b"name: 2026-01-01",
+        b"1: 2",
+        b"a: &x [1]\nb: *x",
+        b"!!python/object/apply:os.getcwd []",
+        b"\x00",
+    ],
+)
+def test_what_is_no_yaml_specification_is_refused(service: Service, body: bytes) -> None:
+    answer = service.client.post("/api/v1/jobs", content=body, headers=YAML)
+    assert_refused(answer, 422, "invalid_specification")
+
+
+def test_another_media_type_is_refused(service: Service) -> None:
+    for media_type in ("text/plain", "multipart/form-data", ""):
+        answer = service.client.post(
+            "/api/v1/jobs", content=b"{}", headers={"content-type": media_type}
+        )
+        error = assert_refused(answer, 415, "unsupported_media_type")
+        assert "application/json" in str(error["remedy"])
+
+
+def test_a_large_body_is_refused_whether_announced_or_not(service: Service) -> None:
+    large = b" " * 300_000
+    announced = service.client.post("/api/v1/jobs", content=large, headers=JSON)
+    assert_refused(announced, 413, "body_too_large")
+    chunked = service.client.post("/api/v1/jobs", content=iter([large]), headers=JSON)
+    assert_refused(chunked, 413, "body_too_large")
+
+
+def test_a_scale_body_that_is_no_json_is_refused(service: Service) -> None:
+    path = f"/api/v1/jobs/{service.submit()}/scale"
+    for body in (b"{", b"nonsense", b"", b"[]", b'{"groups": 1, "extra": 2}'):
+        answer = service.client.post(path, content=body, headers=JSON)
+        assert_refused(answer, 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/api/v1/jobs?limit=0", 422, "invalid_request"),
+        ("/api/v1/jobs?limit=many", 422, "invalid_request"),
+        ("/api/v1/jobs?state=sleeping", 422, "invalid_request"),
+        ("/api/v1/jobs/x/events?after=-1", 422, "invalid_request"),
+        ("/api/v1/jobs/x/events?after=" + "9" * 40, 422, "invalid_request"),
+        ("/api/v1/jobs/x/throughput?limit=-3", 422, "invalid_request"),
+        ("/api/v1/jobs/..%2f..%2fetc", 404, "not_found"),
+        ("/api/v1/jobs/%00", 404, "job_not_found"),
+        ("/static/../settings.py", 404, "not_found"),
+        ("/static/%2e%2e/settings.py", 404, "not_found"),
+        ("/static/..%2f..%2fpyproject.toml", 404, "not_found"),
+        ("/nowhere", 404, "not_found"),
+    ],
+)
+def test_a_strange_path_or_query_is_refused(
+    service: Service, path: str, status: int, code: str
+) -> None:
+    assert_refused(service.client.get(path), status, code)
+
+
+def test_a_wrong_method_is_named(service: Service) -> None:
+    answer = service.client.delete("/api/v1/jobs")
+    error = assert_refused(answer, 405, "method_not_allowed")
+    assert "DELETE" in str(error["message"])
+
+
+def test_a_foreign_host_name_is_refused(service: Service) -> None:
+    answer = service.client.get("/api/v1/jobs", headers={"host": "evil.example"})
+    assert_refused(answer, 400, "bad_request")
+
+
+def test_a_foreign_page_cannot_change_anything(service: Service) -> None:
+    headers = {"origin": "https://evil.example"}
+    answer = service.client.post("/api/v1/jobs", json=specification(), headers=headers)
+    assert_refused(answer, 403, "forbidden")
+    own = {"origin": str(service.client.base_url).rstrip("/")}
+    assert service.client.post("/api/v1/jobs", json=specification(), headers=own).is_success
+
+
+def test_an_unexpected_failure_shows_no_stack_trace(service: Service) -> None:
+    async def broken(_job_id: str, _wanted: int) -> None:
+        raise RuntimeError("secret detail")
+
+    service.cluster.scale = broken  # type: ignore[method-assign,assignment]
+    answer = service.client.post(f"/api/v1/jobs/{service.submit()}/scale", json={"groups": 2})
+    assert_refused(answer, 500, "internal_error")
+    assert "secret" not in answer.text
+
+
+def test_the_page_is_served_with_a_strict_policy(service: Service) -> None:
+    answer = service.client.get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["cache-control"] == "no-cache"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"

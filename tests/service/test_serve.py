@@ -1,0 +1,90 @@
+"""The service as a process of its own: it stops when told, and never loads torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from running import DEADLINE_S
+
+PROGRAM = """
+import sys
+from fakes import FakeCluster
+from service.app import build_app
+from service.serve import serve_app
+from service.settings import Settings
+
+settings = Settings.from_environment(port=0, ping_interval_s=0.1)
+cluster = FakeCluster()
+cluster.start_supervisor("by-hand").train(1)
+try:
+    serve_app(build_app(settings, cluster), settings)
+finally:
+    print("connected:", cluster.is_connected, "torch:", "torch" in sys.modules)
+"""
+
+
+@contextmanager
+def running_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    environment = os.environ | {
+        "MICS_DATA_DIRECTORY": str(folder),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    too_late = threading.Timer(DEADLINE_S, process.kill)
+    too_late.start()
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"running on (http://\S+)", line):
+                yield process, found[1]
+                break
+        else:
+            pytest.fail("the service never said where it runs")
+    finally:
+        too_late.cancel()
+        process.kill()
+        process.communicate()
+
+
+def test_sigterm_ends_the_service_though_a_stream_is_open(tmp_path: Path) -> None:
+    with running_process(tmp_path) as (process, url), httpx.Client(base_url=url) as client:
+        while client.get("/api/v1/jobs/by-hand").status_code == 404:
+            pass  # until the service has found it; the process has a deadline
+        with client.stream("GET", "/api/v1/jobs/by-hand/events") as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            # The stream is cut, not closed: nobody shall take it for a job's whole story.
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert "Application shutdown complete" in errors
+    assert "Traceback" not in errors
+    assert output == "connected: False torch: False\n"
+
+
+def test_the_service_never_loads_torch() -> None:
+    program = (
+        "import sys, service.serve, mics_core.cluster.gateway;"
+        "from service.app import build_app;"
+        "sys.exit(','.join(m for m in ('torch', 'transformers') if m in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, f"loaded: {done.stderr}"

@@ -1,0 +1,75 @@
+"""Watchers: bounded, independent of each other, and never without an event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import FakeSupervisor, specification
+
+from mics_core.spec import parse_job_spec
+from mics_core.spec.status import JobEvent
+from service.store import Store
+from service.watchers import Watcher, WatcherHub, follow_events
+
+SPEC = parse_job_spec(specification())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    store.add_job("a", SPEC, source="rest", created=1.0, reason="It was submitted.")
+    yield store
+    store.close()
+
+
+def played() -> list[JobEvent]:
+    supervisor = FakeSupervisor("a", SPEC)
+    supervisor.finish()
+    return supervisor.history
+
+
+def test_a_full_queue_is_dropped_and_said_to_be() -> None:
+    async def scenario() -> None:
+        watcher, history = Watcher(queue_length=3), played()
+        watcher.put(history[:2])
+        assert await watcher.take() == history[:2]
+        watcher.put(history[:2])
+        watcher.put(history[2:4])
+        watcher.put(history[4:5])
+        assert await watcher.take() is None
+        watcher.put(history[5:6])
+        assert await watcher.take() == history[5:6]
+
+    asyncio.run(scenario())
+
+
+def test_a_watcher_that_lags_reads_the_store_and_misses_nothing(store: Store) -> None:
+    async def scenario() -> list[JobEvent]:
+        hub, history, found = WatcherHub(queue_length=2), played(), list[JobEvent]()
+        store.append_events("a", history[:1])
+        async for event in follow_events(store, hub, "a", 0):
+            found.append(event)
+            if len(found) == 1:  # while this watcher is busy, everything else happens
+                for index in range(1, len(history)):
+                    hub.publish("a", store.append_events("a", history[index : index + 1]))
+        assert found == history
+        assert hub.num_watchers == 0
+        return found
+
+    assert asyncio.run(scenario())
+
+
+def test_a_watcher_that_leaves_is_forgotten(store: Store) -> None:
+    async def scenario() -> None:
+        hub = WatcherHub()
+        store.append_events("a", played()[:2])
+        following = follow_events(store, hub, "a", 0)
+        await anext(following)
+        assert hub.num_watchers == 1
+        await following.aclose()  # type: ignore[attr-defined]
+        assert hub.num_watchers == 0
+
+    asyncio.run(scenario())
