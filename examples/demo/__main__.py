@@ -78,7 +78,7 @@ def _start_service(stack: ExitStack, cluster: LocalCluster, folder: Path, port: 
     url = f"http://127.0.0.1:{port}"
     log = stack.enter_context((folder / "service.log").open("wb"))
     service = subprocess.Popen(
-        [sys.executable, "-m", "service.cli.main", "serve", "--port", str(port)],
+        [sys.executable, "-m", "service", "serve", "--port", str(port)],
         env=os.environ
         | {
             "MICS_DATA_DIRECTORY": str(folder),

@@ -30,6 +30,7 @@ from mics_core.cluster.names import NAMESPACE, SPEC_VARIABLE, supervisor_name
 from mics_core.errors import MicsError, SpecificationError
 from mics_core.spec import JobSpec, check_files, load_job_spec, parse_job_spec
 from mics_core.spec.status import (
+    CheckpointEvent,
     GenerationEvent,
     GroupEvent,
     JobEvent,
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         spec = _read_spec(options.job)
         check_files(spec)
         _connect(options.address)
-        state = run_job(options.job_id or new_job_id(spec.name), spec)
+        state = run_job(options.job_id or submission_id() or new_job_id(spec.name), spec)
     except MicsError as error:
         # The last line of a refused job's log is what the service shows for it.
         logger.error("%s: %s", type(error).__name__, error)
@@ -70,6 +71,19 @@ def new_job_id(name: str) -> str:
     """Return a fresh id that starts with the job's name."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "job"
     return f"{slug}-{uuid.uuid4().hex[:8]}"
+
+
+def submission_id() -> str | None:
+    """Return the id under which the Ray Jobs API knows this driver, if it started it.
+
+    A job sent by `ray job submit` is then found under the same id in Ray's tools and here.
+    """
+    try:
+        config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    except ValueError:
+        return None
+    found = config.get("metadata", {}).get("job_submission_id")
+    return found if isinstance(found, str) else None
 
 
 def run_job(job_id: str, spec: JobSpec) -> JobState:
@@ -174,6 +188,9 @@ def _log(event: JobEvent) -> None:
             )
         case ScaleEvent():
             logger.info("%d groups wanted: %s", event.wanted, event.reason)
+        case CheckpointEvent():
+            ending = f"failed: {event.error}" if event.error else "is complete"
+            logger.info("checkpoint %s %s", event.path, ending)
         case StepEvent(record=record):
             logger.info(
                 "step %d  loss %.4f  %.0f tokens/s  %d groups",

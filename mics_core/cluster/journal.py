@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from mics_core.spec.status import (
+    CheckpointEvent,
     GenerationEvent,
     GenerationRecord,
     GroupEvent,
@@ -78,6 +79,10 @@ class Journal:
     def scale(self, wanted: int, reason: str) -> None:
         """Enter a change of the wanted number of groups."""
         self._add(ScaleEvent(**self._stamp(), wanted=wanted, reason=reason))
+
+    def checkpoint(self, step: int, path: str, error: str) -> None:
+        """Enter a checkpoint that was written or failed."""
+        self._add(CheckpointEvent(**self._stamp(), step=step, path=path, error=error))
 
     def step(self, record: StepRecord) -> None:
         """Enter a committed step."""

@@ -17,8 +17,17 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from mics_core.cluster.messages import Committed, Ended, Entered, Failed, Message, ReplicationBroke
+from mics_core.cluster.messages import (
+    Checkpointed,
+    Committed,
+    Ended,
+    Entered,
+    Failed,
+    Message,
+    ReplicationBroke,
+)
 from mics_core.elastic.plan import GenerationPlan
+from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.summary import StepCommit
 from mics_core.errors import ClusterError
 
@@ -109,6 +118,10 @@ class SupervisorLink:
     def broken(self, generation: int, step: int, error: str) -> None:
         """Report that this worker's replication group broke."""
         self.send(ReplicationBroke(self._rank, generation, step, error))
+
+    def checkpointed(self, report: CheckpointReport) -> None:
+        """Report how a checkpoint ended."""
+        self.send(Checkpointed(self._rank, report.step, report.path, report.error))
 
     def failed(self, step: int, error: str, own_error: bool) -> None:
         """Report that this worker's loop ended with an error."""

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 from mics_core.engine.summary import StepCommit
 
-__all__ = ["Committed", "Ended", "Entered", "Failed", "Message", "Ready", "ReplicationBroke"]
+__all__ = [
+    "Checkpointed",
+    "Committed",
+    "Ended",
+    "Entered",
+    "Failed",
+    "Message",
+    "Ready",
+    "ReplicationBroke",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +91,14 @@ class Ended:
     finished: bool
 
 
-Message = Ready | Entered | Committed | ReplicationBroke | Failed | Ended
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """A checkpoint of the group ended; only rank 0 sends it."""
+
+    rank: int
+    step: int
+    path: str
+    error: str
+
+
+Message = Checkpointed | Ready | Entered | Committed | ReplicationBroke | Failed | Ended

@@ -15,6 +15,7 @@ from typing import Any
 from mics_core.cluster.groups import GroupRuns
 from mics_core.cluster.journal import Bell, Journal
 from mics_core.cluster.messages import (
+    Checkpointed,
     Committed,
     Ended,
     Entered,
@@ -206,6 +207,8 @@ class JobSupervisor:
                     reason = f"Rank {rank} lost a worker of its group at step {step}: {error}"
                 run.first_error = run.first_error or reason
                 self._tell(elastic.GroupLost(group_id, reason, own_error))
+            case Checkpointed(_, step, path, error):
+                self._journal.checkpoint(step, path, error)
             case Ended(rank, finished):
                 if rank == 0:
                     run.finished = finished

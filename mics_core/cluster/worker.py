@@ -80,7 +80,7 @@ class _Worker:
             device.type, (self._config.partition_size,), mesh_dim_names=("partition",)
         )
         assert dist.group.WORLD is not None
-        partition = PartitionGroup(mesh, dist.group.WORLD)
+        partition = PartitionGroup(mesh, dist.group.WORLD, dist.new_group(backend="gloo"))
 
         def build(initialise: bool) -> Trainer:
             self._trainer = build_trainer(spec, partition, device, initialise=initialise)

@@ -23,10 +23,12 @@ class PartitionGroup:
     Args:
         mesh: One-dimensional device mesh over the p workers, given to `fully_shard`.
         control: Process group over the same workers that carries host tensors.
+        background: Another one, for what goes on beside the steps: writing checkpoints.
     """
 
     mesh: DeviceMesh
     control: dist.ProcessGroup
+    background: dist.ProcessGroup
 
     @property
     def size(self) -> int:

@@ -84,12 +84,17 @@ class GroupEntered:
 
 @dataclass(frozen=True, slots=True)
 class GroupBroken:
-    """A replication group of a generation broke under a living group."""
+    """A replication group of a generation broke under a living group.
+
+    Args:
+        holds_state: Whether others could still copy from it; not if a copy broke half-way.
+    """
 
     group_id: int
     generation: int
     step: int
     error: str
+    holds_state: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,16 @@
-"""The ledger of samples: how often each place of each global batch went into a committed step."""
+"""The ledger of samples: how often each place of each global batch went into a committed step.
+
+A run has any number of steps, so the ledger keeps one entry for a run of consecutive steps that one
+generation committed with the same outcome, and counts shares as intervals: time and memory depend
+on the number of groups and of membership changes, not on the batch size or the number of steps.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 __all__ = ["SampleLedger", "SampleUse"]
 
@@ -22,6 +29,24 @@ class SampleUse:
     used: int
     repeated: int
 
+    def plus(self, other: SampleUse, times: int) -> SampleUse:
+        """Return the sum of these uses and `times` the others."""
+        return SampleUse(
+            self.due + times * other.due,
+            self.used + times * other.used,
+            self.repeated + times * other.repeated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Steps [first, stop) that one generation committed, each with the same use."""
+
+    first: int
+    stop: int
+    generation: int
+    use: SampleUse
+
 
 @dataclass(slots=True)
 class SampleLedger:
@@ -32,8 +57,9 @@ class SampleLedger:
     """
 
     global_batch_size: int
-    _generations: dict[int, int] = field(default_factory=dict)
-    _uses: dict[int, SampleUse] = field(default_factory=dict)
+    _stretches: list[_Stretch] = field(default_factory=list)
+    _void_step: int = 0
+    _void_generation: int = 0
     _total: SampleUse = SampleUse(0, 0, 0)
 
     def commit(self, step: int, generation: int, shares: Iterable[tuple[int, int]]) -> bool:
@@ -46,36 +72,67 @@ class SampleLedger:
 
         Returns:
             Whether the entry is new; false for a step of this or an older generation that is
-            already in the ledger, as every group reports the same commit.
+            already in the ledger, as every group reports the same commit, and for a late report
+            of a step that was forgotten.
         """
-        if self._generations.get(step, 0) >= generation:
+        if step >= self._void_step and generation <= self._void_generation:
+            return False
+        at = self._find(step)
+        known = self._stretches[at] if at >= 0 and step < self._stretches[at].stop else None
+        if known is not None and known.generation >= generation:
             return False
         use = self._count(shares)
-        self._add(self._uses.get(step), -1)
-        self._generations[step], self._uses[step] = generation, use
-        self._add(use, 1)
+        if known is not None:
+            self._cut_out(at, step)
+            at = self._find(step)
+        self._insert(at, step, generation, use)
+        self._total = self._total.plus(use, 1)
         return True
 
     def rewind(self, step: int) -> None:
         """Forget the steps from `step` on, because the run begins again there."""
-        for known in [number for number in self._uses if number >= step]:
-            self._add(self._uses.pop(known), -1)
-            del self._generations[known]
+        while self._stretches and self._stretches[-1].stop > step:
+            last = self._stretches.pop()
+            kept = max(0, step - last.first)
+            self._total = self._total.plus(last.use, kept - (last.stop - last.first))
+            if kept:
+                self._stretches.append(_Stretch(last.first, step, last.generation, last.use))
+            self._void_step = step
+            self._void_generation = max(self._void_generation, last.generation)
 
     @property
     def total(self) -> SampleUse:
         """Uses over all committed steps."""
         return self._total
 
-    def _count(self, shares: Iterable[tuple[int, int]]) -> SampleUse:
-        places = [place for first, number in shares for place in range(first, first + number)]
-        used = len(set(places) & set(range(self.global_batch_size)))
-        return SampleUse(self.global_batch_size, used, len(places) - len(set(places)))
+    def _find(self, step: int) -> int:
+        """Return the index of the last stretch that begins at `step` or before, or -1."""
+        return bisect_right(self._stretches, step, key=attrgetter("first")) - 1
 
-    def _add(self, use: SampleUse | None, sign: int) -> None:
-        if use is not None:
-            self._total = SampleUse(
-                self._total.due + sign * use.due,
-                self._total.used + sign * use.used,
-                self._total.repeated + sign * use.repeated,
-            )
+    def _cut_out(self, at: int, step: int) -> None:
+        """Take one step out of the stretch that holds it."""
+        old = self._stretches[at]
+        self._total = self._total.plus(old.use, -1)
+        parts = [(old.first, step), (step + 1, old.stop)]
+        self._stretches[at : at + 1] = [
+            _Stretch(first, stop, old.generation, old.use) for first, stop in parts if first < stop
+        ]
+
+    def _insert(self, after: int, step: int, generation: int, use: SampleUse) -> None:
+        before = self._stretches[after] if after >= 0 else None
+        if before and (before.stop, before.generation, before.use) == (step, generation, use):
+            self._stretches[after] = _Stretch(before.first, step + 1, generation, use)
+        else:
+            self._stretches.insert(after + 1, _Stretch(step, step + 1, generation, use))
+
+    def _count(self, shares: Iterable[tuple[int, int]]) -> SampleUse:
+        """Sweep over the shares by their first places."""
+        num_places = different = used = reached = 0
+        for index, (first, number) in enumerate(sorted(share for share in shares if share[1] > 0)):
+            stop = first + number
+            fresh = first if index == 0 else max(first, reached)
+            num_places += number
+            different += max(0, stop - fresh)
+            used += max(0, min(stop, self.global_batch_size) - max(fresh, 0))
+            reached = stop if index == 0 else max(reached, stop)
+        return SampleUse(self.global_batch_size, used, num_places - different)

@@ -4,15 +4,26 @@ Pure: no clock, no randomness, no I/O. The supervisor feeds it events with the t
 happened and carries out what it decides, so every sequence of events can be replayed in a test.
 
 [Note: who holds the state]
-A group holds the model states if it was launched to begin the run or has entered a generation. A
-generation is announced only if one of its members holds them; when the last such group is lost, the
-groups that waited to copy from it are useless and the run begins again.
+Until a group has entered a generation, every group is launched to begin the run, and any of them
+will do. From then on new groups are launched to copy. A group holds the trained state once it has
+entered a generation, until it reports that a copy broke under it. A joiner that was announced may
+have copied already, and is believed to until it says that the generation broke under it. When all
+who may hold the state are gone, the machine calls back a leaving group that does; without one the
+groups that waited to copy are useless and the run begins again, unless the last holder failed by
+its own error, which would only repeat itself.
+
+[Note: the end of the run]
+Every ending is told to the groups first and declared when the last of them is gone. The members
+learn of it from an empty generation. A run that finishes needs none as a rule, for all members
+commit the last step together. If that step broke under one of them, after others committed it and
+ended, its peers are gone for good: it is told to leave.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mics_core.elastic.back_off import BackOff
 from mics_core.elastic.events import (
     AnnounceGeneration,
     CancelRequested,
@@ -34,44 +45,12 @@ from mics_core.elastic.events import (
     Tick,
     WantedChanged,
 )
+from mics_core.elastic.roster import ALIVE, GONE, JOINED, Group, Rules
+from mics_core.elastic.wording import counted, named
 
 __all__ = ["Group", "MembershipMachine", "Rules"]
 
-_ALIVE = (GroupPhase.PLACING, GroupPhase.STARTING, GroupPhase.READY, GroupPhase.MEMBER)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The policy of a run.
-
-    Args:
-        minimum: Fewer groups than this and the run waits.
-        wanted: Groups wanted at the start.
-        start_grace_s: How long the first ready group waits for the others of the start.
-        silence_s: How long a member may take to answer after its generation broke under others.
-        max_failed_starts: Consecutive groups that may fail before training, with no group alive
-            that trains, until the run is given up.
-        back_off_s: Pause after the first failed start; it doubles with each further one.
-        max_back_off_s: Longest pause.
-    """
-
-    minimum: int
-    wanted: int
-    start_grace_s: float = 20.0
-    silence_s: float = 60.0
-    max_failed_starts: int = 3
-    back_off_s: float = 1.0
-    max_back_off_s: float = 60.0
-
-
-@dataclass(slots=True)
-class Group:
-    """What the machine knows of one partition group."""
-
-    group_id: int
-    phase: GroupPhase
-    reason: str
-    holds_state: bool
+_FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED)
 
 
 @dataclass(slots=True)
@@ -89,58 +68,52 @@ class MembershipMachine:
     groups: dict[int, Group] = field(default_factory=dict)
     generation: int = 0
     members: tuple[int, ...] = ()
-    _next_group_id: int = 0
-    _broken: dict[int, str] = field(default_factory=dict)
-    _broken_since: float | None = None
-    _first_ready: float | None = None
-    _failed_starts: int = 0
-    _first_error: str = ""
-    _launch_not_before: float = 0.0
+    _why_wanted: str = ""
+    _vacancies: list[str] = field(default_factory=list)
+    _starts: BackOff = field(init=False)
+    _has_trained: bool = False
+    _last_own_error: str = ""
+    _breaks: dict[int, float] = field(default_factory=dict)
+    _broken: dict[int, GroupBroken] = field(default_factory=dict)
+    _rebuilds: BackOff = field(init=False)
+    _rebuilt_step: int = -1
     _ending: SetRunPhase | None = None
-    _why_launch: str = ""
     _decisions: list[Decision] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.wanted = self.rules.wanted
+        self._starts = BackOff(self.rules.back_off_s, self.rules.max_back_off_s)
+        self._rebuilds = BackOff(self.rules.back_off_s, self.rules.max_back_off_s)
 
     def handle(self, event: Event, now: float) -> list[Decision]:
         """Take in one event and return what follows from it, in order.
 
-        Events about groups that are already gone are ignored, so late and doubled messages do no
-        harm.
+        Events about groups that are gone or unknown are ignored, so late and doubled messages do
+        no harm; so is everything after the final phase.
 
         Args:
             event: What happened.
             now: When, in seconds of a clock that never goes back.
         """
-        if self.phase in (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED):
+        if self.phase in _FINAL:
             return []
         match event:
             case StartRequested():
-                self._why_launch = f"The job wants {_groups(self.wanted)}."
+                self._start()
             case GroupPlaced(group_id):
-                self._move(
-                    group_id, GroupPhase.STARTING, "Nodes were found for it.", GroupPhase.PLACING
-                )
+                self._placed(group_id)
             case GroupReady(group_id):
-                if self._move(
-                    group_id,
-                    GroupPhase.READY,
-                    "Its workers have built their shards.",
-                    GroupPhase.PLACING,
-                    GroupPhase.STARTING,
-                ):
-                    self._first_ready = now if self._first_ready is None else self._first_ready
+                self._ready(group_id, now)
             case GroupEntered(group_id, generation, step):
                 self._entered(group_id, generation, step)
-            case GroupBroken(group_id, generation, step, error):
-                self._note_broken(group_id, generation, step, error, now)
+            case GroupBroken():
+                self._note_broken(event, now)
             case GroupLost(group_id, reason, own_error):
                 self._lost(group_id, reason, own_error, now)
             case GroupEnded(group_id, finished):
                 self._ended(group_id, finished, now)
             case WantedChanged(wanted, reason):
-                self.wanted, self._why_launch = wanted, reason
+                self._want(wanted, reason)
             case CancelRequested(reason):
                 self._end(RunPhase.CANCELLED, reason)
             case Tick():
@@ -151,81 +124,124 @@ class MembershipMachine:
 
     # What the events mean.
 
+    def _start(self) -> None:
+        if not self._why_wanted:
+            self._why_wanted = f"The job wants {counted(self.wanted)}."
+            self._set_phase(
+                RunPhase.PENDING,
+                f"Waiting for {counted(self.wanted)} to start; {self.rules.minimum} must be ready.",
+            )
+
+    def _want(self, wanted: int, reason: str) -> None:
+        assert wanted >= self.rules.minimum, (wanted, self.rules)
+        if self._ending is None:
+            self.wanted = wanted
+            if self._why_wanted:
+                self._why_wanted = reason
+
+    def _placed(self, group_id: int) -> None:
+        self._move(group_id, GroupPhase.STARTING, "Nodes were found for it.", GroupPhase.PLACING)
+
+    def _ready(self, group_id: int, now: float) -> None:
+        if self._move(
+            group_id,
+            GroupPhase.READY,
+            "Its workers have built their shards.",
+            GroupPhase.PLACING,
+            GroupPhase.STARTING,
+        ):
+            self.groups[group_id].ready_at = now
+
     def _entered(self, group_id: int, generation: int, step: int) -> None:
-        group = self.groups.get(group_id)
-        if group is None or group.phase not in (GroupPhase.READY, GroupPhase.MEMBER):
+        group = self._living(group_id)
+        if group is None or not 0 < group.joined <= generation <= self.generation:
             return
-        group.holds_state = True
-        self._failed_starts, self._launch_not_before = 0, 0.0
-        self._move(
+        if group.entered >= generation:
+            return
+        group.entered, group.holds_state = generation, True
+        self._has_trained = True
+        if self._move(
             group_id,
             GroupPhase.MEMBER,
             f"It trains since step {step} (generation {generation}).",
             GroupPhase.READY,
-        )
-        if generation == self.generation:
-            self._set_phase(RunPhase.RUNNING, f"Training with {_groups(len(self.members))}.")
+        ):
+            # Only a newcomer's success says that groups can start; survivors enter each generation.
+            self._starts.succeed()
+        if generation == self.generation and self._ending is None:
+            self._set_phase(RunPhase.RUNNING, f"Training with {counted(len(self.members))}.")
 
-    def _note_broken(
-        self, group_id: int, generation: int, step: int, error: str, now: float
-    ) -> None:
-        if generation != self.generation or group_id not in self.members or self._ending:
+    def _note_broken(self, event: GroupBroken, now: float) -> None:
+        group = self._living(event.group_id)
+        if group is None or not 0 < group.joined <= event.generation <= self.generation:
             return
-        self._broken[group_id] = f"Step {step} broke under {_named([group_id])}: {error}"
-        self._broken_since = now if self._broken_since is None else self._broken_since
+        group.broke = max(group.broke, event.generation)
+        if not event.holds_state:
+            group.holds_state = False
+        self._breaks.setdefault(event.generation, now)
+        if event.generation == self.generation and event.group_id in self.members:
+            self._broken.setdefault(event.group_id, event)
 
     def _evict_the_silent(self, now: float) -> None:
-        if self._broken_since is None or now - self._broken_since < self.rules.silence_s:
-            return
-        for group_id in [member for member in self.members if member not in self._broken]:
-            reason = (
-                f"It has not answered for {self.rules.silence_s:g} s since generation"
-                f" {self.generation} broke."
-            )
-            self._decisions.append(StopGroup(group_id, reason))
-            self._lost(group_id, reason, own_error=False, now=now)
+        """Evict members of a broken generation that do not answer.
+
+        In a generation that follows the broken one a member may be silent because it copies the
+        states; but a group that only has to leave has no such excuse.
+        """
+        due = [g for g, since in self._breaks.items() if now - since >= self.rules.silence_s]
+        for generation in due:
+            del self._breaks[generation]
+            for group in list(self.groups.values()):
+                only_leaves = group.phase == GroupPhase.LEAVING or self._ending is not None
+                expected = generation == self.generation or only_leaves
+                is_silent = 0 < group.joined <= generation and group.broke < generation
+                if group.phase not in GONE and expected and is_silent:
+                    reason = (
+                        f"It has not answered for {self.rules.silence_s:g} s since generation"
+                        f" {generation} broke."
+                    )
+                    self._lost(group.group_id, reason, own_error=False, now=now)
 
     def _lost(self, group_id: int, reason: str, own_error: bool, now: float) -> None:
-        group = self.groups.get(group_id)
-        if group is None or group.phase in (GroupPhase.LEFT, GroupPhase.LOST):
-            return
-        before = group.phase
-        self._move(group_id, GroupPhase.LOST, reason)
-        # Whatever is left of it must not go on: its processes are ended even if they seem gone.
-        self._decisions.append(StopGroup(group_id, reason))
-        if self._ending or before == GroupPhase.LEAVING:
-            return
-        self._why_launch = f"It replaces group {group_id}: {reason}"
-        if own_error and not self._first_error:
-            self._first_error = reason
-        if before == GroupPhase.MEMBER:
-            if own_error and not self._holders():
-                self._end(RunPhase.FAILED, f"No group is left, and the last one failed: {reason}")
-            return
-        self._failed_starts += 1
-        pause = self.rules.back_off_s * 2 ** (self._failed_starts - 1)
-        self._launch_not_before = now + min(pause, self.rules.max_back_off_s)
-        trains = any(other.phase == GroupPhase.MEMBER for other in self.groups.values())
-        if self._failed_starts >= self.rules.max_failed_starts and not trains:
-            self._end(
-                RunPhase.FAILED,
-                f"{self._failed_starts} groups failed before they could train. The first error:"
-                f" {self._first_error or reason}",
-            )
-
-    def _ended(self, group_id: int, finished: bool, now: float) -> None:
-        if finished:
-            self._move(
-                group_id, GroupPhase.LEFT, "All steps are done.", *_ALIVE, GroupPhase.LEAVING
-            )
-            if not self._ending:
-                self._end(RunPhase.FINISHED, "All steps are done.")
-            return
-        group = self.groups.get(group_id)
+        group = self._living(group_id)
         if group is None:
             return
-        if group.phase == GroupPhase.LEAVING or self._ending:
-            self._move(group_id, GroupPhase.LEFT, group.reason, *_ALIVE, GroupPhase.LEAVING)
+        before = group.phase
+        # Whatever is left of it must not go on: its processes are ended even if they seem gone.
+        self._remove(group, GroupPhase.LOST, reason)
+        if self._ending is not None or before == GroupPhase.LEAVING:
+            return
+        self._vacancies.append(f"It replaces group {group_id}: {reason}")
+        if before == GroupPhase.MEMBER:
+            self._last_own_error = reason if own_error else ""
+        else:
+            self._note_failed_start(group, reason, own_error, now)
+
+    def _note_failed_start(self, group: Group, reason: str, own_error: bool, now: float) -> None:
+        self._starts.fail(group.attempt, reason, own_error, now)
+        if self._in(GroupPhase.MEMBER):
+            return
+        failed, most = self._starts.failed, self.rules.max_failed_starts
+        error = f"The first error: {self._starts.first_error}"
+        if failed < most:
+            self._set_phase(
+                self.phase,
+                f"Attempt {failed} of {most} to start failed; the next begins after"
+                f" {self._starts.pause_s:g} s. {error}",
+            )
+        elif not self._in(GroupPhase.STARTING):
+            times = f", {failed} times in a row" if failed > 1 else ""
+            self._end(RunPhase.FAILED, f"Groups could not start{times}. {error}")
+
+    def _ended(self, group_id: int, finished: bool, now: float) -> None:
+        group = self._living(group_id)
+        if group is None:
+            return
+        if finished:
+            self._move(group_id, GroupPhase.LEFT, "All steps are done.")
+            self._end(RunPhase.FINISHED, "All steps are done.")
+        elif group.phase == GroupPhase.LEAVING or self._ending is not None:
+            self._move(group_id, GroupPhase.LEFT, group.reason)
         else:
             self._lost(group_id, "It ended without being asked to.", own_error=False, now=now)
 
@@ -233,154 +249,201 @@ class MembershipMachine:
 
     def _settle(self, now: float) -> None:
         if self._ending is None:
+            self._keep_the_state()
+        if self._ending is None and self._why_wanted:
             self._match_wanted(now)
             self._form_generation(now)
         if self._ending is not None:
             self._wind_down(self._ending)
 
+    def _keep_the_state(self) -> None:
+        """See [Note: who holds the state]."""
+        if not self._has_trained or any(self._may_hold(group) for group in self._in(*JOINED)):
+            return
+        leaving = [g for g in self._in(GroupPhase.LEAVING) if g.entered and g.holds_state]
+        if leaving:
+            self._move(
+                leaving[0].group_id,
+                GroupPhase.MEMBER,
+                "It is called back: no other group holds the model states.",
+            )
+        elif self._last_own_error:
+            self._end(
+                RunPhase.FAILED,
+                f"No group is left, and the last one failed: {self._last_own_error}",
+            )
+        else:
+            self._begin_again()
+
+    def _may_hold(self, group: Group) -> bool:
+        is_unheard = group.group_id in self.members and group.broke < self.generation
+        return is_unheard or (group.entered > 0 and group.holds_state)
+
+    def _begin_again(self) -> None:
+        reason = "Every group that held the model states is lost, so the run begins again."
+        for group in self._in(*ALIVE):
+            if not group.holds_state:
+                self._remove(group, GroupPhase.LEFT, reason)
+                self._vacancies.append(reason)
+            group.joined = 0
+        self.members, self._has_trained, self._rebuilt_step = (), False, -1
+        self._broken.clear()
+        self._set_phase(RunPhase.WAITING, reason)
+
     def _match_wanted(self, now: float) -> None:
-        alive = [group for group in self.groups.values() if group.phase in _ALIVE]
+        alive = self._in(*ALIVE)
         for group in self._surplus(alive, len(alive) - self.wanted):
-            reason = f"{_groups(self.wanted)} are wanted: {self._why_launch}"
-            if group.phase == GroupPhase.MEMBER or group.group_id in self.members:
+            verb = "is" if self.wanted == 1 else "are"
+            reason = f"{counted(self.wanted)} {verb} wanted: {self._why_wanted}"
+            if group.joined:
                 self._move(group.group_id, GroupPhase.LEAVING, reason)
             else:
-                self._move(group.group_id, GroupPhase.LEFT, reason)
-                self._decisions.append(StopGroup(group.group_id, reason))
-        if now >= self._launch_not_before:
-            for _ in range(self.wanted - len(alive)):
-                self._launch()
+                self._remove(group, GroupPhase.LEFT, reason)
+        missing = max(0, self.wanted - len(alive))
+        del self._vacancies[missing:]
+        if now >= self._starts.not_before:
+            for _ in range(missing):
+                self._launch(self._vacancies.pop(0) if self._vacancies else self._why_wanted)
 
     @staticmethod
     def _surplus(alive: list[Group], number: int) -> list[Group]:
         """Choose who goes: first those that do not train yet, then the youngest."""
-        order = sorted(alive, key=lambda group: (_ALIVE.index(group.phase), -group.group_id))
+        order = sorted(alive, key=lambda group: (ALIVE.index(group.phase), -group.group_id))
         return order[: max(0, number)]
 
-    def _launch(self) -> None:
-        group_id, self._next_group_id = self._next_group_id, self._next_group_id + 1
-        begins_run = self.generation == 0 or not self._holders()
-        self.groups[group_id] = Group(group_id, GroupPhase.PLACING, self._why_launch, begins_run)
-        self._decisions.append(LaunchGroup(group_id, begins_run, self._why_launch))
-        self._decisions.append(MarkGroup(group_id, GroupPhase.PLACING, self._why_launch))
-
-    def _holders(self) -> list[Group]:
-        return [
-            group
-            for group in self.groups.values()
-            if group.holds_state and group.phase in (*_ALIVE, GroupPhase.LEAVING)
-        ]
+    def _launch(self, reason: str) -> None:
+        group_id = len(self.groups)
+        begins_run = not self._has_trained
+        self.groups[group_id] = Group(
+            group_id, GroupPhase.PLACING, reason, begins_run, self._starts.failed
+        )
+        self._decisions.append(LaunchGroup(group_id, begins_run, reason))
+        self._decisions.append(MarkGroup(group_id, GroupPhase.PLACING, reason))
 
     def _form_generation(self, now: float) -> None:
-        joined = (GroupPhase.READY, GroupPhase.MEMBER)
-        staying = [group_id for group_id in self.members if self.groups[group_id].phase in joined]
-        new = [
-            group_id
-            for group_id, group in self.groups.items()
-            if group.phase == GroupPhase.READY and group_id not in staying
-        ]
-        wished = (*staying, *new)
-        rebuild = bool(self.members) and set(self._broken) >= set(self.members)
-        if wished == self.members and not rebuild:
-            return
-        if not self.members and not self._start_is_due(new, now):
-            return
-        if len(wished) < self.rules.minimum:
-            if self.generation:
-                self._set_phase(
-                    RunPhase.WAITING,
-                    f"{_groups(len(wished))} alive, {self.rules.minimum} needed."
-                    f" {self._why_launch}",
-                )
-            return
-        if not any(self.groups[group_id].holds_state for group_id in wished):
-            self._begin_again(wished)
-            return
-        self._announce(wished, self._reason_for(staying, new, rebuild))
+        # Survivors keep their order, so that their micro-batches move as little as can be.
+        staying = [member for member in self.members if self.groups[member].phase in JOINED]
+        known = set(staying)
+        new = [group for group in self._in(*JOINED) if group.group_id not in known]
+        wished = (*staying, *(group.group_id for group in new))
+        if not staying and not self._has_trained:
+            self.members = ()  # whoever was to begin is gone: it is a start as the first was
+        if not self.members:
+            if self._start_is_due(new, now):
+                again = " again" if self.generation else ""
+                self._announce(wished, f"Training begins{again} with {named(wished)}.")
+        elif wished == self.members:
+            self._rebuild_if_broken(now)
+        elif len(wished) < self.rules.minimum:
+            verbs = ("is", "is") if len(wished) == 1 else ("are", "are")
+            self._set_phase(
+                RunPhase.WAITING,
+                f"{counted(len(wished))} {verbs[0]} ready, {self.rules.minimum} needed."
+                f" {self._why_gone()}".rstrip(),
+            )
+        else:
+            self._announce(wished, f"{self._why_gone()} {_why_new(new)}".strip())
 
-    def _start_is_due(self, ready: list[int], now: float) -> bool:
+    def _start_is_due(self, ready: list[Group], now: float) -> bool:
         """Whether to begin with the groups that are there, or to wait for more."""
         if len(ready) < self.rules.minimum:
             return False
-        waited = (
-            self._first_ready is not None and now - self._first_ready >= self.rules.start_grace_s
-        )
-        return len(ready) >= self.wanted or waited
+        waited_s = now - min(group.ready_at for group in ready)
+        return len(ready) >= self.wanted or waited_s >= self.rules.start_grace_s
 
-    def _reason_for(self, staying: list[int], new: list[int], rebuild: bool) -> str:
+    def _rebuild_if_broken(self, now: float) -> None:
+        """Announce the same members again once all of them report that the generation broke.
+
+        At once when a step breaks for the first time; with growing pauses when the groups cannot
+        get past it.
+        """
+        if len(self._broken) < len(self.members):
+            return
+        first = self._broken[self.members[0]]
+        step = max(event.step for event in self._broken.values())
+        what = f"Step {first.step} broke under group {first.group_id}: {first.error}"
+        if step > self._rebuilt_step:
+            self._rebuilds.succeed()
+        elif now < self._rebuilds.not_before:
+            times = "once" if self._rebuilds.failed == 1 else f"{self._rebuilds.failed} times"
+            self._set_phase(
+                RunPhase.WAITING,
+                "All groups are alive, but reconnecting them has not helped"
+                f" {times}; they try again after {self._rebuilds.pause_s:g} s. {what}",
+            )
+            return
+        self._rebuilt_step = step
+        self._rebuilds.fail(self._rebuilds.failed, first.error, own_error=False, now=now)
+        self._announce(self.members, f"All groups are alive, but their connections broke. {what}")
+
+    def _why_gone(self) -> str:
         parts = []
         for group_id in self.members:
             group = self.groups[group_id]
             if group.phase == GroupPhase.LOST:
                 parts.append(f"Group {group_id} was lost: {group.reason}")
-            elif group.phase == GroupPhase.LEAVING:
+            elif group.phase not in JOINED:
                 parts.append(f"Group {group_id} leaves: {group.reason}")
-        if new and self.generation == 0:
-            parts.append(f"Training begins with {_named(new)}.")
-        elif new:
-            parts.append(
-                f"{_named(new).capitalize()} joins."
-                if len(new) == 1
-                else f"{_named(new).capitalize()} join."
-            )
-        if rebuild and not parts:
-            parts.append(
-                f"All groups are alive, but their connections broke. {self._broken[staying[0]]}"
-            )
         return " ".join(parts)
 
     def _announce(self, groups: tuple[int, ...], reason: str) -> None:
         self.generation += 1
         self.members = groups
-        self._broken, self._broken_since = {}, None
+        self._broken.clear()
+        for group_id in groups:
+            self.groups[group_id].joined = self.groups[group_id].joined or self.generation
         self._decisions.append(AnnounceGeneration(self.generation, groups, reason))
-
-    def _begin_again(self, useless: tuple[int, ...]) -> None:
-        """No living group holds the model states, see [Note: who holds the state]."""
-        reason = "Every group that held the model states is lost, so the run begins again."
-        self._why_launch = reason
-        for group_id in useless:
-            self._move(group_id, GroupPhase.LEFT, reason)
-            self._decisions.append(StopGroup(group_id, reason))
-        self.members, self._first_ready = (), None
-        self._set_phase(RunPhase.WAITING, reason)
-        for _ in range(self.wanted):
-            self._launch()
 
     # The end of the run.
 
     def _end(self, phase: RunPhase, reason: str) -> None:
+        """Begin the ending that comes first, see [Note: the end of the run]."""
+        if self._ending is not None:
+            return
         self._ending = SetRunPhase(phase, reason)
-        for group in list(self.groups.values()):
-            if group.phase in (GroupPhase.PLACING, GroupPhase.STARTING, GroupPhase.READY):
-                if phase == RunPhase.CANCELLED and group.group_id in self.members:
-                    continue  # it waits for its first step, and learns of the end there
-                self._move(group.group_id, GroupPhase.LEFT, reason)
-                self._decisions.append(StopGroup(group.group_id, reason))
-        if phase == RunPhase.CANCELLED and self.members:
-            for group_id in self.members:
-                self._move(group_id, GroupPhase.LEAVING, reason, *_ALIVE)
-            self._announce((), reason)
-        elif phase == RunPhase.FAILED:
-            for group_id in self.members:
-                if self.groups[group_id].phase in (*_ALIVE, GroupPhase.LEAVING):
-                    self._move(group_id, GroupPhase.LEFT, reason)
-                    self._decisions.append(StopGroup(group_id, reason))
+        for group in self._in(*ALIVE, GroupPhase.LEAVING):
+            trains = group.phase in (GroupPhase.MEMBER, GroupPhase.LEAVING)
+            if phase == RunPhase.CANCELLED and group.joined:
+                self._move(group.group_id, GroupPhase.LEAVING, reason)
+            elif phase == RunPhase.FAILED or not trains:
+                self._remove(group, GroupPhase.LEFT, reason)
 
     def _wind_down(self, ending: SetRunPhase) -> None:
-        """Declare the end once no group is left."""
-        if not any(group.phase in (*_ALIVE, GroupPhase.LEAVING) for group in self.groups.values()):
+        """Tell the members, and declare the end once no group is left."""
+        remaining = self._in(*ALIVE, GroupPhase.LEAVING)
+        if not remaining:
             self._set_phase(ending.phase, ending.reason)
+        elif self.members and (
+            ending.phase == RunPhase.CANCELLED or any(self._is_stranded(g) for g in remaining)
+        ):
+            self._announce((), ending.reason)
+
+    def _is_stranded(self, group: Group) -> bool:
+        """Whether a group cannot finish with the others, for they have ended or went on."""
+        return group.phase == GroupPhase.MEMBER and (
+            group.entered < self.generation or group.group_id in self._broken
+        )
 
     # Small changes.
 
-    def _move(self, group_id: int, to: GroupPhase, reason: str, *only_from: GroupPhase) -> bool:
+    def _in(self, *phases: GroupPhase) -> list[Group]:
+        return [group for group in self.groups.values() if group.phase in phases]
+
+    def _living(self, group_id: int) -> Group | None:
         group = self.groups.get(group_id)
+        return group if group is not None and group.phase not in GONE else None
+
+    def _move(self, group_id: int, to: GroupPhase, reason: str, *only_from: GroupPhase) -> bool:
+        group = self._living(group_id)
         if group is None or group.phase == to or (only_from and group.phase not in only_from):
             return False
         group.phase, group.reason = to, reason
         self._decisions.append(MarkGroup(group_id, to, reason))
         return True
+
+    def _remove(self, group: Group, to: GroupPhase, reason: str) -> None:
+        self._move(group.group_id, to, reason)
+        self._decisions.append(StopGroup(group.group_id, reason))
 
     def _set_phase(self, phase: RunPhase, reason: str) -> None:
         if (phase, reason) != (self.phase, self.reason):
@@ -388,12 +451,10 @@ class MembershipMachine:
             self._decisions.append(SetRunPhase(phase, reason))
 
 
-def _groups(number: int) -> str:
-    return f"{number} partition group{'' if number == 1 else 's'}"
-
-
-def _named(group_ids: list[int]) -> str:
-    names = [str(group_id) for group_id in group_ids]
-    if len(names) == 1:
-        return f"group {names[0]}"
-    return f"groups {', '.join(names[:-1])} and {names[-1]}"
+def _why_new(new: list[Group]) -> str:
+    """Say who joins, and who was on its way out and is called back."""
+    joins = [group.group_id for group in new if group.phase == GroupPhase.READY]
+    parts = [f"Group {g.group_id} stays: {g.reason}" for g in new if g.phase == GroupPhase.MEMBER]
+    if joins:
+        parts.append(f"{named(joins).capitalize()} join{'s' if len(joins) == 1 else ''}.")
+    return " ".join(parts)

@@ -7,6 +7,7 @@ import torch
 from mics_core.comm.partition import PartitionGroup
 from mics_core.data.samples import Samples
 from mics_core.data.sources import build_samples
+from mics_core.engine.checkpoint import restore_newest
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.optimizer import build_optimizer
 from mics_core.engine.sharding import ShardingOptions, shard_model
@@ -33,12 +34,13 @@ def build_trainer(
         partition: The worker's partition group.
         device: Where the shards live.
         samples: The training data, when the caller holds it already.
-        initialise: Whether to draw initial weights. A worker that will copy its state from peers
-            does without.
+        initialise: Whether to draw initial weights, or to restore the newest checkpoint. A worker
+            that will copy its state from peers does without.
 
     Raises:
         SpecificationError: The model cannot be built.
         DataError: The data cannot be read or holds no sample.
+        CheckpointError: The newest checkpoint cannot be loaded.
     """
     training = spec.training
     options = ShardingOptions(
@@ -52,4 +54,7 @@ def build_trainer(
     optimizer = build_optimizer(model, training.optimizer)
     if samples is None:
         samples = build_samples(spec)
-    return Trainer(spec, model, optimizer, samples, partition, device)
+    trainer = Trainer(spec, model, optimizer, samples, partition, device)
+    if initialise:
+        trainer.committed_steps = restore_newest(spec.checkpoint, partition, model, optimizer)
+    return trainer

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from mics_core.comm.replication import Member, ReplicationGroup, connect
 from mics_core.elastic.plan import GenerationPlan
+from mics_core.engine.checkpoint import Checkpointer
 from mics_core.engine.membership import Membership
 from mics_core.engine.state import state_tensors
 from mics_core.engine.trainer import StepBroken, Trainer
@@ -58,7 +59,6 @@ def train(
     *,
     begins_run: bool,
     options: LoopOptions | None = None,
-    first_step: int = 0,
 ) -> Ending:
     """Train until the last step, or until this worker's partition group is asked to leave.
 
@@ -70,11 +70,11 @@ def train(
         begins_run: Whether this group may start the run. A group that joins a running one builds
             its model without initial weights and copies everything from its peers.
         options: Limits.
-        first_step: Step at which the run begins, when `build` restored a checkpoint.
     """
     options = options or LoopOptions()
     trainer = build(begins_run)
-    progress = _Progress(first_step if begins_run else 0, has_state=begins_run)
+    progress = _Progress(trainer.committed_steps, has_state=begins_run)
+    checkpointer = Checkpointer(trainer.spec.checkpoint, trainer.partition, membership.checkpointed)
     plan = _next_plan(trainer, membership, after=0)
     replication: ReplicationGroup | None = None
     try:
@@ -88,9 +88,10 @@ def train(
                 plan = _next_plan(trainer, membership, after=plan.number)
                 continue
             membership.entered(plan.number, progress.step)
-            switch_to = _run_steps(trainer, membership, plan, replication, progress)
+            switch_to = _run_steps(trainer, membership, checkpointer, plan, replication, progress)
             replication.close()
             if switch_to is None:
+                checkpointer.wait()
                 return Ending.FINISHED
             plan = (
                 _next_plan(trainer, membership, after=plan.number)
@@ -105,6 +106,7 @@ def train(
 def _run_steps(
     trainer: Trainer,
     membership: Membership,
+    checkpointer: Checkpointer,
     plan: GenerationPlan,
     replication: ReplicationGroup,
     progress: _Progress,
@@ -125,6 +127,11 @@ def _run_steps(
         progress.step += 1
         trainer.committed_steps = progress.step
         membership.committed(outcome)
+        # One group writes for all: every group holds the same model states.
+        if replication.rank == 0 and checkpointer.is_due(
+            progress.step, trainer.spec.training.steps
+        ):
+            checkpointer.save(progress.step, trainer.model, trainer.optimizer)
         if progress.step < trainer.spec.training.steps and (
             outcome.pending_generation > plan.number
         ):

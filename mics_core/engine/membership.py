@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mics_core.elastic.plan import GenerationPlan
+from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.summary import StepCommit
 
 __all__ = ["Membership", "StaticMembership"]
@@ -17,7 +18,7 @@ __all__ = ["Membership", "StaticMembership"]
 class Membership(Protocol):
     """The supervisor as a worker sees it.
 
-    Only `pending` and the three reports are used while steps run, and none of them waits for a
+    Only `pending` and the reports are used while steps run, and none of them waits for a
     message. `next_plan` and `plan` may wait; they are called between generations.
     """
 
@@ -43,6 +44,9 @@ class Membership(Protocol):
     def broken(self, generation: int, step: int, error: str) -> None:
         """Report that this worker's replication group broke."""
 
+    def checkpointed(self, report: CheckpointReport) -> None:
+        """Report how a checkpoint ended; called from another thread."""
+
 
 class StaticMembership:
     """One generation that never changes."""
@@ -51,6 +55,7 @@ class StaticMembership:
         self._plan = plan
         self._group_id = group_id
         self.commits: list[StepCommit] = []
+        self.checkpoints: list[CheckpointReport] = []
 
     @property
     def group_id(self) -> int:
@@ -88,3 +93,7 @@ class StaticMembership:
 
     def broken(self, generation: int, step: int, error: str) -> None:
         """Do nothing: `next_plan` says what follows."""
+
+    def checkpointed(self, report: CheckpointReport) -> None:
+        """Keep the report."""
+        self.checkpoints.append(report)

@@ -42,14 +42,17 @@ def form_partition_group(ranks: list[list[int]], device: torch.device) -> Partit
     """
     rank = dist.get_rank()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    mine: dist.ProcessGroup | None = None
+    mine: PartitionGroup | None = None
     for members in ranks:
-        group = dist.new_group(members, backend=backend)
+        group, background = (
+            dist.new_group(members, backend=backend),
+            dist.new_group(members, backend="gloo"),
+        )
         if rank in members:
-            mine = group
+            mesh = DeviceMesh.from_group(group, device.type, mesh_dim_names=("partition",))
+            mine = PartitionGroup(mesh, group, background)
     assert mine is not None, "every rank belongs to a partition group"
-    mesh = DeviceMesh.from_group(mine, device.type, mesh_dim_names=("partition",))
-    return PartitionGroup(mesh, mine)
+    return mine
 
 
 def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:

@@ -243,8 +243,22 @@ class ScaleEvent(StatusModel):
     reason: str
 
 
+class CheckpointEvent(StatusModel):
+    """A checkpoint was written, or failed; the run goes on either way."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    sequence: int
+    time: float
+    step: int
+    """Steps committed in it."""
+    path: str
+    """Its folder."""
+    error: str
+    """What went wrong, or empty if it is complete."""
+
+
 JobEvent = Annotated[
-    StateEvent | GroupEvent | GenerationEvent | StepEvent | ScaleEvent,
+    StateEvent | GroupEvent | GenerationEvent | StepEvent | ScaleEvent | CheckpointEvent,
     Field(discriminator="kind"),
 ]
 """One entry of a job's event stream. `sequence` counts 1, 2, 3, … without a gap in each job."""

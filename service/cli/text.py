@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from mics_core.spec.status import (
+    CheckpointEvent,
     GenerationEvent,
     GenerationRecord,
     GroupEvent,
@@ -105,6 +106,9 @@ def event_sentence(event: JobEvent) -> str:
             return _generation_sentence(event.generation)
         case ScaleEvent():
             return f"wanted {event.wanted}: {event.reason}"
+        case CheckpointEvent():
+            ending = f"failed: {event.error}" if event.error else "is complete"
+            return f"checkpoint of step {event.step} {ending} ({event.path})"
         case StepEvent():
             record = event.record
             return (

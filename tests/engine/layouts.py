@@ -47,7 +47,11 @@ def train_over_groups(spec: JobSpec, num_groups: int, partition_size: int) -> di
         trainers.append(build_trainer(spec, partition, device, initialise=initialise))
         return trainers[0]
 
-    train(build, membership, begins_run=True)
+    try:
+        train(build, membership, begins_run=True)
+    except Exception:
+        dist.barrier()  # the others wait there
+        raise
     model = trainers[0].model
     # Activation checkpointing wraps blocks, which shows in the names.
     whole = {
@@ -63,6 +67,7 @@ def train_over_groups(spec: JobSpec, num_groups: int, partition_size: int) -> di
         "norms": [commit.gradient_norm for commit in membership.commits],
         "shares": [commit.shares for commit in membership.commits],
         "digest": digest.hexdigest(),
+        "checkpoints": membership.checkpoints,
         "parameters": whole if rank == 0 else None,
     }
 

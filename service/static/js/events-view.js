@@ -62,6 +62,10 @@ function wordsOf(event) {
       };
     case "scale":
       return { what: `${numGroups(event.wanted)} wanted`, why: event.reason, tone: "plain" };
+    case "checkpoint":
+      return event.error
+        ? { what: `Checkpoint of step ${count(event.step)} failed`, why: event.error, tone: "bad" }
+        : { what: `Checkpoint of step ${count(event.step)}`, why: event.path, tone: "plain" };
     default: {
       const { number, groups, reason, step } = event.generation;
       const when = step === null ? "announced" : `from step ${count(step)}`;

@@ -1,0 +1,34 @@
+# Every target makes .venv with the exact tested versions when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint pure venv clean
+
+demo: $(STAMP)  ## train, scale and lose a node on this machine; KEEP=1 stays up until Ctrl-C
+	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
+
+test: lint  ## linters, types and all tests
+	$(BIN)/python -m pytest
+
+pure: $(STAMP)  ## the tests that need neither torch nor Ray
+	$(BIN)/python -m pytest -m pure tests/spec tests/data tests/planner tests/elastic tests/test_layers.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mics-elastic needs Python 3.11 or newer; name one with PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""The policy of a run, and what the membership machine knows of each partition group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mics_core.elastic.events import GroupPhase
+
+__all__ = ["ALIVE", "GONE", "JOINED", "Group", "Rules"]
+
+GONE = (GroupPhase.LEFT, GroupPhase.LOST)
+# In the order in which surplus groups are let go.
+ALIVE = (GroupPhase.PLACING, GroupPhase.STARTING, GroupPhase.READY, GroupPhase.MEMBER)
+JOINED = (GroupPhase.READY, GroupPhase.MEMBER)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The policy of a run.
+
+    Args:
+        minimum: Fewer groups than this and the run waits; at least 1.
+        wanted: Groups wanted at the start; never below `minimum`.
+        start_grace_s: How long the first ready group waits for the others of the start.
+        silence_s: How long a member may take to answer after its generation broke under others.
+        max_failed_starts: Attempts in a row to start groups that may fail, with no group alive
+            that trains, until the run is given up. Groups launched side by side are one attempt.
+        back_off_s: Pause after the first failed attempt; it doubles with each further one.
+        max_back_off_s: Longest pause.
+    """
+
+    minimum: int
+    wanted: int
+    start_grace_s: float = 20.0
+    silence_s: float = 60.0
+    max_failed_starts: int = 3
+    back_off_s: float = 1.0
+    max_back_off_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Group:
+    """What the machine knows of one partition group.
+
+    Args:
+        group_id: Its id, never used twice.
+        phase: Where it stands.
+        reason: Why it stands there.
+        holds_state: Whether others could copy from it, see [Note: who holds the state].
+        attempt: Attempts to start a group that had failed in a row when it was launched.
+        ready_at: When its workers were ready.
+        joined: First generation that names it; 0 before.
+        entered: Newest generation that it has entered.
+        broke: Newest generation that it reports broken.
+    """
+
+    group_id: int
+    phase: GroupPhase
+    reason: str
+    holds_state: bool
+    attempt: int
+    ready_at: float = 0.0
+    joined: int = 0
+    entered: int = 0
+    broke: int = 0

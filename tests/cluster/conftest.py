@@ -1,0 +1,63 @@
+"""A Ray cluster for each test module, with the number of nodes that the module asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from mics_core.cluster.local import LocalCluster
+from mics_core.cluster.names import NAMESPACE
+from mics_core.spec import JobSpec
+from tests.cluster.control import Control
+from tests.cluster.jobs import recorded_job
+from tests.cluster.leftovers import Leftovers
+from tests.cluster.running import RunningJob
+
+WORKERS_PER_NODE = 2
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
+    """A head and `NUM_NODES` nodes of two workers, this process connected to it.
+
+    At its end, nothing that it started may be left.
+    """
+    leftovers = Leftovers()
+    with pytest.MonkeyPatch.context() as environment:
+        # The workers import the users' code of these tests as any code on their path.
+        path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment.setenv("PYTHONPATH", os.pathsep.join(path))
+        environment.delenv("RAY_ADDRESS", raising=False)
+        with LocalCluster(request.module.NUM_NODES, WORKERS_PER_NODE) as cluster:
+            ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
+            try:
+                yield cluster
+            finally:
+                leftovers.look(cluster.address, cluster.dashboard_url)
+                ray.shutdown()
+    leftovers.check()
+
+
+StartJob = Callable[..., RunningJob]
+
+
+@pytest.fixture(scope="module")
+def start_job(
+    cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartJob]:
+    """Starts `recorded_job`s; those that still run at the module's end are ended."""
+    with ExitStack() as running:
+
+        def start(steps: int, **changes: Any) -> RunningJob:
+            folder = tmp_path_factory.mktemp("job")
+            spec: JobSpec = recorded_job(folder, steps, **changes)
+            return running.enter_context(RunningJob(spec, Control(folder)))
+
+        yield start

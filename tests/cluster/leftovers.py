@@ -1,0 +1,68 @@
+"""Checks that a cluster which has ended left nothing behind: no process, no open port."""
+
+from __future__ import annotations
+
+import os
+import socket
+from urllib.parse import urlsplit
+
+import psutil
+
+from tests.cluster.running import eventually
+
+GONE_WITHIN_S = 20.0
+
+
+class Leftovers:
+    """Watches what this test process starts, from now on."""
+
+    def __init__(self) -> None:
+        self._before = set(_descendants())
+        self._seen: set[psutil.Process] = set()
+        self._addresses: set[str] = set()
+
+    def look(self, *addresses: str) -> None:
+        """Remember every process that runs now below this one, and addresses in use."""
+        self._seen |= set(_descendants()) - self._before
+        self._addresses |= set(addresses)
+
+    def check(self) -> None:
+        """Fail unless every process is gone and every port closed."""
+        assert self._seen, "no process was seen, so this check would prove nothing"
+
+        def alive() -> list[psutil.Process]:
+            now = self._seen | (set(_descendants()) - self._before)
+            return [process for process in now if _lives(process)]
+
+        eventually(
+            lambda: not alive(), f"the end of {[_described(p) for p in alive()]}", GONE_WITHIN_S
+        )
+        still_open = [address for address in self._addresses if _is_open(address)]
+        assert not still_open, f"somebody still listens on {still_open}"
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process(os.getpid()).children(recursive=True)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        # is_running() compares the start time too: another process with the same id is not it.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _described(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())[:60]}"
+    except psutil.Error:
+        return f"{process.pid} (gone)"
+
+
+def _is_open(address: str) -> bool:
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    assert parts.hostname is not None
+    assert parts.port is not None
+    with socket.socket() as probe:
+        return probe.connect_ex((parts.hostname, parts.port)) == 0

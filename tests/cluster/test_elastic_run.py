@@ -1,0 +1,165 @@
+"""One run in which a partition group joins and a node is lost, compared with one plain process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from mics_core.cluster.local import LocalCluster
+from mics_core.spec import JobSpec
+from mics_core.spec.status import (
+    GenerationEvent,
+    GroupState,
+    JobEvent,
+    JobState,
+    JobStatus,
+    StepRecord,
+)
+from tests.cluster.conftest import StartJob
+from tests.cluster.jobs import GLOBAL_BATCH_SIZE, gold_losses
+from tests.cluster.recording_data import Reads
+
+pytestmark = pytest.mark.cluster
+
+NUM_NODES = 3
+STEPS = 30
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened."""
+
+    spec: JobSpec
+    status: JobStatus
+    returned: JobState | None
+    events: list[JobEvent]
+    steps: list[StepRecord]
+    reads: Reads
+    pids_at_start: list[int]
+    pids_of_killed_node: list[int]
+    killed_at: int
+
+    def pids(self, group_id: int) -> list[int]:
+        return [worker.pid for worker in self.status.groups[group_id].workers]
+
+
+@pytest.fixture(scope="module")
+def story(cluster: LocalCluster, start_job: StartJob) -> Story:
+    """Two groups train; one more joins; the node of the second is lost; the others end the run."""
+    job = start_job(STEPS)
+    job.train_to(2)
+    pids_at_start = job.pids(0)
+    job.scale(3)
+    job.train_to(5)
+    job.wait_until(
+        lambda job: job.group_events(2, GroupState.READY), "a third group that is ready"
+    )
+    job.train_until(lambda job: job.has_entered(0, 1, 2), "the entry of the third group")
+    job.train_to(job.control.allowed + 2)
+    # All workers are held while they read the next step, or will be.
+    killed_at = job.control.allowed + 1
+    pids_of_killed_node = cluster.kill_node(job.node_of(1))
+    status = job.train_to_the_end()
+    return Story(
+        spec=job.spec,
+        status=status,
+        returned=job.returned,
+        events=job.events,
+        steps=job.steps,
+        reads=Reads(job.control.folder, STEPS, GLOBAL_BATCH_SIZE),
+        pids_at_start=pids_at_start,
+        pids_of_killed_node=pids_of_killed_node,
+        killed_at=killed_at,
+    )
+
+
+def test_the_run_finishes_with_the_two_groups_that_are_left(story: Story) -> None:
+    assert (story.status.state, story.returned) == (JobState.FINISHED, JobState.FINISHED)
+    assert story.status.reason == "All steps are done."
+    assert story.steps[-1].num_groups == 2
+
+
+def test_every_loss_is_that_of_one_undisturbed_process(story: Story) -> None:
+    gold = gold_losses(story.spec)
+    assert [step.loss for step in story.steps] == pytest.approx(gold, rel=1e-5)
+    assert gold[-1] < 0.8 * gold[0], "nothing was learned, so equal losses prove little"
+
+
+def test_every_step_is_committed_once_and_in_order(story: Story) -> None:
+    assert [step.step for step in story.steps] == list(range(STEPS))
+
+
+def test_the_events_are_numbered_without_a_gap(story: Story) -> None:
+    numbers = [event.sequence for event in story.events]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_the_ledger_counts_every_sample_once(story: Story) -> None:
+    samples = story.status.samples
+    assert (samples.due, samples.used) == (STEPS * GLOBAL_BATCH_SIZE, STEPS * GLOBAL_BATCH_SIZE)
+    assert samples.repeated == 0
+
+
+def test_the_committed_attempt_of_every_step_read_each_sample_exactly_once(story: Story) -> None:
+    """Seen by the data itself: the last attempts of the workers that committed the step."""
+    groups_of = {record.number: record.groups for record in story.status.generations}
+    for step in story.steps:
+        members = [pid for group in groups_of[step.generation] for pid in story.pids(group)]
+        attempts = [story.reads.of_last_attempt(step.step, pid) for pid in members]
+        assert all(attempts), f"a member of step {step.step} read nothing: {attempts}"
+        read = sorted(place for attempt in attempts for place in attempt)
+        assert read == list(range(GLOBAL_BATCH_SIZE)), f"step {step.step}: {attempts}"
+
+
+def test_only_the_step_of_the_loss_is_redone(story: Story) -> None:
+    """Over all processes, the dead ones too: no other sample was read twice."""
+    once = list(range(GLOBAL_BATCH_SIZE))
+    repeated = [step for step in range(STEPS) if story.reads.of_step(step) != once]
+    assert repeated == [story.killed_at]
+
+
+def test_the_survivors_are_the_processes_of_the_start(story: Story) -> None:
+    assert story.pids(0) == story.pids_at_start
+    assert all(story.reads.of_last_attempt(0, pid) for pid in story.pids_at_start)
+    assert all(story.reads.of_last_attempt(STEPS - 1, pid) for pid in story.pids_at_start)
+
+
+def test_the_loss_of_a_node_is_the_loss_of_its_processes(story: Story) -> None:
+    assert set(story.pids(1)) <= set(story.pids_of_killed_node)
+    assert not any(psutil.pid_exists(pid) for pid in story.pids(1))
+    group = story.status.groups[1]
+    assert group.state == GroupState.LOST
+    assert group.reason == "Its runner died: the node or the process is gone."
+
+
+def test_every_generation_has_its_members_its_first_step_and_its_reason(story: Story) -> None:
+    first, second, third = story.status.generations
+    assert (first.groups, first.step) == ([0, 1], 0)
+    assert first.reason == "Training begins with groups 0 and 1."
+    assert second.groups == [0, 1, 2]
+    assert second.reason == "Group 2 joins."
+    assert (third.groups, third.step) == ([0, 2], story.killed_at)
+    lost = story.status.groups[1].reason
+    assert third.reason == f"Group 1 was lost: {lost}"
+
+
+def test_steps_name_the_generation_that_was_entered_before_them(story: Story) -> None:
+    starts = [record.step for record in story.status.generations]
+    assert None not in starts
+    for step in story.steps:
+        number = sum(start <= step.step for start in starts if start is not None)
+        assert (step.generation, step.num_groups) == (number, (2, 3, 2)[number - 1])
+
+
+def test_the_others_train_on_while_a_group_starts(story: Story) -> None:
+    """Steps 3 to 5 are committed between the request and the announcement of the new member."""
+    steps = [event.sequence for event in story.events if getattr(event, "record", None)]
+    announced = next(
+        event.sequence
+        for event in story.events
+        if isinstance(event, GenerationEvent) and event.generation.number == 2
+    )
+    scaled = next(event.sequence for event in story.events if event.kind == "scale")
+    assert sum(scaled < sequence < announced for sequence in steps) >= 3

@@ -1,0 +1,322 @@
+"""A model of a cluster in pure Python: partition groups that live as `engine.loop` makes them live.
+
+It carries out what the machine decides, moves groups on, loses them, and delivers their messages
+late, doubled and in any order between groups. After each event it checks what must always hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from mics_core.elastic.events import (
+    AnnounceGeneration,
+    CancelRequested,
+    Decision,
+    Event,
+    GroupBroken,
+    GroupEnded,
+    GroupEntered,
+    GroupLost,
+    GroupPlaced,
+    GroupReady,
+    LaunchGroup,
+    RunPhase,
+    StartRequested,
+    StopGroup,
+    Tick,
+    WantedChanged,
+)
+from mics_core.elastic.machine import MembershipMachine
+from mics_core.elastic.roster import ALIVE, Rules
+
+FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED)
+
+
+class Life(Enum):
+    """What a group's processes do."""
+
+    PLACING = auto()
+    STARTING = auto()
+    ASKING = auto()  # waits for a plan above `generation`
+    CONNECTING = auto()
+    TRAINING = auto()
+    HUNG = auto()
+    GONE = auto()
+
+
+@dataclass(slots=True)
+class SimGroup:
+    """One partition group as it truly is."""
+
+    group_id: int
+    has_state: bool
+    life: Life = Life.PLACING
+    generation: int = 0
+    step: int = 0
+    outbox: list[Event] = field(default_factory=list)
+
+
+class ClusterModel:
+    """A simulated cluster that drives a machine.
+
+    Args:
+        wanted: Groups wanted at the start.
+        minimum: Fewest groups that train.
+        steps: Steps of the run; none for a run that does not end by itself.
+    """
+
+    def __init__(self, wanted: int, minimum: int, steps: int | None):
+        self.machine = MembershipMachine(Rules(minimum, wanted, max_failed_starts=4))
+        self.minimum = minimum
+        self.steps = steps
+        self.now = 0.0
+        self.groups: dict[int, SimGroup] = {}
+        self.plans: list[tuple[int, ...]] = [()]
+        self.is_ending = False
+        self.had_own_error = False
+        self.num_failed_starts = 0
+        self._stopped: set[int] = set()
+        self._told_gone: set[int] = set()
+        self._announced: set[int] = set()
+        self._delivered: list[Event] = []
+        self.tell(StartRequested())
+
+    # The machine's side.
+
+    def tell(self, event: Event) -> None:
+        """Deliver an event, carry out the decisions and check them."""
+        if isinstance(event, GroupLost | GroupEnded):
+            self._told_gone.add(event.group_id)
+        ends = isinstance(event, CancelRequested) or (
+            isinstance(event, GroupEnded) and event.finished
+        )
+        was_final = self.machine.phase in FINAL
+        decisions = self.machine.handle(event, self.now)
+        assert not (was_final and decisions), decisions
+        # A late end of an evicted group ends nothing.
+        self.is_ending = self.is_ending or (ends and self.machine._ending is not None)
+        for decision in decisions:
+            self._carry_out(decision)
+        alive = [group for group in self.machine.groups.values() if group.phase in ALIVE]
+        assert len(alive) <= self.machine.wanted
+        if self.machine.phase in FINAL:
+            assert not alive
+            assert all(
+                g.life == Life.GONE
+                for g in self.groups.values()
+                if g.group_id not in self._told_gone
+            )
+
+    def _carry_out(self, decision: Decision) -> None:
+        assert decision.reason.strip() == decision.reason != "", decision
+        match decision:
+            case LaunchGroup(group_id, begins_run):
+                assert not self.is_ending
+                assert group_id not in self.groups
+                if begins_run:
+                    self._check_that_no_state_is_thrown_away()
+                self.groups[group_id] = SimGroup(group_id, has_state=begins_run)
+            case StopGroup(group_id):
+                assert group_id not in self._stopped
+                self._stopped.add(group_id)
+                self.groups[group_id].life = Life.GONE
+            case AnnounceGeneration(number, members):
+                assert number == len(self.plans)
+                assert len(set(members)) == len(members)
+                assert not set(members) & (self._stopped | self._told_gone)
+                assert not members or len(members) >= self.minimum
+                assert not members or any(self._may_hold(self.groups[m]) for m in members)
+                survivors = [m for m in self.plans[-1] if m in members]
+                assert [m for m in members if m in self.plans[-1]] == survivors
+                self.plans.append(members)
+                self._announced.update(members)
+
+    def _may_hold(self, group: SimGroup) -> bool:
+        return group.has_state or group.group_id in self._announced
+
+    def _check_that_no_state_is_thrown_away(self) -> None:
+        for group in self.groups.values():
+            trains_on = group.life not in (Life.GONE, Life.HUNG)
+            assert not (trains_on and group.has_state and group.step > 0), group
+
+    # The groups' side.
+
+    def advance(self, group_id: int) -> bool:
+        """Let a group do the next thing that it can do; return whether there was one."""
+        group = self.groups[group_id]
+        match group.life:
+            case Life.PLACING:
+                group.life = Life.STARTING
+                group.outbox.append(GroupPlaced(group_id))
+            case Life.STARTING:
+                group.life = Life.ASKING
+                group.outbox.append(GroupReady(group_id))
+            case Life.ASKING:
+                return self._take_plan(group)
+            case Life.CONNECTING:
+                return self._connect(group.generation)
+            case Life.TRAINING:
+                return self._train(group.generation)
+            case _:
+                return False
+        return True
+
+    def _take_plan(self, group: SimGroup) -> bool:
+        number = len(self.plans) - 1
+        is_member = group.group_id in self.plans[number]
+        if number <= group.generation or group.group_id not in self._announced:
+            return False
+        if is_member:
+            group.life, group.generation = Life.CONNECTING, number
+        else:
+            self._end(group, finished=False)
+        return True
+
+    def _connect(self, number: int) -> bool:
+        """Enter a generation whose members are all there, or leave one that is superseded."""
+        members = [self.groups[member] for member in self.plans[number]]
+        here = [group for group in members if self._is_in(group, Life.CONNECTING, number)]
+        if number < len(self.plans) - 1:
+            self._break(here, number)
+            return True
+        if len(here) < len(members):
+            return False
+        holders = [group for group in here if group.has_state]
+        if not holders:
+            self._break(here, number)
+            return True
+        newest = max(group.step for group in holders)
+        for group in here:
+            group.life, group.step, group.has_state = Life.TRAINING, newest, True
+            group.outbox.append(GroupEntered(group.group_id, number, newest))
+        return True
+
+    def _train(self, number: int) -> bool:
+        """Commit a step, or break if a member is not there any more."""
+        members = [self.groups[member] for member in self.plans[number]]
+        here = [group for group in members if self._is_in(group, Life.TRAINING, number)]
+        if len({group.step for group in here}) > 1 or len(here) < len(members):
+            self._break(here, number)
+            return True
+        if self.steps is None and number == len(self.plans) - 1:
+            return False  # one step is like another
+        for group in here:
+            self._commit(group)
+        return True
+
+    def _commit(self, group: SimGroup) -> None:
+        group.step += 1
+        if group.step == self.steps:
+            self._end(group, finished=True)
+        elif group.generation < len(self.plans) - 1:
+            group.life = Life.ASKING
+
+    def _break(self, here: list[SimGroup], number: int) -> None:
+        for group in here:
+            group.life = Life.ASKING
+            group.outbox.append(
+                GroupBroken(group.group_id, number, group.step, "closed", group.has_state)
+            )
+
+    def _end(self, group: SimGroup, *, finished: bool) -> None:
+        group.life = Life.GONE
+        group.outbox.append(GroupEnded(group.group_id, finished))
+
+    @staticmethod
+    def _is_in(group: SimGroup, life: Life, number: int) -> bool:
+        return group.life == life and group.generation == number
+
+    # Faults.
+
+    def lose(self, group_id: int, *, own_error: bool) -> None:
+        """Kill a group; the supervisor hears of it later."""
+        group = self.groups[group_id]
+        if group.life != Life.GONE:
+            self.had_own_error |= own_error
+            self.num_failed_starts += group.life != Life.TRAINING
+            group.life = Life.GONE
+            group.outbox.append(GroupLost(group_id, "Its node is gone.", own_error))
+
+    def lose_while_copying(self, group_id: int) -> None:
+        """Kill a member in the middle of a copy: those that were behind hold nothing now."""
+        number = self.groups[group_id].generation
+        self.lose(group_id, own_error=False)
+        here = [g for g in self.groups.values() if self._is_in(g, Life.CONNECTING, number)]
+        newest = max((group.step for group in here if group.has_state), default=0)
+        for group in here:
+            group.has_state = group.has_state and group.step == newest
+        self._break(here, number)
+
+    def lose_in_commit(self, group_id: int) -> None:
+        """Kill a member in the second hop: some commit the step, others do not."""
+        number = self.groups[group_id].generation
+        others = [g for g in self.groups.values() if self._is_in(g, Life.TRAINING, number)]
+        if len({group.step for group in others}) == 1:
+            self.lose(group_id, own_error=False)
+            for group in others[::2]:
+                if group.life == Life.TRAINING:
+                    self._commit(group)
+
+    def hang(self, group_id: int) -> None:
+        """Stop a group's processes without ending them."""
+        if self.groups[group_id].life == Life.TRAINING:
+            self.groups[group_id].life = Life.HUNG
+
+    def break_connections(self, group_id: int) -> None:
+        """Cut the connections of a training group."""
+        number = self.groups[group_id].generation
+        self._break(
+            [g for g in self.groups.values() if self._is_in(g, Life.TRAINING, number)], number
+        )
+
+    # Messages and time.
+
+    def deliver(self, group_id: int) -> bool:
+        """Deliver the oldest message of a group; a group's own messages keep their order."""
+        outbox = self.groups[group_id].outbox
+        if not outbox:
+            return False
+        event = outbox.pop(0)
+        self._delivered.append(event)
+        self.tell(event)
+        return True
+
+    def deliver_again(self, index: int) -> None:
+        """Deliver a message a second time."""
+        if self._delivered:
+            self.tell(self._delivered[index % len(self._delivered)])
+
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock."""
+        self.now += seconds
+        self.tell(Tick())
+
+    def scale(self, wanted: int) -> None:
+        """Ask for another number of groups."""
+        self.tell(WantedChanged(max(wanted, self.minimum), "The user asked for it."))
+
+    def cancel(self) -> None:
+        """Ask for the end."""
+        self.tell(CancelRequested("The user cancelled it."))
+
+    def recover(self) -> None:
+        """Let the cluster be healthy until nothing moves any more.
+
+        Raises:
+            AssertionError: It still moves after more rounds than any schedule should need.
+        """
+        for group_id, group in list(self.groups.items()):
+            if group.life == Life.HUNG:
+                self.lose(group_id, own_error=False)
+        quiet = 0
+        for _ in range(400):
+            moved = False
+            for group_id in list(self.groups):
+                moved |= self.deliver(group_id)
+                moved |= self.advance(group_id)
+            self.pass_time(5)
+            quiet = 0 if moved else quiet + 1
+            if quiet > 15:  # longer than the longest pause and the grace of the start
+                return
+        raise AssertionError(f"still moving: {self.machine}")

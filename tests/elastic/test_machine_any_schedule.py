@@ -1,0 +1,124 @@
+"""Any schedule of faults, requests and messages: what always holds, and that the run goes on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mics_core.elastic.events import GroupPhase, RunPhase
+from tests.elastic.cluster_model import FINAL, ClusterModel, Life
+
+pytestmark = pytest.mark.pure
+
+# How often each thing happens: mostly the cluster works.
+WEIGHTS = {
+    "advance": 12,
+    "deliver": 12,
+    "deliver_again": 2,
+    "pass_time": 3,
+    "scale": 1,
+    "lose": 1,
+    "fail": 1,
+    "lose_while_copying": 1,
+    "lose_in_commit": 1,
+    "hang": 1,
+    "break": 1,
+}
+ACTIONS = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
+SCHEDULES = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 255)), max_size=120)
+FEW = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+
+
+def act(cluster: ClusterModel, action: str, number: int) -> None:
+    """Do one thing of a schedule, to the living group that `number` points at."""
+    living = [g.group_id for g in cluster.groups.values() if g.life != Life.GONE or g.outbox]
+    match action:
+        case "deliver_again":
+            cluster.deliver_again(number)
+        case "pass_time":
+            cluster.pass_time(float(number))
+        case "scale":
+            cluster.scale(number % 6 + 1)
+        case "cancel":
+            cluster.cancel()
+        case _ if not living:
+            pass
+        case _:
+            group_id = living[number % len(living)]
+            match action:
+                case "advance":
+                    cluster.advance(group_id)
+                case "deliver":
+                    cluster.deliver(group_id)
+                case "lose":
+                    cluster.lose(group_id, own_error=False)
+                case "fail":
+                    cluster.lose(group_id, own_error=True)
+                case "lose_while_copying":
+                    if cluster.groups[group_id].life == Life.CONNECTING:
+                        cluster.lose_while_copying(group_id)
+                case "lose_in_commit":
+                    if cluster.groups[group_id].life == Life.TRAINING:
+                        cluster.lose_in_commit(group_id)
+                case "hang":
+                    cluster.hang(group_id)
+                case "break":
+                    if cluster.groups[group_id].life == Life.TRAINING:
+                        cluster.break_connections(group_id)
+
+
+def check_failure_is_deserved(cluster: ClusterModel) -> None:
+    if cluster.machine.phase == RunPhase.FAILED:
+        assert cluster.had_own_error or cluster.num_failed_starts >= 4
+
+
+@FEW
+@given(st.integers(1, 5), st.integers(1, 3), SCHEDULES)
+def test_a_run_recovers_with_all_wanted_groups_from_whatever_happened(
+    wanted: int, minimum: int, schedule: list[tuple[str, int]]
+) -> None:
+    cluster = ClusterModel(max(wanted, minimum), minimum, steps=None)
+    for action, number in schedule:
+        act(cluster, action, number)
+    cluster.recover()
+    machine = cluster.machine
+    check_failure_is_deserved(cluster)
+    if machine.phase == RunPhase.FAILED:
+        return
+    assert machine.phase == RunPhase.RUNNING
+    assert len(machine.members) == machine.wanted
+    assert {machine.groups[member].phase for member in machine.members} == {GroupPhase.MEMBER}
+    for member in machine.members:
+        group = cluster.groups[member]
+        assert (group.life, group.generation) == (Life.TRAINING, machine.generation)
+
+
+@FEW
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 8), SCHEDULES)
+def test_a_run_finishes_once_the_cluster_is_healthy(
+    wanted: int, minimum: int, steps: int, schedule: list[tuple[str, int]]
+) -> None:
+    cluster = ClusterModel(max(wanted, minimum), minimum, steps)
+    for action, number in schedule:
+        act(cluster, action, number)
+    cluster.recover()
+    check_failure_is_deserved(cluster)
+    assert cluster.machine.phase in (RunPhase.FINISHED, RunPhase.FAILED)
+
+
+@FEW
+@given(st.integers(1, 5), st.integers(1, 3), SCHEDULES, SCHEDULES)
+def test_a_cancelled_run_ends_whatever_happens(
+    wanted: int,
+    minimum: int,
+    before: list[tuple[str, int]],
+    after: list[tuple[str, int]],
+) -> None:
+    cluster = ClusterModel(max(wanted, minimum), minimum, steps=6)
+    for action, number in [*before, ("cancel", 0), *after[:40]]:
+        act(cluster, action, number)
+    cluster.recover()
+    assert cluster.machine.phase in FINAL
