@@ -35,6 +35,15 @@ class ClusterGateway(Protocol):
             ClusterError: Says why it does not.
         """
 
+    async def check_layout(self, spec: JobSpec) -> None:
+        """Check that the cluster as it is can hold a partition group of `spec`.
+
+        A partition size of `auto` is chosen, and checked, by the job's driver.
+
+        Raises:
+            LayoutError: It cannot; names the value, the rule and the remedy.
+        """
+
     async def submit(self, job_id: str, spec: JobSpec) -> None:
         """Start the driver of a new job; returns once the cluster has accepted it."""
 

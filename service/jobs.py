@@ -53,8 +53,10 @@ class Jobs:
 
         Raises:
             SpecificationError: Names every broken rule.
+            ClusterError: The cluster cannot be asked whether it holds the layout.
         """
         await asyncio.to_thread(check_files, spec)
+        await self._gateway.check_layout(spec)
         return spec
 
     async def submit(self, spec: JobSpec) -> JobDetail:

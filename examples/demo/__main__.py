@@ -65,7 +65,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="examples.demo", description=__doc__)
-    parser.add_argument("--steps", type=int, default=300, help="steps of the job")
+    parser.add_argument("--steps", type=int, default=240, help="steps of the job")
     parser.add_argument("--port", type=int, help=f"port of the service (default {DEFAULT_PORT})")
     parser.add_argument("--keep", action="store_true", help="stay up until Ctrl-C")
     parser.add_argument("--result", type=Path, default=Path("demo-result.json"))

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from examples.demo.scenario import Facts, rate
+from examples.demo.scenario import STEPS_BEFORE_SCALING, Facts, rate
 from mics_core.spec.status import JobState
 
 LEAST_FALL = 0.30
@@ -66,9 +66,11 @@ def show(console: Console, facts: Facts, result: dict[str, Any]) -> None:
     first, last = result["loss_first"], result["loss_last"]
     table.add_row("loss, first step", f"{first:.4f}")
     table.add_row("loss, last step", f"{last:.4f}  ({(last - first) / first:+.0%})")
-    scaled_at = next((step.step for step in facts.steps if step.num_groups == 3), None)
-    table.add_row("tokens/s, 2 groups", f"{rate(facts.steps, 2, scaled_at):,.0f}")
-    table.add_row("tokens/s, 3 groups", f"{rate(facts.steps, 3):,.0f}")
+    before, after = rate(facts.steps, 2, STEPS_BEFORE_SCALING), rate(facts.steps, 3)
+    table.add_row("tokens/s before scaling", f"{before:,.0f}  (2 groups)")
+    table.add_row(
+        "tokens/s after scaling", f"{after:,.0f}  (3 groups; all share this machine's cores)"
+    )
     for generation in result["generations"]:
         table.add_row(
             f"generation {generation['number']}",

@@ -19,7 +19,7 @@ from mics_core.spec.status import (
 from service.client import MicsClient
 
 STEPS_BEFORE_SCALING = 20
-STEPS_BEFORE_LOSS = 30
+STEPS_BEFORE_LOSS = 25
 
 
 @dataclass

@@ -22,12 +22,12 @@ from typing import Any
 
 import ray
 from pydantic import TypeAdapter
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mics_core.cluster.layout import settle_layout
 from mics_core.cluster.names import NAMESPACE, SPEC_VARIABLE, supervisor_name
-from mics_core.errors import MicsError, SpecificationError
+from mics_core.errors import ClusterError, MicsError, SpecificationError
 from mics_core.spec import JobSpec, check_files, load_job_spec, parse_job_spec
 from mics_core.spec.status import (
     CheckpointEvent,
@@ -96,7 +96,21 @@ def run_job(job_id: str, spec: JobSpec) -> JobState:
     logger.info("partition size %d: %s", layout.partition_size, layout.reason)
     supervisor = _start_supervisor(job_id, spec, layout.partition_size)
     logger.info("job %s started", job_id)
-    state = _follow(supervisor)
+    journal = _Journal(supervisor)
+    try:
+        while (state := journal.log_next()) is None:
+            pass
+    except KeyboardInterrupt:
+        logger.info("interrupted: cancelling the job at the next step boundary")
+        ray.get(supervisor.cancel.remote("The driver was interrupted."))
+        while (state := journal.log_next()) is None:
+            pass
+    except RayActorError:
+        raise ClusterError(
+            f"The supervisor of job {job_id} died, and the job with it.",
+            remedy="Look into the log of its node, and submit the job again; with"
+            " checkpoint.directory set it goes on from the newest checkpoint.",
+        ) from None
     _let_readers_finish(supervisor)
     return state
 
@@ -136,7 +150,8 @@ def _connect(address: str | None) -> None:
 def _start_supervisor(job_id: str, spec: JobSpec, partition_size: int) -> Any:
     from mics_core.cluster.supervisor import JobSupervisor
 
-    storage = spec.checkpoint.directory or str(Path(tempfile.gettempdir()) / "mics")
+    # For Ray Train's own notes of a run; checkpoints go elsewhere.
+    storage = Path(tempfile.gettempdir()) / "mics"
     here = ray.get_runtime_context().get_node_id()
     supervisor = (
         ray.remote(JobSupervisor)
@@ -153,22 +168,28 @@ def _start_supervisor(job_id: str, spec: JobSpec, partition_size: int) -> Any:
     return supervisor
 
 
-def _follow(supervisor: Any) -> JobState:
-    """Log the job's events until it ends."""
-    adapter: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
-    after, last_step_log = 0, 0.0
-    while True:
-        for value in ray.get(supervisor.events.remote(after, _POLL_S)):
-            event = adapter.validate_python(value)
-            after = event.sequence
+class _Journal:
+    """Reads the job's events into the log."""
+
+    def __init__(self, supervisor: Any):
+        self._supervisor = supervisor
+        self._adapter: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
+        self._after = 0
+        self._last_step_log = 0.0
+
+    def log_next(self) -> JobState | None:
+        """Wait for events and log them; return the final state once it is there."""
+        for value in ray.get(self._supervisor.events.remote(self._after, _POLL_S)):
+            event = self._adapter.validate_python(value)
+            self._after = event.sequence
             if isinstance(event, StepEvent):
-                if time.monotonic() - last_step_log >= _STEP_LOG_INTERVAL_S:
-                    last_step_log = time.monotonic()
-                    _log(event)
-                continue
+                if time.monotonic() - self._last_step_log < _STEP_LOG_INTERVAL_S:
+                    continue
+                self._last_step_log = time.monotonic()
             _log(event)
             if isinstance(event, StateEvent) and event.state.is_final:
                 return event.state
+        return None
 
 
 def _log(event: JobEvent) -> None:

@@ -115,9 +115,9 @@ class SupervisorLink:
         whole = commit if self._rank == 0 else None
         self.send(Committed(self._rank, commit.step, step_s, time.time(), whole))
 
-    def broken(self, generation: int, step: int, error: str) -> None:
-        """Report that this worker's replication group broke."""
-        self.send(ReplicationBroke(self._rank, generation, step, error))
+    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
+        """Report that this worker's replication group broke, and whether it holds a whole state."""
+        self.send(ReplicationBroke(self._rank, generation, step, error, has_state))
 
     def checkpointed(self, report: CheckpointReport) -> None:
         """Report how a checkpoint ended."""

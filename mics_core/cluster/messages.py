@@ -61,12 +61,18 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class ReplicationBroke:
-    """A worker's replication group broke."""
+    """A worker's replication group broke.
+
+    Args:
+        has_state: Whether its partition group still holds the whole states of one step; a copy
+            that broke in the middle leaves none.
+    """
 
     rank: int
     generation: int
     step: int
     error: str
+    has_state: bool
 
 
 @dataclass(frozen=True, slots=True)

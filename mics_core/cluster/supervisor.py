@@ -78,7 +78,6 @@ class JobSupervisor:
 
     async def start(self) -> None:
         """Begin the run."""
-        self._journal.state(JobState.PENDING, "Waiting for the first partition groups.")
         self._tell(elastic.StartRequested())
         self._clock = asyncio.create_task(self._tick())
 
@@ -187,8 +186,7 @@ class JobSupervisor:
             return  # from a group that was evicted: it has no say any more
         match message:
             case Ready():
-                run.workers[message.rank] = message
-                if len(run.workers) == self._partition_size:
+                if self._runs.add_worker(run, message):
                     self._tell(elastic.GroupReady(group_id))
             case Entered(rank, generation, step):
                 if rank == 0:
@@ -198,9 +196,9 @@ class JobSupervisor:
                 run.steps[rank] = step + 1
                 if message.commit is not None:
                     self._note_step(message)
-            case ReplicationBroke(rank, generation, step, error):
+            case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
-                    self._tell(elastic.GroupBroken(group_id, generation, step, error))
+                    self._tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
             case Failed(rank, step, error, own_error):
                 reason = f"Rank {rank} failed at step {step}: {error}"
                 if not own_error:
@@ -252,7 +250,11 @@ class JobSupervisor:
     async def _tick(self) -> None:
         while not self._state.is_final:
             await asyncio.sleep(_TICK_S)
-            self._tell(elastic.Tick())
+            try:
+                self._tell(elastic.Tick())
+            except Exception:
+                # Launches, evictions and the grace of the start hang on this task: it must go on.
+                logger.exception("a tick failed")
 
     def _tell(self, event: elastic.Event) -> None:
         for decision in self._machine.handle(event, time.monotonic()):

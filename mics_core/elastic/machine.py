@@ -176,7 +176,7 @@ class MembershipMachine:
         if group is None or not 0 < group.joined <= event.generation <= self.generation:
             return
         group.broke = max(group.broke, event.generation)
-        if not event.holds_state:
+        if not event.holds_state and event.generation > group.entered:
             group.holds_state = False
         self._breaks.setdefault(event.generation, now)
         if event.generation == self.generation and event.group_id in self.members:
@@ -308,8 +308,10 @@ class MembershipMachine:
     @staticmethod
     def _surplus(alive: list[Group], number: int) -> list[Group]:
         """Choose who goes: first those that do not train yet, then the youngest."""
+        if number <= 0:
+            return []
         order = sorted(alive, key=lambda group: (ALIVE.index(group.phase), -group.group_id))
-        return order[: max(0, number)]
+        return order[:number]
 
     def _launch(self, reason: str) -> None:
         group_id = len(self.groups)

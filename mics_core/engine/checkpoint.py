@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,6 +19,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -30,13 +30,13 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from mics_core.comm.partition import PartitionGroup
 from mics_core.errors import CheckpointError
+from mics_core.spec.folders import complete_checkpoints
 from mics_core.spec.job import CheckpointSpec
 
-__all__ = ["CheckpointReport", "Checkpointer", "complete_checkpoints", "restore_newest"]
+__all__ = ["CheckpointReport", "Checkpointer", "restore_newest"]
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"^step-(\d{8,})$")
 _ABOUT = "mics.json"
 
 
@@ -53,14 +53,6 @@ class CheckpointReport:
     step: int
     path: str
     error: str
-
-
-def complete_checkpoints(directory: Path) -> list[tuple[int, Path]]:
-    """Return the complete checkpoints in a folder with their steps, oldest first."""
-    if not directory.is_dir():
-        return []
-    found = [(_NAME.match(path.name), path) for path in directory.iterdir() if path.is_dir()]
-    return sorted((int(match.group(1)), path) for match, path in found if match is not None)
 
 
 class Checkpointer:
@@ -142,25 +134,38 @@ class Checkpointer:
     ) -> None:
         """Give a written checkpoint its name, and remove those that are no longer kept."""
         error = writing.exception()
-        problem = f"{type(error).__name__}: {error}".splitlines()[0] if error is not None else ""
-        if self._partition.rank == 0 and not problem:
-            try:
-                about = {"format": 1, "step": step}
-                (unfinished / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
-                shutil.rmtree(path, ignore_errors=True)
+        problem = _cause(error) if error is not None else ""
+        try:
+            if self._partition.rank == 0 and not problem:
+                problem = self._rename(step, unfinished, path)
+        finally:
+            self._done(step, path, problem, finished)
+
+    def _rename(self, step: int, unfinished: Path, path: Path) -> str:
+        """Make a whole checkpoint visible and drop the oldest; return the problem, or nothing."""
+        try:
+            (unfinished / _ABOUT).write_text(
+                json.dumps({"format": 1, "step": step}), encoding="utf-8"
+            )
+            if path.exists():
+                # The run began again before this step and came to the same states.
+                shutil.rmtree(unfinished)
+            else:
                 unfinished.rename(path)
-                for _, old in complete_checkpoints(path.parent)[: -self._spec.keep]:
-                    shutil.rmtree(old, ignore_errors=True)
-            except OSError as refused:
-                problem = str(refused)
-        self._done(step, path, problem, finished)
+            for _, old in complete_checkpoints(path.parent)[: -self._spec.keep]:
+                shutil.rmtree(old, ignore_errors=True)
+        except OSError as refused:
+            return str(refused)
+        return ""
 
     def _done(self, step: int, path: Path, problem: str, finished: Future[None]) -> None:
-        if self._partition.rank == 0:
-            if problem:
-                logger.warning("checkpoint %s failed: %s", path, problem)
-            self._report(CheckpointReport(step, str(path), problem))
-        finished.set_result(None)
+        try:
+            if self._partition.rank == 0:
+                if problem:
+                    logger.warning("checkpoint %s failed: %s", path, problem)
+                self._report(CheckpointReport(step, str(path), problem))
+        finally:
+            finished.set_result(None)
 
 
 def restore_newest(
@@ -169,7 +174,10 @@ def restore_newest(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> int:
-    """Load the newest complete checkpoint, if there is one and `spec` wants it.
+    """Load the newest complete checkpoint of the job's folder, if there is one.
+
+    `checkpoint.resume` was looked at before the job started: without it the folder was empty then,
+    and what is there now is this run's own.
 
     All workers of the partition group must call it.
 
@@ -179,7 +187,7 @@ def restore_newest(
     Raises:
         CheckpointError: The checkpoint does not fit the model, or cannot be read.
     """
-    if spec.directory is None or not spec.resume:
+    if spec.directory is None:
         return 0
     found = complete_checkpoints(Path(spec.directory))
     # Rank 0 decides: the folder may change between two looks.
@@ -191,11 +199,10 @@ def restore_newest(
     try:
         load(state, checkpoint_id=str(path), process_group=partition.control)
         set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer"])
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise CheckpointError(
-            f"The checkpoint {path} cannot be loaded: {str(error).splitlines()[0]}",
-            remedy="Restore the model that wrote it, or set checkpoint.resume to false or"
-            " checkpoint.directory to another folder.",
+            f"The checkpoint {path} cannot be loaded: {_cause(error)}",
+            remedy="Restore the model that wrote it, or name another checkpoint.directory.",
         ) from error
     logger.info("continuing from %s", path)
     return step
@@ -206,3 +213,11 @@ def _state_dict(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
         "model": get_model_state_dict(model),
         "optimizer": get_optimizer_state_dict(model, optimizer),
     }
+
+
+def _cause(error: BaseException) -> str:
+    """The first sentence of what went wrong on the first worker that failed."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -81,10 +81,11 @@ def train(
         while True:
             position = plan.position_of(membership.group_id)
             if position is None:
+                checkpointer.wait()
                 return Ending.LEFT
             replication, error = _enter(trainer, membership, plan, position, progress, options)
             if replication is None:
-                membership.broken(plan.number, progress.step, error)
+                membership.broken(plan.number, progress.step, error, has_state=progress.has_state)
                 plan = _next_plan(trainer, membership, after=plan.number)
                 continue
             membership.entered(plan.number, progress.step)
@@ -122,7 +123,7 @@ def _run_steps(
             # Close before anything else: peers that wait for this worker fail at once then.
             replication.close()
             logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
-            membership.broken(outcome.generation, outcome.step, outcome.error)
+            membership.broken(outcome.generation, outcome.step, outcome.error, has_state=True)
             return 0
         progress.step += 1
         trainer.committed_steps = progress.step

@@ -41,8 +41,8 @@ class Membership(Protocol):
     def committed(self, commit: StepCommit) -> None:
         """Report a committed step."""
 
-    def broken(self, generation: int, step: int, error: str) -> None:
-        """Report that this worker's replication group broke."""
+    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
+        """Report that this worker's replication group broke, and whether it holds a whole state."""
 
     def checkpointed(self, report: CheckpointReport) -> None:
         """Report how a checkpoint ended; called from another thread."""
@@ -91,7 +91,7 @@ class StaticMembership:
         """Keep the commit."""
         self.commits.append(commit)
 
-    def broken(self, generation: int, step: int, error: str) -> None:
+    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Do nothing: `next_plan` says what follows."""
 
     def checkpointed(self, report: CheckpointReport) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mics_core.errors import Problem, SpecificationError
+from mics_core.spec.folders import complete_checkpoints
 from mics_core.spec.job import FileData, JobSpec
 
 __all__ = ["check_files", "expanded", "files_matching"]
@@ -45,8 +46,34 @@ def check_files(spec: JobSpec) -> None:
             problems += _problems_of_pattern(f"data.paths.{index}", pattern)
     if spec.tokenizer.path:
         problems += _problems_of_pattern("tokenizer.path", spec.tokenizer.path)
+    if spec.checkpoint.directory:
+        problems += _problems_of_checkpoints(spec.checkpoint.directory, spec.checkpoint.resume)
     if problems:
         raise SpecificationError(problems)
+
+
+def _problems_of_checkpoints(directory: str, resume: bool) -> list[Problem]:
+    folder = expanded(directory)
+    if "://" in directory or not folder.is_absolute():
+        return [
+            Problem(
+                "checkpoint.directory",
+                repr(directory),
+                "it must be an absolute path that means the same folder on every node.",
+                "Give the absolute path of a shared folder.",
+            )
+        ]
+    if not resume and (found := complete_checkpoints(folder)):
+        return [
+            Problem(
+                "checkpoint.resume",
+                "False",
+                f"the folder holds checkpoints of another run, up to step {found[-1][0]}, which"
+                " this run's would mix with.",
+                "Name an empty folder, or set checkpoint.resume to true to continue.",
+            )
+        ]
+    return []
 
 
 def _problems_of_pattern(field: str, pattern: str) -> list[Problem]:

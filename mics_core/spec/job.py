@@ -131,7 +131,7 @@ class OptimizerSpec(SpecModel):
     eps: float = Field(default=1e-8, gt=0.0)
     """AdamW's term against division by zero."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled weight decay."""
+    """Weight decay: decoupled for AdamW, added to the gradient for SGD, as in PyTorch."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
     """SGD's momentum."""
 
@@ -158,8 +158,9 @@ class TrainingSpec(SpecModel):
 
     sequence_length: int = Field(gt=0)
     """Tokens in one sample."""
-    global_batch_size: int = Field(gt=0)
-    """Samples in one optimizer step, over all partition groups."""
+    global_batch_size: int = Field(gt=0, le=200_000)
+    """Samples in one optimizer step, over all partition groups. The bound keeps the workers' count
+    of the samples used exact in double precision."""
     micro_batch_size: int = Field(gt=0)
     """Samples that one worker takes at a time. A partition group of p workers runs p of them side
     by side; that is one micro-batch of the group."""
@@ -244,7 +245,8 @@ class CheckpointSpec(SpecModel):
     keep: int = Field(default=2, gt=0)
     """How many complete checkpoints stay."""
     resume: bool = True
-    """Continue from the newest complete checkpoint in the folder, if there is one."""
+    """Continue from the newest complete checkpoint in the folder, if there is one. With `false` a
+    folder that holds checkpoints is refused."""
 
 
 def _kind_of_model(value: Any) -> str:

@@ -40,7 +40,7 @@ def reduce_until_it_breaks(things: Things, place: int) -> tuple[float, str]:
     raise AssertionError("nobody was lost")
 
 
-@pytest.mark.parametrize("lost", range(SIZE))
+@pytest.mark.parametrize("lost", [0, 2])
 def test_all_survivors_of_a_kill_in_the_middle_of_an_all_reduce_know_within_two_seconds(
     members: list[MemberProcess], lost: int
 ) -> None:
@@ -128,7 +128,7 @@ def test_a_store_that_is_not_there_is_named_with_its_address() -> None:
         rendezvous("127.0.0.1", port, timeout_s=1)
 
 
-def wait_at_store(things: Things, port: int) -> float:
+def wait_at_store(things: Things, port: int) -> tuple[float, str]:
     looks = 0
 
     def superseded() -> bool:
@@ -138,12 +138,9 @@ def wait_at_store(things: Things, port: int) -> float:
             things.say("waiting")
         return looks > 40  # ten seconds: the store's loss must be seen sooner
 
-    try:
+    with pytest.raises(ReplicationError) as raised:
         rendezvous("127.0.0.1", port, superseded=superseded)
-    except ReplicationError as error:
-        assert f"127.0.0.1:{port}" in str(error), error
-        return time.monotonic()
-    raise AssertionError("there was nobody to meet")
+    return time.monotonic(), str(raised.value)
 
 
 def test_a_store_that_dies_while_members_gather_is_named_with_its_address(
@@ -154,20 +151,9 @@ def test_a_store_that_dies_while_members_gather_is_named_with_its_address(
     assert members[1].answer() == "waiting"
     killed = time.monotonic()
     members[0].kill()
-    assert members[1].answer() - killed < SOON_S
-
-
-def connect_to_the_dying(things: Things, place: int, port: int) -> str:
-    try:
-        connect(
-            StoreAddress("127.0.0.1", port),
-            Member(1, 0, place, 3),
-            superseded=lambda: False,
-            timeout_s=20,
-        )
-    except ReplicationError as error:
-        return str(error)
-    return "connected"
+    seen, error = members[1].answer()
+    assert seen - killed < SOON_S
+    assert f"of generation 7 cannot connect at 127.0.0.1:{port}: " in error
 
 
 def test_no_process_is_left_over() -> None:

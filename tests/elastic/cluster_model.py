@@ -114,11 +114,11 @@ class ClusterModel:
             case LaunchGroup(group_id, begins_run):
                 assert not self.is_ending
                 assert group_id not in self.groups
-                if begins_run:
-                    self._check_that_no_state_is_thrown_away()
                 self.groups[group_id] = SimGroup(group_id, has_state=begins_run)
-            case StopGroup(group_id):
+            case StopGroup(group_id, reason):
                 assert group_id not in self._stopped
+                if "begins again" in reason:
+                    self._check_that_no_state_is_thrown_away(self.groups[group_id])
                 self._stopped.add(group_id)
                 self.groups[group_id].life = Life.GONE
             case AnnounceGeneration(number, members):
@@ -135,10 +135,10 @@ class ClusterModel:
     def _may_hold(self, group: SimGroup) -> bool:
         return group.has_state or group.group_id in self._announced
 
-    def _check_that_no_state_is_thrown_away(self) -> None:
-        for group in self.groups.values():
-            trains_on = group.life not in (Life.GONE, Life.HUNG)
-            assert not (trains_on and group.has_state and group.step > 0), group
+    @staticmethod
+    def _check_that_no_state_is_thrown_away(group: SimGroup) -> None:
+        trains_on = group.life not in (Life.GONE, Life.HUNG)
+        assert not (trains_on and group.has_state and group.step > 0), group
 
     # The groups' side.
 

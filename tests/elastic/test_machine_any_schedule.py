@@ -26,9 +26,11 @@ WEIGHTS = {
     "break": 1,
 }
 ACTIONS = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
-SCHEDULES = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 255)), max_size=120)
+SCHEDULES = st.lists(
+    st.tuples(st.sampled_from(ACTIONS), st.integers(0, 255)), min_size=40, max_size=100
+)
 FEW = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 
 

@@ -49,7 +49,7 @@ def train_over_groups(spec: JobSpec, num_groups: int, partition_size: int) -> di
 
     try:
         train(build, membership, begins_run=True)
-    except Exception:
+    except BaseException:
         dist.barrier()  # the others wait there
         raise
     model = trainers[0].model

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mics_core.engine.checkpoint import complete_checkpoints
-from mics_core.spec import JobSpec
+from mics_core.errors import SpecificationError
+from mics_core.spec import JobSpec, check_files
+from mics_core.spec.folders import complete_checkpoints
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
 from tests.engine.worker_pool import WorkerPool
@@ -75,13 +76,18 @@ def test_an_unfinished_checkpoint_is_invisible(pool: WorkerPool, text: str, tmp_
     assert len(again["losses"]) == 3  # it began at the beginning
 
 
-def test_resume_can_be_turned_off(pool: WorkerPool, text: str, tmp_path: Path) -> None:
-    pool.run(train_over_groups, job(text, tmp_path, 2, steps=2), 1, 2)
+def test_a_folder_with_checkpoints_is_refused_unless_the_run_may_continue_them(
+    text: str, tmp_path: Path
+) -> None:
     spec = job(text, tmp_path, 2, steps=3)
-    off = spec.model_copy(
+    anew = spec.model_copy(
         update={"checkpoint": spec.checkpoint.model_copy(update={"resume": False})}
     )
-    assert len(pool.run(train_over_groups, off, 1, 2)[0]["losses"]) == 3
+    check_files(anew)
+    (tmp_path / "step-00000002").mkdir()
+    check_files(spec)
+    with pytest.raises(SpecificationError, match=r"checkpoint\.resume.*up to step 2.*empty folder"):
+        check_files(anew)
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_remedy(
@@ -89,7 +95,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_remedy(
 ) -> None:
     pool.run(train_over_groups, job(text, tmp_path, 2, steps=2), 1, 2)
     wider = job(text, tmp_path, 2, steps=3, model__hidden_size=99)
-    with pytest.raises(AssertionError, match=r"(?s)cannot be loaded.*checkpoint\.resume"):
+    with pytest.raises(AssertionError, match=r"(?s)cannot be loaded.*checkpoint\.directory"):
         pool.run(train_over_groups, wider, 1, 2)
 
 

@@ -13,7 +13,14 @@ import threading
 import time
 from typing import Any
 
-from mics_core.errors import ClusterError, JobConflictError, JobNotFoundError, ScaleError
+from mics_core.errors import (
+    ClusterError,
+    JobConflictError,
+    JobNotFoundError,
+    LayoutError,
+    Problem,
+    ScaleError,
+)
 from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.status import (
     DriverState,
@@ -191,6 +198,7 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.is_reachable = True
+        self.workers_per_node = 2
         self.is_connected = False
         self.drivers: dict[str, DriverStatus] = {}
         self.supervisors: dict[str, FakeSupervisor] = {}
@@ -220,6 +228,14 @@ class FakeCluster:
 
     async def health(self) -> None:
         self._require_reachable()
+
+    async def check_layout(self, spec: JobSpec) -> None:
+        self._require_reachable()
+        size, workers = spec.partition_size, self.workers_per_node
+        if size != "auto" and size > workers and size % workers:
+            raise LayoutError(
+                [Problem("partition_size", str(size), "it takes whole nodes.", "Take another.")]
+            )
 
     async def submit(self, job_id: str, spec: JobSpec) -> None:
         self._require_reachable()

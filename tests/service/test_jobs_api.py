@@ -58,6 +58,24 @@ def test_a_missing_file_is_named_before_anything_starts(service: Service, tmp_pa
     assert missing in answer.json()["error"]["problems"][0]["value"]
 
 
+def test_a_layout_that_the_cluster_cannot_hold_is_refused_before_anything_starts(
+    service: Service,
+) -> None:
+    impossible = specification(
+        partition_size=3,
+        training={**specification()["training"], "global_batch_size": 24},
+    )
+    for path in ("/api/v1/jobs", "/api/v1/jobs/validate"):
+        answer = service.client.post(path, json=impossible)
+        assert answer.status_code == 422
+        error = answer.json()["error"]
+        assert error["code"] == "impossible_layout"
+        assert error["problems"][0]["field"] == "partition_size"
+        assert error["problems"][0]["remedy"]
+    assert not service.cluster.submitted
+    assert service.client.get("/api/v1/jobs").json()["jobs"] == []
+
+
 def test_an_unreachable_cluster_leaves_nothing_half_done(service: Service) -> None:
     service.cluster.is_reachable = False
     answer = service.client.post("/api/v1/jobs", json=specification())
