@@ -1,4 +1,15 @@
-"""The runs of a job's partition groups: reserving nodes, starting, watching and ending them."""
+"""The runs of a job's partition groups: reserving nodes, starting, watching and ending them.
+
+[Note: handing room over]
+A group's nodes are found by a reservation, which then has to be given up so that Ray Train can
+reserve the same room for itself. In between, the room is anybody's:
+
+- A reservation of the same job that waits for room would take it. So those that wait are withdrawn
+  while any room is handed over, and made again afterwards.
+- A run that is killed before its workers have started leaves Ray Train's reservation behind until
+  the job ends. So a group that is stopped then is left to start; its workers learn that it is no
+  part of the job any more, and the run ends in order.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +22,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from mics_core.cluster.journal import Bell
 from mics_core.cluster.messages import Ready
 from mics_core.cluster.placement import Reservation, reserve, worker_resources
 from mics_core.cluster.runner import RunSettings, start_runner
@@ -23,6 +35,8 @@ __all__ = ["GroupRun", "GroupRuns"]
 
 logger = logging.getLogger(__name__)
 
+_LEAVES_WITHIN_S = 180.0
+
 
 @dataclass(slots=True)
 class GroupRun:
@@ -31,6 +45,7 @@ class GroupRun:
     group_id: int
     task: asyncio.Task[None] | None = None
     reservation: Reservation | None = None
+    waiting: asyncio.Future[tuple[str, ...]] | None = None
     runner: Any = None
     workers: dict[int, Ready] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
@@ -64,6 +79,8 @@ class GroupRuns:
         self._storage_path = storage_path
         self._tell = tell
         self._runs: dict[int, GroupRun] = {}
+        self._handing_over: set[int] = set()
+        self._settled = Bell()
 
     def get(self, group_id: int) -> GroupRun | None:
         """Return a group's run, also when it has ended."""
@@ -90,6 +107,14 @@ class GroupRuns:
             for rank, worker in sorted(run.workers.items())
         ]
 
+    def add_worker(self, run: GroupRun, worker: Ready) -> bool:
+        """Take in that a worker is ready; return whether all workers of its group are."""
+        run.workers[worker.rank] = worker
+        is_complete = len(run.workers) == self._partition_size
+        if is_complete:
+            self._end_hand_over(run)
+        return is_complete
+
     def launch(self, group_id: int, begins_run: bool) -> None:
         """Ask for nodes for a group and start it there, in the background."""
         run = self._runs[group_id] = GroupRun(group_id)
@@ -102,6 +127,12 @@ class GroupRuns:
             return
         logger.info("stopping group %d: %s", group_id, reason)
         run.stopped = True
+        if group_id in self._handing_over:  # see [Note: handing room over]
+            asyncio.get_running_loop().call_later(_LEAVES_WITHIN_S, self._kill, run)
+        else:
+            self._kill(run)
+
+    def _kill(self, run: GroupRun) -> None:
         if run.task is not None:
             run.task.cancel()
         self._clean_up(run)
@@ -116,23 +147,25 @@ class GroupRuns:
         except Exception as error:
             # Everything that can go wrong here means the same: this group is gone.
             logger.info("group %d: %r", group_id, error)
-            reason = run.first_error or _described(error)
-            self._tell(elastic.GroupLost(group_id, reason, own_error=False))
+            if run.finished:  # its work was done; only its end went wrong
+                self._tell(elastic.GroupEnded(group_id, finished=True))
+            else:
+                reason = run.first_error or _described(error)
+                self._tell(elastic.GroupLost(group_id, reason, own_error=False))
         else:
             self._tell(elastic.GroupEnded(group_id, run.finished))
-        run.stopped = True
-        self._clean_up(run)
+        finally:
+            run.stopped = True
+            self._end_hand_over(run)
+            self._clean_up(run)
 
     async def _run(self, run: GroupRun, begins_run: bool) -> None:
         name = f"{self._job_id}-group-{run.group_id}"
-        run.reservation = reserve(self._partition_size, self._spec.resources, name)
-        nodes = await run.reservation.wait()
+        nodes = await self._reserve(run, name)
         self._tell(elastic.GroupPlaced(run.group_id))
         run.runner = start_runner(nodes[0])
         await run.runner.prepare.remote()
-        # Ray Train reserves for itself, on these nodes; it cannot take over a reservation.
-        run.reservation.release()
-        run.reservation = None
+        self._begin_hand_over(run)
         settings = RunSettings(
             name=name,
             storage_path=self._storage_path,
@@ -147,6 +180,42 @@ class GroupRuns:
             nodes_of_workers=nodes,
         )
         await run.runner.run.remote(settings)
+
+    # See [Note: handing room over].
+
+    async def _reserve(self, run: GroupRun, name: str) -> tuple[str, ...]:
+        """Wait for room; return the node id of each worker, by rank."""
+        while True:
+            while self._handing_over:
+                await self._settled.wait(_LEAVES_WITHIN_S)
+            reservation = reserve(self._partition_size, self._spec.resources, name)
+            run.reservation = reservation
+            run.waiting = asyncio.ensure_future(reservation.wait())
+            try:
+                return await run.waiting
+            except asyncio.CancelledError:
+                if run.stopped or run.reservation is reservation:
+                    raise  # it was not withdrawn: the group is being stopped
+            finally:
+                run.waiting = None
+
+    def _begin_hand_over(self, run: GroupRun) -> None:
+        """Give a group's reservation up for its run."""
+        self._handing_over.add(run.group_id)
+        for other in self._runs.values():
+            if other.waiting is None or other.reservation is None or other.reservation.is_placed():
+                continue
+            other.reservation.release()
+            other.reservation = None
+            other.waiting.cancel()
+        assert run.reservation is not None
+        run.reservation.release()
+        run.reservation = None
+
+    def _end_hand_over(self, run: GroupRun) -> None:
+        if run.group_id in self._handing_over:
+            self._handing_over.discard(run.group_id)
+            self._settled.ring()
 
     @staticmethod
     def _clean_up(run: GroupRun) -> None:

@@ -57,8 +57,12 @@ class LocalCluster:
                 "dashboard_agent_listen_port": free_port(),
             },
         )
-        for _ in range(self._num_nodes):
-            self.add_node()
+        try:
+            for _ in range(self._num_nodes):
+                self.add_node()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def address(self) -> str:

@@ -60,6 +60,11 @@ class Reservation:
         nodes = [node for _, node in sorted(table["bundles_to_node_id"].items())]
         return tuple(node for node in nodes for _ in range(self.workers_per_bundle))
 
+    def is_placed(self) -> bool:
+        """Whether nodes have been found."""
+        table: dict[str, Any] = placement_group_table(self.group)
+        return bool(table.get("state") == "CREATED")
+
     def release(self) -> None:
         """Give the room up."""
         remove_placement_group(self.group)

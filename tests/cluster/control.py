@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-HELD_AT_MOST_S = 180.0
+HELD_AT_MOST_S = 300.0
 POLL_S = 0.01
 
 

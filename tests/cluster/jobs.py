@@ -13,25 +13,29 @@ GLOBAL_BATCH_SIZE = 12
 SEQUENCE_LENGTH = 16
 
 
-def recorded_job(
-    folder: Path, steps: int, *, model_can_fail: bool = False, **changes: Any
-) -> JobSpec:
-    """A two-block model over `RecordingSamples`, held back by the `Control` of `folder`.
+def recorded_job(folder: Path | None, steps: int, **changes: Any) -> JobSpec:
+    """A user's model over a user's data, both steered by the `Control` of a folder.
 
     Args:
-        folder: Empty, seen by all workers.
+        folder: Empty, seen by all workers; none to neither steer nor record.
         steps: Steps of the run.
-        model_can_fail: Take the user's model that the `Control` can make fail.
         changes: Other fields of the specification.
     """
+    steered_by = None if folder is None else str(folder)
     job: dict[str, Any] = {
         "name": "recorded",
-        # 66 and the 257 ids of bytes divide by neither 4 nor 2 x 2.
-        "model": {"family": "gpt2", "hidden_size": 66, "num_layers": 2, "num_heads": 3},
+        "model": {
+            "callable": "tests.cluster.user_model:build",
+            "arguments": {
+                "folder": steered_by,
+                "vocabulary": VOCABULARY,
+                "sequence_length": SEQUENCE_LENGTH,
+            },
+        },
         "data": {
             "callable": "tests.cluster.recording_data:build",
             "arguments": {
-                "folder": str(folder),
+                "folder": steered_by,
                 "steps": steps,
                 "global_batch_size": GLOBAL_BATCH_SIZE,
                 "sequence_length": SEQUENCE_LENGTH,
@@ -42,34 +46,15 @@ def recorded_job(
             "global_batch_size": GLOBAL_BATCH_SIZE,
             "micro_batch_size": 1,
             "steps": steps,
-            "optimizer": {"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+            "optimizer": {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9},
             "gradient_clipping": 1.0,
         },
         "partition_size": 2,
         "groups": {"minimum": 1, "wanted": 2, "maximum": 3},
     }
-    if model_can_fail:
-        job["model"] = {
-            "callable": "tests.cluster.failing_model:build",
-            "arguments": {
-                "folder": str(folder),
-                "vocabulary": VOCABULARY,
-                "sequence_length": SEQUENCE_LENGTH,
-            },
-        }
     return parse_job_spec(job | changes)
 
 
-def gold_losses(spec: JobSpec, steps: int | None = None) -> list[float]:
-    """Return the losses of the same job in one plain process: no Ray, no shards, no groups.
-
-    Args:
-        spec: A job of this module.
-        steps: Train only the first steps; the data are those of the whole run.
-    """
-    job = spec.model_dump(mode="json")
-    job["data"]["arguments"]["folder"] = None
-    if "callable" in job["model"]:
-        job["model"]["arguments"]["folder"] = "/nonexistent"
-    job["training"]["steps"] = steps or spec.training.steps
-    return train_in_one_process(parse_job_spec(job)).losses
+def gold_losses(steps: int) -> list[float]:
+    """Return the losses of a whole `recorded_job` in one plain process: no Ray, shards, groups."""
+    return train_in_one_process(recorded_job(None, steps)).losses

@@ -28,7 +28,7 @@ from mics_core.spec.status import (
 )
 from tests.cluster.control import Control
 
-DEADLINE_S = 90.0
+DEADLINE_S = 180.0
 _POLL_S = 2.0
 _EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
 

@@ -76,7 +76,8 @@ def train_in_one_process(spec: JobSpec) -> Trained:
         inputs = {"input_ids": torch.from_numpy(batch.input_ids)}
         if batch.attention_mask is not None:
             inputs["attention_mask"] = torch.from_numpy(batch.attention_mask)
-        logits = model(**inputs).logits
+        output = model(**inputs)
+        logits = output if isinstance(output, torch.Tensor) else output.logits
         loss = functional.cross_entropy(
             logits.flatten(0, 1), torch.from_numpy(batch.labels).flatten(), ignore_index=-100
         )

@@ -1,0 +1,35 @@
+"""The cluster of the cluster tests, and the service in a process of its own in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mics_core.cluster.local import LocalCluster
+from service.client import MicsClient
+from tests.cluster.conftest import cluster
+from tests.e2e.service_process import ServiceProcess
+
+__all__ = ["client", "cluster", "service"]
+
+
+@pytest.fixture(scope="module")
+def service(
+    cluster: LocalCluster,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ServiceProcess]:
+    process = ServiceProcess(cluster, tmp_path_factory.mktemp("service"))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.stop()
+    assert not process.is_answering(), f"somebody still answers at {process.url}"
+
+
+@pytest.fixture(scope="module")
+def client(service: ServiceProcess) -> Iterator[MicsClient]:
+    # Patient enough for a service that is killed and started again.
+    with MicsClient(service.url, max_retries=60) as client:
+        yield client

@@ -1,0 +1,315 @@
+"""The whole system: the service as a process, its REST API, a Ray cluster, jobs that train."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from ray.job_submission import JobStatus as RayJobStatus
+from ray.job_submission import JobSubmissionClient
+
+from mics_core.cluster.local import LocalCluster
+from mics_core.spec import JobSpec, parse_job_spec
+from mics_core.spec.status import GroupState, JobEvent, JobState, StateEvent, StepEvent
+from service.client import MicsClient
+from service.schemas import JobDetail, JobSummary
+from tests.cluster.running import eventually
+from tests.e2e.service_process import ServiceProcess
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NUM_NODES = 2
+DEADLINE_S = 180.0
+ENDLESS = 1_000_000
+
+
+def small_job(**changes: Any) -> dict[str, Any]:
+    """One group of two workers that would train for ever; up to two groups."""
+    job: dict[str, Any] = {
+        "name": "small",
+        "model": {"family": "gpt2", "hidden_size": 66, "num_layers": 2, "num_heads": 3},
+        "data": {"kind": "text", "paths": ["data.txt"]},
+        "training": {
+            "sequence_length": 16,
+            "global_batch_size": 12,
+            "micro_batch_size": 1,
+            "steps": ENDLESS,
+        },
+        "partition_size": 2,
+        "groups": {"wanted": 1, "maximum": 2},
+    }
+    return job | changes
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.txt"
+    path.write_text("All the world is a stage. " * 200, encoding="utf-8")
+    return path
+
+
+@dataclass
+class Stream:
+    """The events of one job, read as far as a test needs."""
+
+    source: Iterator[JobEvent]
+    read: list[JobEvent] = field(default_factory=list)
+
+    def read_until(self, happened: Callable[[JobEvent], object], what: str) -> JobEvent:
+        deadline = time.monotonic() + DEADLINE_S
+        for event in self.source:
+            self.read.append(event)
+            if happened(event):
+                return event
+            if time.monotonic() > deadline:
+                break
+        last = "\n  ".join(str(event) for event in self.read[-8:])
+        raise AssertionError(f"{what} was missing after {DEADLINE_S:g} s; last:\n  {last}")
+
+    def read_steps(self, number: int, num_groups: int) -> None:
+        """Read that many more steps, the last with that many groups."""
+        for _ in range(number):
+            self.read_until(
+                lambda e: isinstance(e, StepEvent) and e.record.num_groups == num_groups,
+                f"a step with {num_groups} groups",
+            )
+
+    def read_state(self, state: JobState) -> StateEvent:
+        found = self.read_until(
+            lambda e: isinstance(e, StateEvent) and e.state == state, f"the state {state}"
+        )
+        assert isinstance(found, StateEvent)
+        return found
+
+    @property
+    def steps(self) -> list[int]:
+        return [event.record.step for event in self.read if isinstance(event, StepEvent)]
+
+
+# A job over REST: watched, scaled, its service killed and started again, cancelled.
+
+
+@dataclass
+class Story:
+    job_id: str
+    submitted: JobDetail
+    stream: Stream
+    beyond: httpx.Response
+    after_beyond: JobDetail
+    after_kill: JobDetail
+    cancelled: StateEvent
+    repeated_cancel: httpx.Response
+    late_scale: httpx.Response
+    after_end: JobDetail
+
+
+@pytest.fixture(scope="module")
+def story(service: ServiceProcess, client: MicsClient, data: Path) -> Story:
+    spec: JobSpec = parse_job_spec(small_job(data={"kind": "text", "paths": [str(data)]}))
+    submitted = client.submit(spec)
+    job_id, address = submitted.job_id, f"{service.url}/api/v1/jobs/{submitted.job_id}"
+    stream = Stream(client.events(job_id))
+    stream.read_steps(3, num_groups=1)
+    client.scale(job_id, 2)
+    stream.read_steps(3, num_groups=2)
+    beyond = httpx.post(f"{address}/scale", json={"groups": 3}, timeout=30)
+    stream.read_steps(3, num_groups=2)
+    after_beyond = client.job(job_id)
+    service.kill()
+    service.start()
+    # The same stream goes on: the client asks again from the last event that it has.
+    after_kill = client.job(job_id)
+    eventually(
+        lambda: client.job(job_id).step > after_kill.step + 10,
+        "steps after the restart",
+        DEADLINE_S,
+    )
+    last_known = after_kill.step
+    stream.read_until(
+        lambda e: isinstance(e, StepEvent) and e.record.step > last_known, "steps after the restart"
+    )
+    client.cancel(job_id)
+    cancelled = stream.read_state(JobState.CANCELLED)
+    repeated_cancel = httpx.post(f"{address}/cancel", timeout=30)
+    late_scale = httpx.post(f"{address}/scale", json={"groups": 1}, timeout=30)
+    service.kill()
+    service.start()
+    return Story(
+        job_id=job_id,
+        submitted=submitted,
+        stream=stream,
+        beyond=beyond,
+        after_beyond=after_beyond,
+        after_kill=after_kill,
+        cancelled=cancelled,
+        repeated_cancel=repeated_cancel,
+        late_scale=late_scale,
+        after_end=client.job(job_id),
+    )
+
+
+def test_a_submitted_job_is_listed_before_it_trains(story: Story) -> None:
+    assert story.submitted.source == "rest"
+    assert story.submitted.state == JobState.PENDING
+
+
+def test_the_stream_has_every_event_once_across_a_killed_service(story: Story) -> None:
+    numbers = [event.sequence for event in story.stream.read]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert story.stream.steps == list(range(len(story.stream.steps)))
+
+
+def test_a_scale_request_within_the_bounds_brings_a_second_group(story: Story) -> None:
+    status = story.after_beyond.status
+    assert status is not None
+    assert [group.state for group in status.groups] == [GroupState.MEMBER, GroupState.MEMBER]
+
+
+def test_a_scale_request_beyond_the_bounds_is_refused_and_changes_nothing(story: Story) -> None:
+    assert story.beyond.status_code == 409
+    error = story.beyond.json()["error"]
+    assert (error["code"], error["field"]) == ("scale_out_of_bounds", "groups")
+    assert error["message"].startswith("3 groups are outside the bounds of job ")
+    assert "groups.maximum" in error["remedy"]
+    assert (story.after_beyond.state, story.after_beyond.wanted_groups) == (JobState.RUNNING, 2)
+
+
+def test_a_service_that_was_killed_finds_its_running_job_again(story: Story) -> None:
+    before, after = story.after_beyond, story.after_kill
+    assert after.state == JobState.RUNNING
+    assert after.created == before.created
+    assert before.status is not None
+    assert after.status is not None
+    pids_before = [worker.pid for group in before.status.groups for worker in group.workers]
+    pids_after = [worker.pid for group in after.status.groups for worker in group.workers]
+    assert pids_after == pids_before, "the job was disturbed"
+
+
+def test_a_cancelled_job_ends_at_once_and_says_why(story: Story) -> None:
+    assert story.cancelled.reason == "It was cancelled through the service."
+
+
+def test_a_job_that_has_ended_can_neither_be_cancelled_nor_scaled(story: Story) -> None:
+    for answer, verb in ((story.repeated_cancel, "cancelled"), (story.late_scale, "scaled")):
+        assert answer.status_code == 409
+        error = answer.json()["error"]
+        assert error["code"] == "job_conflict"
+        assert f"is cancelled and cannot be {verb}" in error["message"]
+        assert error["remedy"]
+
+
+def test_a_service_that_was_killed_knows_the_end_of_its_jobs(story: Story) -> None:
+    assert story.after_end.state == JobState.CANCELLED
+    assert story.after_end.reason == story.cancelled.reason
+    assert story.after_end.step == len(story.stream.steps)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", ""), ("POST", "/scale"), ("POST", "/cancel"), ("GET", "/events")]
+)
+def test_an_unknown_job_is_not_found(service: ServiceProcess, method: str, path: str) -> None:
+    body = {"groups": 1} if path == "/scale" else None
+    address = f"{service.url}/api/v1/jobs/nobodys-job{path}"
+    answer = httpx.request(method, address, json=body, timeout=30)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "job_not_found"
+
+
+def test_a_broken_specification_is_refused_with_field_value_rule_and_remedy(
+    service: ServiceProcess, client: MicsClient, data: Path
+) -> None:
+    jobs_before = {job.job_id for job in client.jobs().jobs}
+    body = small_job(data={"kind": "text", "paths": [str(data)]}, partition_size=0)
+    answer = httpx.post(f"{service.url}/api/v1/jobs", json=body, timeout=30)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert error["code"] == "invalid_specification"
+    (problem,) = error["problems"]
+    assert (problem["field"], problem["value"]) == ("partition_size", "0")
+    assert problem["rule"] == "a partition size is a positive whole number or 'auto'."
+    assert problem["remedy"] == "Leave it at 'auto' to have the planner choose."
+    assert {job.job_id for job in client.jobs().jobs} == jobs_before
+
+
+# A job that never met the service: `ray job submit`, with the user's own code.
+
+THEIR_MODEL = '''
+import torch
+from torch import nn
+
+
+class Bigrams(nn.Module):
+    """Each token predicts the next one."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.tokens = nn.Embedding(257, width)
+        self.head = nn.Linear(width, 257)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.head(self.tokens(input_ids))
+
+
+def build(width):
+    return Bigrams(width)
+'''
+
+
+@pytest.fixture(scope="module")
+def their_job(
+    cluster: LocalCluster,
+    story: Story,  # the nodes are free again after it
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """Submit a folder with a job, a module and a text by Ray's own command; return the job's id."""
+    folder = tmp_path_factory.mktemp("theirs")
+    (folder / "their_model.py").write_text(THEIR_MODEL, encoding="utf-8")
+    (folder / "data.txt").write_text(data.read_text(encoding="utf-8"), encoding="utf-8")
+    model = {"callable": "their_model:build", "arguments": {"width": 30}}
+    job = yaml.safe_dump(small_job(name="theirs", model=model, partition_size=1))
+    (folder / "job.yaml").write_text(job, encoding="utf-8")
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--no-wait"]
+    target = ["--address", cluster.dashboard_url, "--working-dir", str(folder)]
+    driver = [sys.executable, "-m", "mics_core.cluster.driver", "job.yaml"]
+    subprocess.run(
+        [*ray, *target, "--submission-id", "theirs-1", "--", *driver],
+        check=True,
+        timeout=DEADLINE_S,
+    )
+    return "theirs-1"
+
+
+def test_a_job_sent_by_ray_job_submit_is_watched_scaled_and_cancelled_alike(
+    cluster: LocalCluster, client: MicsClient, their_job: str
+) -> None:
+    def listed() -> JobSummary | None:
+        return next((job for job in client.jobs().jobs if job.job_id == their_job), None)
+
+    job = eventually(listed, f"job {their_job} in the list of the service", DEADLINE_S)
+    assert (job.source, job.name) == ("ray", "theirs")
+    stream = Stream(client.events(their_job))
+    stream.read_steps(3, num_groups=1)
+    client.scale(their_job, 2)
+    stream.read_steps(3, num_groups=2)
+    client.cancel(their_job)
+    assert stream.read_state(JobState.CANCELLED).reason == "It was cancelled through the service."
+    assert stream.steps == list(range(len(stream.steps)))
+
+    ray_jobs = JobSubmissionClient(cluster.dashboard_url)
+    eventually(
+        lambda: ray_jobs.get_job_status(their_job) == RayJobStatus.SUCCEEDED,
+        f"the end of Ray's job {their_job}",
+        DEADLINE_S,
+    )
