@@ -97,7 +97,7 @@ def test_a_model_that_fits_one_worker_gets_partition_size_1(
             "heads",
             {"model": {"family": "gpt2", "hidden_size": 66, "num_layers": 2, "num_heads": 4}},
             [
-                "model: ",
+                "model.num_heads: 4 is refused: ",
                 "num_heads (4) must divide hidden_size (66).",
                 "Choose a number of heads that divides the width.",
             ],
