@@ -9,6 +9,7 @@ ends with the job: status 0 if it finished or was cancelled, 1 if it failed, 2 i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -46,6 +47,7 @@ logger = logging.getLogger("mics")
 
 _POLL_S = 5.0
 _LAST_READERS_S = 5.0
+_LAST_RUNS_S = 30.0
 _STEP_LOG_INTERVAL_S = 2.0
 
 
@@ -111,6 +113,8 @@ def run_job(job_id: str, spec: JobSpec) -> JobState:
             remedy="Look into the log of its node, and submit the job again; with"
             " checkpoint.directory set it goes on from the newest checkpoint.",
         ) from None
+    with contextlib.suppress(RayError):
+        ray.get(supervisor.wait_until_ended.remote(_LAST_RUNS_S))
     _let_readers_finish(supervisor)
     return state
 

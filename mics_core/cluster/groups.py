@@ -9,6 +9,11 @@ reserve the same room for itself. In between, the room is anybody's:
 - A run that is killed before its workers have started leaves Ray Train's reservation behind until
   the job ends. So a group that is stopped then is left to start; its workers learn that it is no
   part of the job any more, and the run ends in order.
+
+[Note: ending a group]
+A run whose controller is killed while it shuts down leaves its reservation behind too. So a group
+is ended by killing its workers, which can then do nothing any more; the run sees that, gives its
+room back and ends by itself. Only one that does not is killed whole.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ __all__ = ["GroupRun", "GroupRuns"]
 logger = logging.getLogger(__name__)
 
 _LEAVES_WITHIN_S = 180.0
+_ENDS_WITHIN_S = 30.0
 
 
 @dataclass(slots=True)
@@ -127,10 +133,21 @@ class GroupRuns:
             return
         logger.info("stopping group %d: %s", group_id, reason)
         run.stopped = True
+        loop = asyncio.get_running_loop()
         if group_id in self._handing_over:  # see [Note: handing room over]
-            asyncio.get_running_loop().call_later(_LEAVES_WITHIN_S, self._kill, run)
+            loop.call_later(_LEAVES_WITHIN_S, self._kill, run)
+        elif run.workers:  # see [Note: ending a group]
+            for worker in run.workers.values():
+                ray.kill(worker.actor)
+            loop.call_later(_ENDS_WITHIN_S, self._kill, run)
         else:
             self._kill(run)
+
+    async def wait_until_ended(self, timeout_s: float) -> None:
+        """Wait until the runs of all groups have ended and given their room back."""
+        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
 
     def _kill(self, run: GroupRun) -> None:
         if run.task is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mics_core.engine.summary import StepCommit
 
@@ -24,6 +25,7 @@ class Ready:
 
     Args:
         store_port: Port of the rendezvous store that it hosts; only rank 0 hosts one.
+        actor: Handle of the worker's actor, by which the supervisor can end it.
     """
 
     rank: int
@@ -31,6 +33,7 @@ class Ready:
     host: str
     pid: int
     store_port: int | None
+    actor: Any
 
 
 @dataclass(frozen=True, slots=True)

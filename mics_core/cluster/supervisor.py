@@ -24,6 +24,7 @@ from mics_core.cluster.messages import (
     Ready,
     ReplicationBroke,
 )
+from mics_core.cluster.step_order import StepOrder
 from mics_core.elastic import events as elastic
 from mics_core.elastic.ledger import SampleLedger
 from mics_core.elastic.machine import MembershipMachine, Rules
@@ -45,6 +46,7 @@ __all__ = ["JobSupervisor"]
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.5
+_REPORTED_WITHIN_S = 5.0
 
 
 class JobSupervisor:
@@ -73,6 +75,7 @@ class JobSupervisor:
         self._generations: list[GenerationRecord] = []
         self._news = Bell()
         self._step = 0
+        self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
         self._cancelling = False
         self._clock: asyncio.Task[None] | None = None
 
@@ -144,6 +147,10 @@ class JobSupervisor:
         """Return how many events no reader has taken yet."""
         return self._journal.last_sequence - self._journal.read_up_to
 
+    async def wait_until_ended(self, timeout_s: float) -> None:
+        """Wait until the runs of all groups have ended and given their room back."""
+        await self._runs.wait_until_ended(timeout_s)
+
     # For the workers.
 
     async def newest_generation(self, after: int, timeout_s: float) -> int:
@@ -194,8 +201,9 @@ class JobSupervisor:
                     self._tell(elastic.GroupEntered(group_id, generation, step))
             case Committed(rank, step):
                 run.steps[rank] = step + 1
-                if message.commit is not None:
-                    self._note_step(message)
+                if commit := message.commit:
+                    now = time.monotonic()
+                    self._note_steps(self._order.take(commit.step, commit.generation, message, now))
             case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
                     self._tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
@@ -217,10 +225,16 @@ class JobSupervisor:
             return
         if step < self._step:
             self._ledger.rewind(step)
+        if step < self._step or self._journal.last_step is None:
+            self._order.begin(step, generation)
             self._step = step
         entered = record.model_copy(update={"step": step})
         self._generations[generation - 1] = entered
         self._journal.generation(entered)
+
+    def _note_steps(self, messages: list[Committed]) -> None:
+        for message in messages:
+            self._note_step(message)
 
     def _note_step(self, message: Committed) -> None:
         commit = message.commit
@@ -251,6 +265,7 @@ class JobSupervisor:
         while not self._state.is_final:
             await asyncio.sleep(_TICK_S)
             try:
+                self._note_steps(self._order.overdue(time.monotonic()))
                 self._tell(elastic.Tick())
             except Exception:
                 # Launches, evictions and the grace of the start hang on this task: it must go on.
@@ -282,6 +297,8 @@ class JobSupervisor:
                 self._news.ring()
             case elastic.SetRunPhase(phase, reason):
                 logger.info("the job is %s: %s", phase, reason)
+                if JobState(phase).is_final:
+                    self._note_steps(self._order.rest())
                 self._journal.state(JobState(phase), reason)
 
     def _store_of(self, group_id: int) -> StoreAddress:

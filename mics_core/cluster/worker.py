@@ -101,6 +101,7 @@ class _Worker:
                 host=ray.util.get_node_ip_address(),
                 pid=os.getpid(),
                 store_port=self._store.port if self._store is not None else None,
+                actor=context.current_actor,
             )
         )
 

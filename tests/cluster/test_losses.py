@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
+import ray
+from ray.util.placement_group import placement_group_table
 
 from mics_core.cluster.local import LocalCluster
 from mics_core.spec.status import GroupState, GroupStatus, JobState, StateEvent, StepEvent
@@ -30,6 +32,12 @@ def assert_losses_are_gold(job: RunningJob) -> None:
     assert [step.loss for step in steps] == pytest.approx(gold, rel=1e-5)
 
 
+def num_rooms_of_runs() -> int:
+    """Placement groups that Ray Train has made for itself; ours have names."""
+    table = placement_group_table().values()
+    return sum(not group["name"] and group["state"] == "CREATED" for group in table)
+
+
 # A worker is killed; later the job is scaled down, and cancelled.
 
 
@@ -46,7 +54,10 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def killed(start_job: StartJob) -> Killed:
-    """One worker of group 1 gets SIGKILL; group 2 replaces the group, and is scaled away again."""
+    """One worker of group 1 gets SIGKILL; group 2 replaces the group, and is scaled away again.
+
+    So is group 3, while Ray Train starts it.
+    """
     job = start_job(40)
     job.train_to(2)
     story = Killed(job, killed_at=3, pids_of_survivor=job.pids(0))
@@ -58,6 +69,11 @@ def killed(start_job: StartJob) -> Killed:
     job.scale(1)
     job.train_until(lambda job: job.group_events(2, GroupState.LEFT), "the end of group 2")
     job.train_to(job.control.allowed + 1)
+    job.scale(2)
+    eventually(lambda: num_rooms_of_runs() == 2, "the room of group 3's run")
+    job.scale(1)
+    job.wait_until(lambda job: job.group_events(3, GroupState.LEFT), "the end of group 3")
+    eventually(lambda: ray.available_resources().get("CPU") == 2, "the room that group 3 gave back")
     job.cancel()
     job.train_until(lambda job: job.final, "the end of the cancelled job")
     job.ended()
@@ -111,6 +127,15 @@ def test_nobody_redoes_a_step_for_a_join_or_a_leave(killed: Killed) -> None:
     assert repeated == [killed.killed_at]
 
 
+def test_a_group_that_is_scaled_away_while_it_starts_never_trains_and_gives_its_room_back(
+    killed: Killed,
+) -> None:
+    """The room is waited for in the story itself, while the job still runs."""
+    assert killed.job.group_events(3, GroupState.STARTING)
+    assert not killed.job.group_events(3, GroupState.MEMBER)
+    assert killed.job.has_entered(0)
+
+
 def test_cancelling_ends_a_job_at_a_step_boundary(killed: Killed) -> None:
     job = killed.job
     assert (job.status().state, job.returned) == (JobState.CANCELLED, JobState.CANCELLED)
@@ -120,7 +145,7 @@ def test_cancelling_ends_a_job_at_a_step_boundary(killed: Killed) -> None:
 
 def test_no_group_is_left_of_a_cancelled_job(killed: Killed) -> None:
     states = [group.state for group in killed.job.status().groups]
-    assert states == [GroupState.LEFT, GroupState.LOST, GroupState.LEFT]
+    assert states == [GroupState.LEFT, GroupState.LOST, GroupState.LEFT, GroupState.LEFT]
 
 
 # A user's model raises: in one worker of group 1, which is replaced; later in every worker.

@@ -294,7 +294,11 @@ def their_job(
 def test_a_job_sent_by_ray_job_submit_is_watched_scaled_and_cancelled_alike(
     cluster: LocalCluster, client: MicsClient, their_job: str
 ) -> None:
+    ray_jobs = JobSubmissionClient(cluster.dashboard_url)
+
     def listed() -> JobSummary | None:
+        state = ray_jobs.get_job_status(their_job)
+        assert not state.is_terminal(), f"{state}: {ray_jobs.get_job_logs(their_job)}"
         return next((job for job in client.jobs().jobs if job.job_id == their_job), None)
 
     job = eventually(listed, f"job {their_job} in the list of the service", DEADLINE_S)
@@ -307,7 +311,6 @@ def test_a_job_sent_by_ray_job_submit_is_watched_scaled_and_cancelled_alike(
     assert stream.read_state(JobState.CANCELLED).reason == "It was cancelled through the service."
     assert stream.steps == list(range(len(stream.steps)))
 
-    ray_jobs = JobSubmissionClient(cluster.dashboard_url)
     eventually(
         lambda: ray_jobs.get_job_status(their_job) == RayJobStatus.SUCCEEDED,
         f"the end of Ray's job {their_job}",
