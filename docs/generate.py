@@ -48,6 +48,7 @@ _HEADINGS = {
     "ScheduleSpec": "`training.schedule`",
     "GroupsSpec": "`groups`",
     "ResourcesSpec": "`resources`",
+    "EngineSpec": "`engine`",
     "CheckpointSpec": "`checkpoint`",
 }
 
@@ -79,6 +80,7 @@ RULES = {
     "_betas_below_one": "Both `betas` are in [0, 1).",
     "_micro_batches_divide_the_batch": "`micro_batch_size` divides `global_batch_size`;"
     " `schedule.warmup_steps` is at most `steps`.",
+    "_node_needs_stages": "`node` in `reshard` or `accumulation` excludes `hierarchical: never`.",
     "_ordered": "`minimum` ≤ `wanted` ≤ `maximum`.",
     "_batch_holds_the_groups": "`training.global_batch_size` is a multiple of `partition_size` ×"
     " `micro_batch_size`, and makes at least `groups.maximum` micro-batches of that size. With"

@@ -249,6 +249,39 @@ class CheckpointSpec(SpecModel):
     folder that holds checkpoints is refused."""
 
 
+class EngineSpec(SpecModel):
+    """How the engine moves and keeps the model states. Nothing here changes what is computed."""
+
+    reshard: Literal["auto", "always", "node", "never"] = "auto"
+    """What stays of gathered parameters until the step's end. `always`: nothing but the shard.
+    `node`: what came from other nodes, 1/k of each unit for k workers a node, so that nodes
+    exchange parameters once a step. `never`: all of them. `auto`: the planner's choice."""
+    accumulation: Literal["auto", "group", "node"] = "auto"
+    """Where the gradients of micro-batches add up. `group`: in the worker's shard. `node`: inside
+    the node, 1/k of the gradient a worker, so that a partition group's nodes exchange gradients
+    once a step. `auto`: the planner's choice."""
+    hierarchical: Literal["auto", "always", "never"] = "auto"
+    """Whether the collectives of a partition group over several nodes go through an inter-node and
+    an intra-node stage. `auto`: the planner's choice, for each collective and message size."""
+    bucket_mib: float = Field(default=8.0, gt=0.0)
+    """Gradients go across partition groups in buckets of whole units of at least this size."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state and its copy of the parameters in the host's memory, and update
+    there. Frees the GPU's memory for a slower update; on the CPU it only costs the copy."""
+    compile: bool = False
+    """Compile each block with `torch.compile`."""
+
+    @model_validator(mode="after")
+    def _node_needs_stages(self) -> EngineSpec:
+        for field in ("reshard", "accumulation"):
+            if getattr(self, field) == "node" and self.hierarchical == "never":
+                raise ValueError(
+                    f"{field} 'node' needs the collectives in two stages, which hierarchical"
+                    f" 'never' forbids. Leave hierarchical at 'auto', or set {field} to 'auto'."
+                )
+        return self
+
+
 def _kind_of_model(value: Any) -> str:
     has_callable = "callable" in value if isinstance(value, dict) else hasattr(value, "callable")
     return "callable" if has_callable else "transformers"
@@ -305,6 +338,8 @@ class JobSpec(SpecModel):
     """How many partition groups."""
     resources: ResourcesSpec = ResourcesSpec()
     """What each worker gets."""
+    engine: EngineSpec = EngineSpec()
+    """How the engine moves and keeps the model states."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """Durable checkpoints."""
 
