@@ -14,10 +14,9 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
-__all__ = ["NODES_VARIABLE", "MicsBackend", "MicsTorchConfig"]
+from mics_core.comm.nodes import NODES_VARIABLE
 
-NODES_VARIABLE = "MICS_NODES_OF_RANKS"
-"""Environment variable of every worker: the Ray node id of each rank, separated by commas."""
+__all__ = ["MicsBackend", "MicsTorchConfig"]
 
 
 @dataclass

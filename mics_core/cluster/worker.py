@@ -12,13 +12,13 @@ import ray.train
 import ray.train.torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
-from torch.distributed.device_mesh import init_device_mesh
 
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Ready
 from mics_core.cluster.names import NAMESPACE, supervisor_name
 from mics_core.cluster.worker_config import WorkerConfig
-from mics_core.comm.partition import PartitionGroup
+from mics_core.comm.nodes import NODES_VARIABLE
+from mics_core.comm.partition import form_partition_group
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import Ending, LoopOptions, train
 from mics_core.engine.trainer import Trainer
@@ -76,11 +76,8 @@ class _Worker:
         """Build, report ready and train."""
         spec = parse_job_spec(self._config.spec)
         device = ray.train.torch.get_device()
-        mesh = init_device_mesh(
-            device.type, (self._config.partition_size,), mesh_dim_names=("partition",)
-        )
-        assert dist.group.WORLD is not None
-        partition = PartitionGroup(mesh, dist.group.WORLD, dist.new_group(backend="gloo"))
+        nodes = os.environ[NODES_VARIABLE].split(",")
+        partition = form_partition_group([range(self._config.partition_size)], nodes, device)
 
         def build(initialise: bool) -> Trainer:
             self._trainer = build_trainer(spec, partition, device, initialise=initialise)

@@ -1,8 +1,9 @@
 """The partition group: the workers that hold one copy of the model states between them.
 
-Its collectives inside the model (all-gather, reduce-scatter) are FSDP2's. Here are the small ones
-on the host that let its workers take every decision together. A partition group has no life beyond
-its weakest member: any failure here ends the whole group.
+Its collectives inside the model (all-gather, reduce-scatter) are called by FSDP2
+(`mics_core.comm.units`). Here are their process groups, and the small collectives on the host that
+let the workers take every decision together. A partition group has no life beyond its weakest
+member: any failure here ends the whole group.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from mics_core.comm.nodes import NodeGrid, node_grid
+from mics_core.comm.stages import StageGroups
+
+__all__ = ["PartitionGroup", "form_partition_group"]
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionGroup:
@@ -24,11 +30,17 @@ class PartitionGroup:
         mesh: One-dimensional device mesh over the p workers, given to `fully_shard`.
         control: Process group over the same workers that carries host tensors.
         background: Another one, for what goes on beside the steps: writing checkpoints.
+        gathers: Process groups of the parameters' all-gathers.
+        scatters: Process groups of the gradients' reduce-scatters, which run beside the gathers.
+        nodes: The node of each rank.
     """
 
     mesh: DeviceMesh
     control: dist.ProcessGroup
     background: dist.ProcessGroup
+    gathers: StageGroups
+    scatters: StageGroups
+    nodes: tuple[str, ...]
 
     @property
     def size(self) -> int:
@@ -40,14 +52,15 @@ class PartitionGroup:
         """This worker's rank; also the index of its replication group."""
         return self.control.rank()
 
-    def sum_doubles(self, values: Sequence[float]) -> list[float]:
-        """Add vectors over the group, in the same order on every worker.
+    @property
+    def grid(self) -> NodeGrid:
+        """The workers by node."""
+        return self.gathers.grid
 
-        All workers of the group must call it. The sum is taken over the gathered vectors, so that
-        it is bit for bit the same on every worker and in every partition group.
-        """
-        gathered = self.gather_doubles(values)
-        return [sum(column) for column in zip(*gathered, strict=True)]
+    @property
+    def node(self) -> str:
+        """This worker's node."""
+        return self.nodes[self.rank]
 
     def gather_doubles(self, values: Sequence[float]) -> list[list[float]]:
         """Gather each worker's vector; all workers of the group must call it.
@@ -69,3 +82,56 @@ class PartitionGroup:
         box = [value]
         dist.broadcast_object_list(box, group=self.control, group_src=0)
         return box[0]
+
+
+def form_partition_group(
+    groups: Sequence[Sequence[int]], nodes: Sequence[str], device: torch.device
+) -> PartitionGroup:
+    """Split the default world into partition groups and return this worker's.
+
+    All workers of the default world must call it.
+
+    Args:
+        groups: The world ranks of each partition group.
+        nodes: The node of each world rank; workers of one node stand together in each group.
+        device: Decides the backend: NCCL on CUDA with gloo beside it for host tensors, else gloo.
+    """
+    on_gpu = device.type == "cuda"
+    mine: PartitionGroup | None = None
+    for ranks in groups:
+        inside = tuple(nodes[rank] for rank in ranks)
+        grid = node_grid(inside)
+        main = dist.new_group(list(ranks), backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        background = dist.new_group(list(ranks), backend="gloo")
+        backend = "nccl" if on_gpu else "gloo"
+        gathers = _stages(ranks, grid, main, backend)
+        scatters = _stages(ranks, grid, dist.new_group(list(ranks), backend=backend), backend)
+        if dist.get_rank() in ranks:
+            mesh = DeviceMesh.from_group(main, device.type, mesh_dim_names=("partition",))
+            mine = PartitionGroup(mesh, main, background, gathers, scatters, inside)
+    assert mine is not None, "every rank belongs to a partition group"
+    return mine
+
+
+def _stages(
+    ranks: Sequence[int], grid: NodeGrid, whole: dist.ProcessGroup, backend: str
+) -> StageGroups:
+    """Form the process groups of both stages; all workers of the default world must call it."""
+    if not grid.has_stages:
+        return StageGroups(whole, grid)
+    rows = [grid.row(node) for node in range(grid.num_nodes)]
+    columns = [grid.column(local_rank) for local_rank in range(grid.workers_per_node)]
+    intra, inter = (
+        _mine_of([[ranks[place] for place in places] for places in stage], backend)
+        for stage in (rows, columns)
+    )
+    return StageGroups(whole, grid, intra, inter)
+
+
+def _mine_of(groups: Sequence[Sequence[int]], backend: str) -> dist.ProcessGroup | None:
+    mine = None
+    for members in groups:
+        group = dist.new_group(list(members), backend=backend)
+        if dist.get_rank() in members:
+            mine = group
+    return mine

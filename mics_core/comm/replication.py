@@ -4,6 +4,13 @@ It lives outside `torch.distributed`'s world, because its members belong to diff
 and because it must be replaceable while the process lives: one object for each generation, dropped
 when a member is lost. Anything that goes wrong here surfaces as `ReplicationError`; the survivors
 then enter the next generation.
+
+[Note: the second hop by node]
+Members stand in the ring node by node, so that only one of a node's members sends out of it. If
+every node has the same number m > 1 of them, the all-reduce goes in three stages: a reduce-scatter
+inside the node, m all-reduces between nodes in parallel, one for each local place, and an
+all-gather inside the node. A node's link then carries 2(n-1)/n of the gradient for n nodes, where
+one ring over N members carries 2(N-1)/N. All stages work in place on the caller's buffer.
 """
 
 from __future__ import annotations
@@ -18,12 +25,15 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from mics_core.comm.nodes import NodeGrid, node_grid
+from mics_core.comm.stages import Scratch
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 
 __all__ = ["Member", "ReplicationGroup", "connect"]
 
 _RENDEZVOUS_SLICE = timedelta(milliseconds=250)
+_COPY_BUCKET_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +45,38 @@ class Member:
         replication_index: Which replication group: the worker's rank in its partition group.
         rank: The place of the worker's partition group in the generation.
         size: Partition groups in the generation.
+        node: The node the worker is on; members of one node reduce among themselves first.
     """
 
     generation: int
     replication_index: int
     rank: int
     size: int
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The connected process groups (`dist.ProcessGroupGloo`, whose collectives torch's stubs lack).
+
+    Args:
+        order: The members' ranks in the order of the ring: node by node.
+        grid: The members by node, in that order.
+        whole: All members.
+        intra: The members of this worker's node; none without stages.
+        inter: The members of this worker's place on every node; none without stages.
+    """
+
+    order: tuple[int, ...]
+    grid: NodeGrid
+    whole: Any
+    intra: Any = None
+    inter: Any = None
+
+    @property
+    def backends(self) -> list[Any]:
+        """All process groups."""
+        return [group for group in (self.whole, self.intra, self.inter) if group is not None]
 
 
 class ReplicationGroup:
@@ -48,16 +84,14 @@ class ReplicationGroup:
 
     Args:
         member: This worker's place.
-        backend: The connected process group (`dist.ProcessGroupGloo`, whose collectives torch's
-            stubs leave out); none when this worker is the only member.
-        bucket_bytes: Largest number of bytes that one collective over many tensors moves at once.
+        ring: The connections; none when this worker is the only member.
     """
 
-    def __init__(self, member: Member, backend: Any, bucket_bytes: int = 32 << 20):
+    def __init__(self, member: Member, ring: Ring | None):
         self.member = member
-        self._backend = backend
-        self._bucket_bytes = bucket_bytes
+        self._ring = ring
         self._is_open = True
+        self._scratch = Scratch()
 
     @property
     def rank(self) -> int:
@@ -82,27 +116,23 @@ class ReplicationGroup:
         if self.size == 1:
             return [mine.tolist()]
         rows = [torch.empty_like(mine) for _ in range(self.size)]
-        self._run(
+        ring = self._run(
             "all-gather of the step summary",
-            lambda backend: backend.allgather([rows], [mine]).wait(),
+            lambda ring: ring.whole.allgather([rows], [mine]).wait(),
         )
-        return [row.tolist() for row in rows]
+        by_rank = dict(zip(ring.order, rows, strict=True))
+        return [by_rank[rank].tolist() for rank in range(self.size)]
 
-    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Sum `tensors` over the group in place; all members must call it with equal shapes.
+    def all_reduce(self, flat: torch.Tensor) -> None:
+        """Sum a flat tensor over the group in place; all members must call it with equal shapes.
 
-        Tensors travel in buckets of at most `bucket_bytes`; one larger tensor is a bucket by
-        itself. Every member ends with the same bits.
+        Every member ends with the same bits. See [Note: the second hop by node].
 
         Raises:
-            ReplicationError: A member was lost; `tensors` are then undefined.
+            ReplicationError: A member was lost; `flat` is then undefined.
         """
-        if self.size == 1:
-            return
-        for bucket in self._buckets(tensors):
-            flat = _flatten(bucket)
-            self._run("all-reduce of the gradient", partial(_all_reduce, flat))
-            _unflatten(flat, bucket)
+        if self.size > 1 and flat.numel():
+            self._run("all-reduce of the gradient", partial(_all_reduce, flat, self._scratch))
 
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int) -> None:
         """Copy `tensors` from member `source` to all others; all members must call it.
@@ -112,7 +142,7 @@ class ReplicationGroup:
         """
         if self.size == 1:
             return
-        for bucket in self._buckets(tensors):
+        for bucket in _buckets(tensors):
             flat = _flatten(bucket)
             self._run("copy of the model states", partial(_broadcast, flat, source))
             if self.rank != source:
@@ -125,38 +155,41 @@ class ReplicationGroup:
         every member closes the group as soon as it has seen an error.
         """
         self._is_open = False
-        backend, self._backend = self._backend, None
-        if backend is not None:
+        ring, self._ring = self._ring, None
+        for backend in ring.backends if ring is not None else []:
             backend.abort()
             backend.shutdown()
 
-    def _run(self, what: str, collective: Callable[[Any], object]) -> None:
-        if not self._is_open or self._backend is None:
+    def _run(self, what: str, collective: Callable[[Ring], object]) -> Ring:
+        ring = self._ring
+        if not self._is_open or ring is None:
             raise ReplicationError(
                 f"The {what} cannot run: generation {self.member.generation} is closed."
             )
         try:
-            collective(self._backend)
+            collective(ring)
         except RuntimeError as error:
             self.close()
             raise ReplicationError(
                 f"The {what} broke in replication group {self.member.replication_index} of"
                 f" generation {self.member.generation}: {_first_line(error)}"
             ) from None
+        return ring
 
-    def _buckets(self, tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-        bucket: list[torch.Tensor] = []
-        used_bytes = 0
-        for tensor in tensors:
-            full = used_bytes + tensor.nbytes > self._bucket_bytes
-            if bucket and (full or tensor.dtype != bucket[0].dtype):
-                yield bucket
-                bucket, used_bytes = [], 0
-            if tensor.numel():
-                bucket.append(tensor)
-                used_bytes += tensor.nbytes
-        if bucket:
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    used_bytes = 0
+    for tensor in tensors:
+        full = used_bytes + tensor.nbytes > _COPY_BUCKET_BYTES
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
             yield bucket
+            bucket, used_bytes = [], 0
+        if tensor.numel():
+            bucket.append(tensor)
+            used_bytes += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 def connect(
@@ -189,17 +222,17 @@ def connect(
             address.host, address.port, is_master=False, wait_for_workers=False, timeout=timeout
         )
         here = PrefixStore(f"{prefix}/here", store)
-        here.set(str(member.rank), "here")
-        _wait_for_all(here, [str(rank) for rank in range(member.size)], member, superseded)
-        backend = dist.ProcessGroupGloo(
-            PrefixStore(f"{prefix}/group", store), member.rank, member.size, timeout
-        )
+        here.set(str(member.rank), f"node {member.node}")
+        keys = [str(rank) for rank in range(member.size)]
+        _wait_for_all(here, keys, member, superseded)
+        nodes = [here.get(key).decode() for key in keys]
+        ring = _connect_ring(PrefixStore(f"{prefix}/group", store), member, nodes, timeout)
     except RuntimeError as error:
         raise ReplicationError(
             f"Replication group {member.replication_index} of generation {member.generation}"
             f" cannot connect at {address.host}:{address.port}: {_first_line(error)}"
         ) from None
-    return ReplicationGroup(member, backend)
+    return ReplicationGroup(member, ring)
 
 
 def _wait_for_all(
@@ -216,14 +249,53 @@ def _wait_for_all(
     )
 
 
-def _all_reduce(flat: torch.Tensor, backend: Any) -> None:
-    backend.allreduce([flat]).wait()
+def _connect_ring(store: Store, member: Member, nodes: list[str], timeout: timedelta) -> Ring:
+    order = sorted(range(member.size), key=lambda rank: (nodes.index(nodes[rank]), rank))
+    grid = node_grid([nodes[rank] for rank in order])
+    place = order.index(member.rank)
+
+    def connected(name: str, places: range) -> Any:
+        return dist.ProcessGroupGloo(
+            PrefixStore(name, store), places.index(place), len(places), timeout
+        )
+
+    whole = connected("whole", range(member.size))
+    if not grid.has_stages:
+        return Ring(tuple(order), grid, whole)
+    node, local = divmod(place, grid.workers_per_node)
+    intra = connected(f"intra-{node}", grid.row(node))
+    inter = connected(f"inter-{local}", grid.column(local))
+    return Ring(tuple(order), grid, whole, intra, inter)
 
 
-def _broadcast(flat: torch.Tensor, source: int, backend: Any) -> None:
+def _all_reduce(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
+    if ring.intra is None:
+        ring.whole.allreduce([flat]).wait()
+        return
+    local_size = ring.grid.workers_per_node
+    length = flat.numel() // local_size
+    if rest := flat[local_size * length :].numel():
+        # Callers pad their buffers (`mics_core.engine.gradients`), so this is rare and small.
+        ring.whole.allreduce([flat[-rest:]]).wait()
+    if not length:
+        return
+    even = flat[: local_size * length]
+    mine = even.view(local_size, -1)[ring.intra.rank()]
+    received = scratch.take(even, even.numel())
+    # gloo's own reduce-scatter sends twice the bytes; see [Note: collectives in stages].
+    ring.intra.alltoall_base(received, even, [], []).wait()
+    parts = received.view(local_size, -1)
+    torch.add(parts[0], parts[1], out=mine)
+    for part in parts[2:]:
+        mine.add_(part)
+    ring.inter.allreduce([mine]).wait()
+    ring.intra._allgather_base(even, mine).wait()
+
+
+def _broadcast(flat: torch.Tensor, source: int, ring: Ring) -> None:
     options = dist.BroadcastOptions()
-    options.rootRank = source
-    backend.broadcast([flat], options).wait()
+    options.rootRank = ring.order.index(source)
+    ring.whole.broadcast([flat], options).wait()
 
 
 def _flatten(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -11,7 +11,10 @@ from mics_core.engine.checkpoint import restore_newest
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.optimizer import build_optimizer
 from mics_core.engine.sharding import ShardingOptions, shard_model
+from mics_core.engine.strategy import settle_strategy
 from mics_core.engine.trainer import Trainer
+from mics_core.engine.units import UnitDriver
+from mics_core.planner.strategy import Strategy
 from mics_core.spec.job import JobSpec
 
 __all__ = ["build_trainer"]
@@ -23,6 +26,7 @@ def build_trainer(
     device: torch.device,
     *,
     samples: Samples | None = None,
+    strategy: Strategy | None = None,
     initialise: bool = True,
 ) -> Trainer:
     """Build the shards, the optimizer and the data of one worker.
@@ -34,6 +38,8 @@ def build_trainer(
         partition: The worker's partition group.
         device: Where the shards live.
         samples: The training data, when the caller holds it already.
+        strategy: How the group moves its model states; without, as the job says and for the rest
+            as the paper does.
         initialise: Whether to draw initial weights, or to restore the newest checkpoint. A worker
             that will copy its state from peers does without.
 
@@ -47,14 +53,26 @@ def build_trainer(
         device=device,
         precision=training.precision,
         activation_checkpointing=training.activation_checkpointing,
+        compiles_blocks=spec.engine.compile,
         seed=training.seed,
         initialise=initialise,
     )
-    model = shard_model(build_meta_model(spec), partition.mesh, options)
+    # One worker that holds everything needs no FSDP2, unless for its precision policy.
+    is_whole = partition.size == 1 and training.precision != "bf16"
+    sharded = shard_model(build_meta_model(spec), None if is_whole else partition.mesh, options)
+    units = UnitDriver(
+        sharded,
+        partition,
+        settle_strategy(spec.engine, partition.grid) if strategy is None else strategy,
+        dtype=options.shard_dtype,
+        device=device,
+        bucket_bytes=int(spec.engine.bucket_mib * (1 << 20)),
+    )
+    model = sharded.module
     optimizer = build_optimizer(model, training.optimizer)
     if samples is None:
         samples = build_samples(spec)
-    trainer = Trainer(spec, model, optimizer, samples, partition, device)
+    trainer = Trainer(spec, model, units, optimizer, samples, partition, device)
     if initialise:
         trainer.committed_steps = restore_newest(spec.checkpoint, partition, model, optimizer)
     return trainer

@@ -154,7 +154,8 @@ def _enter(
         The replication group, or none and the error. The same on all workers of the group.
     """
     assert plan.store is not None
-    member = Member(plan.number, trainer.partition.rank, position, len(plan.groups))
+    partition = trainer.partition
+    member = Member(plan.number, partition.rank, position, len(plan.groups), node=partition.node)
     replication: ReplicationGroup | None = None
     error = ""
     try:

@@ -19,9 +19,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from mics_core.data.order import stream_seed
+from mics_core.engine.gradients import shard_elements
 from mics_core.errors import Problem, SpecificationError
 
-__all__ = ["ShardingOptions", "block_names", "shard_model"]
+__all__ = ["ShardedModel", "ShardingOptions", "Unit", "block_names", "shard_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class ShardingOptions:
         device: Where the shards live.
         precision: `fp32`, `bf16` (bf16 compute, fp32 shards and reduction) or `fp64`.
         activation_checkpointing: Recompute the activations of each block in backward.
+        compiles_blocks: Compile each block with `torch.compile`.
         seed: Source of the initial weights.
         initialise: Whether to draw initial weights; without, their memory is left as it comes.
     """
@@ -39,6 +41,7 @@ class ShardingOptions:
     device: torch.device
     precision: str = "fp32"
     activation_checkpointing: bool = False
+    compiles_blocks: bool = False
     seed: int = 0
     initialise: bool = True
 
@@ -53,6 +56,43 @@ class ShardingOptions:
         if self.precision == "bf16":
             return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         return MixedPrecisionPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one all-gather fetches: a block, or what is outside the blocks.
+
+    Args:
+        name: The module's name; empty for the root.
+        module: The module; FSDP2's when the model is sharded.
+        parameters: Its own parameters, those of other units left out.
+        num_elements: Trainable numbers of this worker's shard, FSDP2's padding included.
+    """
+
+    name: str
+    module: nn.Module
+    parameters: tuple[nn.Parameter, ...]
+    num_elements: int
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a block."""
+        return bool(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedModel:
+    """A model that is ready to train.
+
+    Args:
+        module: The model.
+        units: Its units in the order of forward, the root first.
+        is_whole: Whether FSDP2 is left out: one worker holds everything as it is.
+    """
+
+    module: nn.Module
+    units: tuple[Unit, ...]
+    is_whole: bool
 
 
 def block_names(model: nn.Module) -> list[str]:
@@ -70,8 +110,10 @@ def block_names(model: nn.Module) -> list[str]:
     return names
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh | None, options: ShardingOptions) -> nn.Module:
-    """Materialise, initialise and shard `model` in place; return it.
+def shard_model(
+    model: nn.Module, mesh: DeviceMesh | None, options: ShardingOptions
+) -> ShardedModel:
+    """Materialise, initialise and shard `model` in place.
 
     All workers of the partition group must call it.
 
@@ -87,6 +129,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, options: ShardingOpti
     blocks = {model.get_submodule(name) for name in names}
     inside_blocks = {module for block in blocks for module in block.modules()}
     _check_initialisable(model)
+    units: list[Unit] = []
     for index, name in enumerate(names):
         block = model.get_submodule(name)
         _materialise(model, list(_post_order(block)), index, options)
@@ -94,22 +137,42 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, options: ShardingOpti
             block = checkpoint_wrapper(block)
             parent, _, attribute = name.rpartition(".")
             model.get_submodule(parent).register_module(attribute, block)
-        _shard(block, mesh, options)
+        if options.compiles_blocks:
+            block.compile()
+        units.append(_shard(name, block, list(block.parameters()), mesh, options))
     root = [module for module in _post_order(model) if module not in inside_blocks]
     _materialise(model, root, len(names), options)
-    _shard(model, mesh, options)
-    return model
+    taken = {parameter for unit in units for parameter in unit.parameters}
+    own = [parameter for parameter in model.parameters() if parameter not in taken]
+    units.insert(0, _shard("", model, own, mesh, options))
+    return ShardedModel(model, tuple(units), is_whole=mesh is None)
 
 
-def _shard(unit: nn.Module, mesh: DeviceMesh | None, options: ShardingOptions) -> None:
+def _shard(
+    name: str,
+    module: nn.Module,
+    parameters: list[nn.Parameter],
+    mesh: DeviceMesh | None,
+    options: ShardingOptions,
+) -> Unit:
+    num_elements = shard_elements(parameters, 1 if mesh is None else mesh.size())
     if mesh is None:
-        return
-    sharded = fully_shard(unit, mesh=mesh, mp_policy=options.policy)
+        return Unit(name, module, tuple(parameters), num_elements)
+    trained = [parameter.requires_grad for parameter in parameters]
+    before = set(module.parameters()) - set(parameters)
+    sharded = fully_shard(module, mesh=mesh, mp_policy=options.policy)
     assert isinstance(sharded, FSDPModule)
     # Gradients are sums over micro-batches and workers; the division by the global token count
     # comes after the second hop. gloo has no PREMUL_SUM, hence the plain sum.
     sharded.set_gradient_divide_factor(1.0)
     sharded.set_force_sum_reduction_for_comms(True)
+    # A parameter that takes no part in a micro-batch counts with a zero gradient, so that a unit's
+    # gradient has the same layout in every micro-batch.
+    sharded.set_reduce_scatter_unused_params(True)
+    # `fully_shard` has put new parameters in the places of the old ones.
+    own = [parameter for parameter in module.parameters() if parameter not in before]
+    assert [parameter.requires_grad for parameter in own] == trained
+    return Unit(name, module, tuple(own), num_elements)
 
 
 def _materialise(

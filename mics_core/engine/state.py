@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-__all__ = ["local_gradients", "local_tensor", "state_tensors"]
+__all__ = ["local_tensor", "state_tensors"]
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -33,19 +33,3 @@ def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[to
             if isinstance(value, torch.Tensor)
         ]
     return tensors
-
-
-def local_gradients(model: nn.Module) -> list[torch.Tensor]:
-    """Return the accumulated gradient shards of this worker, in the order of the parameters.
-
-    A parameter that took no part in the loss counts with a zero gradient, so that the lists of all
-    members of a replication group have equal shapes.
-    """
-    gradients = []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        gradients.append(local_tensor(parameter.grad))
-    return gradients

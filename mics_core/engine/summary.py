@@ -8,9 +8,9 @@ without asking anyone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 
-__all__ = ["Share", "StepCommit", "Summary", "combine"]
+__all__ = ["Share", "StepCommit", "Summary", "combine", "combine_groups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,13 @@ class Summary:
         """Return the fields as doubles; counts stay exact up to 2⁵³."""
         return [float(value) for value in astuple(self)]
 
+    @staticmethod
+    def flatten(rows: Sequence[Sequence[float]], num_rows: int) -> list[float]:
+        """Return rows one after the other; zeros for all of them if there are none."""
+        if not rows:
+            return [0.0] * (num_rows * len(fields(Summary)))
+        return [value for row in rows for value in row]
+
     @property
     def share(self) -> Share:
         """The samples used, as a run of places in the global batch."""
@@ -56,9 +63,8 @@ class Summary:
         )
 
 
-def combine(rows: Sequence[Sequence[float]]) -> Summary:
-    """Combine vectors of several workers, in their order, so that all get the same bits."""
-    parts = [Summary(*row) for row in rows]
+def combine(parts: Sequence[Summary]) -> Summary:
+    """Combine the summaries of several workers, in their order, so that all get the same bits."""
     return Summary(
         loss_sum=sum(part.loss_sum for part in parts),
         num_tokens=sum(part.num_tokens for part in parts),
@@ -68,6 +74,24 @@ def combine(rows: Sequence[Sequence[float]]) -> Summary:
         offset_square_sum=sum(part.offset_square_sum for part in parts),
         pending_generation=max(part.pending_generation for part in parts),
     )
+
+
+def combine_groups(vectors: Sequence[Sequence[float]], num_groups: int) -> list[Summary]:
+    """Combine what each worker of a partition group has gathered across its replication group.
+
+    Args:
+        vectors: One vector a worker of this group, by rank: the summaries of the workers of its
+            rank in all groups, one after the other.
+        num_groups: Partition groups of the generation.
+
+    Returns:
+        The summary of each group, in the generation's order.
+    """
+    width = len(fields(Summary))
+    return [
+        combine([Summary(*vector[place * width : (place + 1) * width]) for vector in vectors])
+        for place in range(num_groups)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
-from torch.distributed.device_mesh import DeviceMesh
 
-from mics_core.comm.partition import PartitionGroup
+from mics_core.comm.nodes import NODES_VARIABLE
+from mics_core.comm.partition import form_partition_group
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
@@ -26,33 +26,9 @@ from mics_core.engine.summary import StepCommit
 from mics_core.errors import LayoutError, MicsError, Problem
 from mics_core.spec import JobSpec, check_files, load_job_spec
 
-__all__ = ["form_partition_group", "main", "run_static"]
+__all__ = ["main", "run_static"]
 
 logger = logging.getLogger(__name__)
-
-
-def form_partition_group(ranks: list[list[int]], device: torch.device) -> PartitionGroup:
-    """Split the default world into partition groups and return this worker's.
-
-    All workers of the default world must call it.
-
-    Args:
-        ranks: The world ranks of each partition group.
-        device: Decides the backend: NCCL on CUDA with gloo beside it for host tensors, else gloo.
-    """
-    rank = dist.get_rank()
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    mine: PartitionGroup | None = None
-    for members in ranks:
-        group, background = (
-            dist.new_group(members, backend=backend),
-            dist.new_group(members, backend="gloo"),
-        )
-        if rank in members:
-            mesh = DeviceMesh.from_group(group, device.type, mesh_dim_names=("partition",))
-            mine = PartitionGroup(mesh, group, background)
-    assert mine is not None, "every rank belongs to a partition group"
-    return mine
 
 
 def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:
@@ -69,7 +45,7 @@ def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:
     world = dist.get_world_size()
     size = _check_layout(spec, world)
     groups = [list(range(first, first + size)) for first in range(0, world, size)]
-    partition = form_partition_group(groups, device)
+    partition = form_partition_group(groups, _nodes(world), device)
     # The store of the only generation; kept by rank 0 until everybody is done.
     store = (
         TCPStore(os.environ["MASTER_ADDR"], 0, is_master=True, wait_for_workers=False)
@@ -88,6 +64,14 @@ def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:
     )
     dist.barrier()
     return membership.commits
+
+
+def _nodes(world: int) -> list[str]:
+    """Return the node of each rank: as the environment says, or as torchrun numbers them."""
+    if named := os.environ.get(NODES_VARIABLE):
+        return named.split(",")
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return [str(rank // per_node) for rank in range(world)]
 
 
 def _check_layout(spec: JobSpec, world: int) -> int:

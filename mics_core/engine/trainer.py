@@ -3,18 +3,17 @@
 [Note: commit of a step]
 A step goes through these exchanges, none of which asks a server:
 
-1. Each micro-batch reduce-scatters its gradient inside the partition group (FSDP2) and adds it to
-   the shard: the first hop.
-2. The summaries of the group's workers are gathered inside the group.
-3. The groups' summaries and then the gradient shards are exchanged across the replication group:
-   the second hop, once a step.
-4. The workers of the group vote: has everybody's second hop succeeded? The same exchange adds up
-   the squared gradient norm.
-5. If all said yes, each applies the optimizer; else nobody does, the gradient is thrown away, and
+1. Each micro-batch reduce-scatters its gradient inside the partition group and adds it to the
+   shard: the first hop.
+2. During the last micro-batch's backward the workers' summaries and then, unit by unit, the
+   gradient shards are exchanged across the replication group: the second hop, once a step.
+3. The workers of the group exchange the summaries that they have gathered and vote: has everybody's
+   second hop succeeded? The same exchange adds up the squared gradient norm.
+4. If all said yes, each applies the optimizer; else nobody does, the gradient is thrown away, and
    the group waits for the next generation.
 
 So inside a partition group a step is committed by all workers or by none. Two groups may disagree
-when a member dies during step 3; entering the next generation compares the committed steps and
+when a member dies during step 2; entering the next generation compares the committed steps and
 copies the states from a group that is ahead (`mics_core.engine.loop`). No exception leaves a hook
 of FSDP2: an exception inside backward would leave gradients behind that spoil the repeated step.
 """
@@ -22,7 +21,8 @@ of FSDP2: an exception inside backward would leave gradients behind that spoil t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -35,9 +35,9 @@ from mics_core.data.masking import build_masking
 from mics_core.data.order import micro_batches_of_group, positions_of_worker, stream_seed
 from mics_core.data.samples import Samples
 from mics_core.engine.optimizer import learning_rate
-from mics_core.engine.state import local_gradients
-from mics_core.engine.summary import StepCommit, Summary, combine
-from mics_core.errors import GroupFailedError, ReplicationError
+from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
+from mics_core.engine.units import UnitDriver
+from mics_core.errors import GroupFailedError
 from mics_core.spec.job import JobSpec
 
 __all__ = ["StepBroken", "Trainer"]
@@ -58,6 +58,7 @@ class Trainer:
     Args:
         spec: The job.
         model: The sharded model (`mics_core.engine.sharding.shard_model`).
+        units: Its units, which move parameters and gradients.
         optimizer: The optimizer over its shards.
         samples: The training data.
         partition: The worker's partition group.
@@ -68,6 +69,7 @@ class Trainer:
         self,
         spec: JobSpec,
         model: nn.Module,
+        units: UnitDriver,
         optimizer: torch.optim.Optimizer,
         samples: Samples,
         partition: PartitionGroup,
@@ -78,6 +80,7 @@ class Trainer:
         self.optimizer = optimizer
         self.partition = partition
         self.committed_steps = 0
+        self._units = units
         self._samples = samples
         self._device = device
         self._masking = build_masking(spec)
@@ -101,37 +104,35 @@ class Trainer:
         Raises:
             GroupFailedError: A sample was used twice or left out, or the loss is not finite.
         """
-        mine = replace(
-            self._run_micro_batches(step, replication), pending_generation=float(pending_generation)
+        self._run_micro_batches(step, replication, pending_generation)
+        rows, error = self._units.finish()
+        votes = self.partition.gather_doubles(
+            [
+                float(bool(error)),
+                0.0 if error else self._units.gradients.square_norm(),
+                *Summary.flatten(rows, replication.size),
+            ]
         )
-        group = combine(self.partition.gather_doubles(mine.as_vector()))
-        error, rows = "", [group.as_vector()]
-        gradients = local_gradients(self.model)
-        try:
-            rows = replication.gather_doubles(group.as_vector())
-            replication.all_reduce(gradients)
-        except ReplicationError as broken:
-            error = str(broken)
-        # Every member divides by the same count, so that their shards stay equal to the bit.
-        total = combine(rows)
-        scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
-        square = 0.0 if error else _square_norm(gradients) * scale * scale
-        num_broken, square_norm = self.partition.sum_doubles([float(bool(error)), square])
-        if num_broken:
-            self.optimizer.zero_grad(set_to_none=True)
+        if any(broken for broken, *_ in votes):
+            self._units.end_step()
             error = error or "Another worker of this partition group lost its replication group."
             return StepBroken(step, replication.member.generation, error)
-        self._check(step, total, [Summary(*row) for row in rows])
-        rate = self._apply(step, gradients, scale, math.sqrt(square_norm))
+        groups = combine_groups([vote[2:] for vote in votes], replication.size)
+        # Every member divides by the same count, so that their shards stay equal to the bit.
+        total = combine(groups)
+        scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
+        norm = math.sqrt(sum(square for _, square, *_ in votes)) * scale
+        self._check(step, total, groups)
+        rate = self._apply(step, scale, norm)
         return StepCommit(
             step=step,
             loss=total.loss_sum / total.num_tokens,
             num_tokens=int(total.num_tokens),
-            gradient_norm=math.sqrt(square_norm),
+            gradient_norm=norm,
             learning_rate=rate,
             generation=replication.member.generation,
             num_groups=replication.size,
-            shares=tuple(Summary(*row).share for row in rows),
+            shares=tuple(group.share for group in groups),
             pending_generation=int(total.pending_generation),
         )
 
@@ -141,14 +142,18 @@ class Trainer:
         token count of the global batch, known only after the second hop, corrects it."""
         return self.spec.training.global_batch_size * self.spec.training.sequence_length
 
-    def _run_micro_batches(self, step: int, replication: ReplicationGroup) -> Summary:
-        """Run this worker's part of the group's micro-batches; the first hop is inside."""
+    def _run_micro_batches(
+        self, step: int, replication: ReplicationGroup, pending_generation: int
+    ) -> None:
+        """Run this worker's part of the group's micro-batches and start both hops."""
         training = self.spec.training
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         num_tokens, offsets = 0, []
-        for index in micro_batches_of_group(
+        indices = micro_batches_of_group(
             self._num_micro_batches, replication.size, replication.rank
-        ):
+        )
+        self._units.begin_step()
+        for place, index in enumerate(indices):
             positions = positions_of_worker(
                 step,
                 index,
@@ -158,22 +163,18 @@ class Trainer:
                 rank=self.partition.rank,
             )
             batch = build_batch(self._samples, positions, seed=training.seed, masking=self._masking)
+            is_last = place == len(indices) - 1
+            self._units.begin_micro_batch(is_first=place == 0, is_last=is_last)
             # Dropout depends on what is computed, not on who computes it when.
             torch.manual_seed(stream_seed(training.seed, step, index, self.partition.rank))
             loss = self._loss(batch)
-            (loss / self._nominal_tokens).backward()
             loss_sum += loss.detach()
             num_tokens += batch.num_tokens
             offsets += [position - step * training.global_batch_size for position in positions]
-        return Summary(
-            loss_sum=loss_sum.item(),
-            num_tokens=num_tokens,
-            num_samples=len(offsets),
-            first_offset=min(offsets),
-            offset_sum=sum(offsets),
-            offset_square_sum=sum(offset * offset for offset in offsets),
-            pending_generation=0,
-        )
+            if is_last:
+                summary = _summary(loss_sum, num_tokens, offsets, pending_generation)
+                self._units.begin_last_backward(replication, summary)
+            (loss / self._nominal_tokens).backward()
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """Sum of the token losses of one micro-batch of this worker; a scalar."""
@@ -204,29 +205,36 @@ class Trainer:
                 remedy="Lower training.optimizer.learning_rate, add warm-up or gradient_clipping.",
             )
 
-    def _apply(self, step: int, gradients: list[torch.Tensor], scale: float, norm: float) -> float:
+    def _apply(self, step: int, scale: float, norm: float) -> float:
         """Scale the gradient, clip it and update the shards; return the learning rate."""
         training = self.spec.training
         if training.gradient_clipping is not None:
             # The same formula as torch.nn.utils.clip_grad_norm_, its small constant included.
             scale *= min(1.0, training.gradient_clipping / (norm + 1e-6))
         if scale != 1.0:
-            torch._foreach_mul_(gradients, scale)
+            self._units.gradients.flat.mul_(scale)
         rate = learning_rate(step, training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._units.end_step()
         return rate
+
+
+def _summary(
+    loss_sum: torch.Tensor, num_tokens: int, offsets: list[int], pending_generation: int
+) -> Callable[[], list[float]]:
+    """Return what computes a worker's summary: on a GPU it waits for the loss, so not at once."""
+    return lambda: Summary(
+        loss_sum=loss_sum.item(),
+        num_tokens=num_tokens,
+        num_samples=len(offsets),
+        first_offset=min(offsets),
+        offset_sum=sum(offsets),
+        offset_square_sum=sum(offset * offset for offset in offsets),
+        pending_generation=pending_generation,
+    ).as_vector()
 
 
 def _run_of(group: Summary) -> tuple[int, int]:
     return int(group.first_offset), int(group.num_samples)
-
-
-def _square_norm(tensors: list[torch.Tensor]) -> float:
-    """Squared norm over all `tensors`, added up in double precision."""
-    norms = torch._foreach_norm([tensor for tensor in tensors if tensor.numel()])
-    if not norms:
-        return 0.0
-    return float(torch.stack([norm.double() for norm in norms]).square().sum())

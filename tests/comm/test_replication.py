@@ -30,9 +30,10 @@ def members(processes: list[MemberProcess], request: pytest.FixtureRequest) -> l
     return chosen
 
 
-def connect_all(members: list[MemberProcess]) -> None:
+def connect_all(members: list[MemberProcess], nodes: list[str] | None = None) -> None:
     port = members[0].call(host_store)
-    assert ask_all(members, enter, len(members), port) == [None] * len(members)
+    answers = ask_all(members, enter, len(members), port, nodes or [""] * len(members))
+    assert answers == [None] * len(members)
 
 
 def host_store(things: Things) -> int:
@@ -41,10 +42,10 @@ def host_store(things: Things) -> int:
     return int(store.port)
 
 
-def enter(things: Things, place: int, size: int, port: int) -> None:
+def enter(things: Things, place: int, size: int, port: int, nodes: list[str]) -> None:
     if "group" in things:
         things.pop("group").close()
-    member = Member(generation=1, replication_index=0, rank=place, size=size)
+    member = Member(generation=1, replication_index=0, rank=place, size=size, node=nodes[place])
     things["group"] = connect(
         StoreAddress("127.0.0.1", port), member, superseded=lambda: False, timeout_s=TIMEOUT_S
     )
@@ -71,60 +72,67 @@ def tensors_of(place: int) -> list[torch.Tensor]:
     ]
 
 
-def all_reduce(things: Things, place: int, bucket_bytes: int) -> list[torch.Tensor]:
-    tensors = tensors_of(place)
-    pointers = [tensor.data_ptr() for tensor in tensors]
+def flat_of(place: int, num_elements: int) -> torch.Tensor:
+    """Values of one member; no order of summation is exact."""
+    return torch.randn(num_elements, generator=torch.Generator().manual_seed(place))
+
+
+def all_reduce(things: Things, place: int, num_elements: int) -> torch.Tensor:
+    whole = torch.cat([torch.ones(3), flat_of(place, num_elements), torch.ones(3)])
     group: ReplicationGroup = things["group"]
-    group._bucket_bytes = bucket_bytes
-    group.all_reduce(tensors)
-    assert pointers == [tensor.data_ptr() for tensor in tensors]
-    return [tensor.clone() for tensor in tensors]
+    group.all_reduce(whole[3:-3])
+    assert torch.equal(whole[:3], torch.ones(3))
+    assert torch.equal(whole[-3:], torch.ones(3))
+    return whole[3:-3].clone()
 
 
-@pytest.mark.parametrize("bucket_bytes", [1, 100, 32 << 20])
-def test_an_all_reduce_sums_every_tensor_in_place_and_to_the_same_bits_everywhere(
-    members: list[MemberProcess], bucket_bytes: int
+def check_all_reduce(members: list[MemberProcess], num_elements: int) -> None:
+    results = ask_all(members, all_reduce, num_elements)
+    gold = sum(flat_of(place, num_elements).double() for place in range(len(members)))
+    for ours in results:
+        assert torch.equal(ours, results[0])  # every member has the same bits
+        torch.testing.assert_close(ours.double(), gold, rtol=1e-6, atol=1e-6)
+
+
+SIZES = [0, 1, 2, 3, 1680, 100_001, 3_000_000]
+
+
+@pytest.mark.parametrize("num_elements", SIZES)
+def test_an_all_reduce_sums_in_place_and_to_the_same_bits_everywhere(
+    members: list[MemberProcess], num_elements: int
 ) -> None:
-    results = ask_all(members, all_reduce, bucket_bytes)
-    columns = zip(*(tensors_of(place) for place in range(len(members))), strict=True)
-    expected = [torch.stack([*column]).double().sum(0) for column in columns]
-    for tensors in results:
-        for ours, first, gold in zip(tensors, results[0], expected, strict=True):
-            assert ours.dtype == first.dtype
-            assert torch.equal(ours, first)
-            torch.testing.assert_close(ours.double(), gold, rtol=1e-6, atol=1e-6)
+    check_all_reduce(members, num_elements)
 
 
-def all_reduce_views(things: Things, place: int) -> torch.Tensor:
-    """Sum the columns of a matrix, which do not lie together in memory."""
-    matrix = torch.arange(12.0).view(3, 4) * (place + 1)
-    things["group"].all_reduce([matrix[:, 1], matrix.t()[2], matrix[1:2, 3:]])
-    return matrix.clone()
+# Nodes of the members; with equal numbers on several nodes the all-reduce goes in stages.
+NODES = [
+    (["a", "a", "b", "b"], (2, 2)),
+    (["a", "b", "a", "b"], (2, 2)),
+    (["b", "a", "c", "d"], (4, 1)),
+    (["a", "b", "a", "a"], (4, 1)),
+    (["a", "a", "a", "a"], (1, 4)),
+]
 
 
-def test_an_all_reduce_reaches_tensors_that_are_not_contiguous(
-    members: list[MemberProcess],
+@pytest.mark.parametrize(("nodes", "grid"), NODES, ids=lambda value: "".join(map(str, value)))
+def test_members_of_one_node_reduce_among_themselves_first(
+    processes: list[MemberProcess], nodes: list[str], grid: tuple[int, int]
 ) -> None:
-    results = ask_all(members, all_reduce_views)
-    factor = sum(range(1, len(members) + 1))
-    for place, matrix in enumerate(results):
-        gold = torch.arange(12.0).view(3, 4) * (place + 1)
-        gold[:, 1:3] = torch.arange(12.0).view(3, 4)[:, 1:3] * factor
-        gold[1, 3] = 7.0 * factor
-        assert torch.equal(matrix, gold)
+    connect_all(processes, nodes)
+    for num_elements in SIZES:
+        check_all_reduce(processes, num_elements)
+    rows = [[float(place), place / 3, 2.0**53] for place in range(MOST)]
+    assert ask_all(processes, gather) == [rows] * MOST
+    for source in range(MOST):
+        for tensors in ask_all(processes, broadcast, source):
+            assert torch.equal(tensors[-1], torch.full((2, 2), source))
+    assert ask_all(processes, grid_of) == [grid] * MOST
 
 
-def all_reduce_one_huge(things: Things, place: int) -> tuple[float, float, bool]:
-    huge = torch.full((5_000_000,), float(place + 1))
-    pointer = huge.data_ptr()
-    things["group"]._bucket_bytes = 1 << 20
-    things["group"].all_reduce([huge])
-    return huge.min().item(), huge.max().item(), pointer == huge.data_ptr()
-
-
-def test_one_tensor_larger_than_a_bucket_is_reduced_in_place(members: list[MemberProcess]) -> None:
-    total = float(sum(range(1, len(members) + 1)))
-    assert ask_all(members, all_reduce_one_huge) == [(total, total, True)] * len(members)
+def grid_of(things: Things, place: int) -> tuple[int, int]:
+    ring = things["group"]._ring
+    assert (ring.intra is not None) == ring.grid.has_stages
+    return ring.grid.num_nodes, ring.grid.workers_per_node
 
 
 def broadcast(things: Things, place: int, source: int) -> list[torch.Tensor]:
@@ -144,7 +152,7 @@ def sum_and_close(things: Things, place: int) -> float:
     values = torch.full((100_000,), float(place))
     group: ReplicationGroup = things["group"]
     group.gather_doubles([place])
-    group.all_reduce([values])
+    group.all_reduce(values)
     group.close()
     return float(values.mean())
 
@@ -176,7 +184,7 @@ def test_a_member_without_peers_needs_no_connection() -> None:
     nowhere = StoreAddress("127.0.0.1", 1)
     group = connect(nowhere, Member(1, 0, 0, 1), superseded=lambda: False, timeout_s=1)
     values = torch.ones(3)
-    group.all_reduce([values])
+    group.all_reduce(values)
     group.broadcast([values], 0)
     assert group.gather_doubles([4.0, 2.0]) == [[4.0, 2.0]]
     assert torch.equal(values, torch.ones(3))

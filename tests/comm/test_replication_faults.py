@@ -32,7 +32,7 @@ def reduce_until_it_breaks(things: Things, place: int) -> tuple[float, str]:
     values = torch.ones(4_000_000)
     try:
         for number in range(1_000_000):
-            group.all_reduce([values])
+            group.all_reduce(values)
             if number == 0:
                 things.say("under way")
     except ReplicationError as error:

@@ -55,7 +55,7 @@ def train_in_one_process(spec: JobSpec) -> Trained:
     """Train with plain PyTorch: no sharding, no groups, the whole global batch at once."""
     training = spec.training
     options = ShardingOptions(torch.device("cpu"), training.precision, seed=training.seed)
-    model = shard_model(build_meta_model(spec), None, options)
+    model = shard_model(build_meta_model(spec), None, options).module
     constants = training.optimizer
     optimizer: torch.optim.Optimizer
     if constants.kind == "sgd":

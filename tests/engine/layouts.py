@@ -10,18 +10,27 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed.tensor import DTensor
 
+from mics_core.comm.partition import form_partition_group
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
 from mics_core.engine.membership import StaticMembership
 from mics_core.engine.state import state_tensors
-from mics_core.engine.torchrun import form_partition_group
 from mics_core.engine.trainer import Trainer
+from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
 
 
-def train_over_groups(spec: JobSpec, num_groups: int, partition_size: int) -> dict[str, Any] | None:
+def train_over_groups(
+    spec: JobSpec,
+    num_groups: int,
+    partition_size: int,
+    workers_per_node: int = 8,
+    strategy: Strategy | None = None,
+) -> dict[str, Any] | None:
     """Train `spec` on the first ranks of the world; the others only help to form groups.
+
+    Consecutive ranks share a node of `workers_per_node`.
 
     Returns:
         On each rank that trains: the losses, the digest of its own state, and on rank 0 the whole
@@ -32,7 +41,8 @@ def train_over_groups(spec: JobSpec, num_groups: int, partition_size: int) -> di
     ranks = [list(range(first, first + partition_size)) for first in range(0, busy, partition_size)]
     idle = list(range(busy, world))
     device = torch.device("cpu")
-    partition = form_partition_group([*ranks, idle] if idle else ranks, device)
+    nodes = [f"node-{place // workers_per_node}" for place in range(world)]
+    partition = form_partition_group([*ranks, idle] if idle else ranks, nodes, device)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if rank == 0 else None
     port: list[Any] = [store.port if store is not None else None]
     dist.broadcast_object_list(port, src=0)
@@ -44,7 +54,9 @@ def train_over_groups(spec: JobSpec, num_groups: int, partition_size: int) -> di
     trainers: list[Trainer] = []
 
     def build(initialise: bool) -> Trainer:
-        trainers.append(build_trainer(spec, partition, device, initialise=initialise))
+        trainers.append(
+            build_trainer(spec, partition, device, strategy=strategy, initialise=initialise)
+        )
         return trainers[0]
 
     try:

@@ -1,0 +1,119 @@
+"""The second hop: each bucket's all-reduce over the replication group, once a step.
+
+It runs on a thread of its own, so that it overlaps the last micro-batch's backward: a bucket leaves
+as soon as its last unit is complete. Buckets leave in the order of the buffer on every worker, also
+where units complete in another order, because all members must call the same collectives in the
+same order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from mics_core.comm.replication import ReplicationGroup
+from mics_core.comm.threads import CommThread, PendingWork
+from mics_core.engine.gradients import GradientBuffer
+from mics_core.errors import ReplicationError
+
+__all__ = ["SecondHop"]
+
+
+class SecondHop:
+    """Sends a gradient buffer across the replication group.
+
+    Failures are noted, not raised: an exception in a hook of backward would leave gradients behind
+    that spoil the repeated step. `finish` tells of them.
+
+    Args:
+        buffer: The gradient of a step.
+    """
+
+    def __init__(self, buffer: GradientBuffer):
+        self._buffer = buffer
+        self._thread = CommThread("second-hop")
+        self._lock = threading.Lock()
+        self._replication: ReplicationGroup | None = None
+        self._complete = [False] * len(buffer.units)
+        self._next_bucket = 0
+        self._pending: list[PendingWork] = []
+        self._rows: list[list[float]] = []
+        self._error = ""
+
+    def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
+        """Begin the last micro-batch's backward.
+
+        Args:
+            replication: The replication group that the gradient crosses.
+            summary: Computes this worker's summary of the step, which is gathered first.
+        """
+        self._replication = replication
+        self._complete = [False] * len(self._buffer.units)
+        self._next_bucket, self._error, self._rows = 0, "", []
+        self._pending = [self._thread.submit(lambda: self._gather(summary))]
+
+    def unit_complete(self, index: int) -> None:
+        """Note that a unit's sum over this group is complete; called from any thread."""
+        with self._lock:
+            self._complete[index] = True
+            self._launch_complete_buckets()
+
+    def finish(self) -> tuple[list[list[float]], str]:
+        """Send what has not been sent, and wait for everything.
+
+        Returns:
+            The summaries of all members by rank, and the first error; empty without one. With an
+            error the buffer is undefined.
+        """
+        with self._lock:
+            # A unit that took no part in the loss never reported; its gradient is zero.
+            self._complete = [True] * len(self._complete)
+            self._launch_complete_buckets()
+        for work in self._pending:
+            work.wait()
+        self._pending, self._replication = [], None
+        return self._rows, self._error
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.close()
+
+    def _launch_complete_buckets(self) -> None:
+        buckets = self._buffer.buckets
+        while self._next_bucket < len(buckets):
+            index = self._next_bucket
+            if not all(self._complete[unit] for unit in buckets[index].units):
+                return
+            self._next_bucket += 1
+            event = _record_event(self._buffer.flat.device)
+            self._pending.append(self._thread.submit(partial(self._reduce, index, event)))
+
+    def _gather(self, summary: Callable[[], list[float]]) -> None:
+        assert self._replication is not None
+        try:
+            self._rows = self._replication.gather_doubles(summary())
+        except ReplicationError as error:
+            self._error = str(error)
+
+    def _reduce(self, index: int, event: torch.cuda.Event | None) -> None:
+        assert self._replication is not None
+        if self._error:
+            return
+        if event is not None:
+            event.synchronize()
+        try:
+            self._replication.all_reduce(self._buffer.of_bucket(index))
+        except ReplicationError as error:
+            self._error = str(error)
+
+
+def _record_event(device: torch.device) -> torch.cuda.Event | None:
+    """Mark the point of the current stream at which a bucket is complete."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event

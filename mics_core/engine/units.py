@@ -1,0 +1,212 @@
+"""Drives the units of a model through the micro-batches of a step.
+
+It gives FSDP2 the collectives of `mics_core.comm.units`, says what stays gathered between
+micro-batches, and brings the gradient of all micro-batches together in one buffer, from which the
+second hop starts unit by unit.
+
+[Note: gradients of a step]
+FSDP2 adds a micro-batch's gradient to `.grad` in the thread that runs backward. Here `.grad` is
+cleared before each backward, FSDP2 sets it to views of the gradient buffer, and the scatter adds
+up in the buffer itself. A model that one worker holds whole has no scatter: its `.grad` are views
+of the buffer from the beginning, and autograd adds to them in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+
+from mics_core.comm.partition import PartitionGroup
+from mics_core.comm.replication import ReplicationGroup
+from mics_core.comm.threads import CommThread
+from mics_core.comm.units import ScatterScratch, UnitGather, UnitScatter
+from mics_core.engine.gradients import GradientBuffer
+from mics_core.engine.second_hop import SecondHop
+from mics_core.engine.sharding import ShardedModel, Unit
+from mics_core.planner.strategy import Strategy
+
+__all__ = ["UnitDriver"]
+
+_SCATTERS_UNDER_WAY = 2
+
+
+class UnitDriver:
+    """The units of one worker.
+
+    Args:
+        sharded: The model.
+        partition: The worker's partition group.
+        strategy: How it moves its model states.
+        dtype: Type of shards and gradients.
+        device: Where they live.
+        bucket_bytes: Smallest size of a bucket of the second hop but the last.
+    """
+
+    def __init__(
+        self,
+        sharded: ShardedModel,
+        partition: PartitionGroup,
+        strategy: Strategy,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        bucket_bytes: int,
+    ):
+        self._strategy = strategy
+        self._root = sharded.module
+        # Backward completes the blocks from last to first and what is outside them at the end.
+        self._units = (*reversed(sharded.units[1:]), sharded.units[0])
+        self.gradients = GradientBuffer(
+            [(unit.name, unit.num_elements) for unit in self._units],
+            dtype=dtype,
+            device=device,
+            bucket_bytes=bucket_bytes,
+        )
+        self._second_hop = SecondHop(self.gradients)
+        self._gathers: list[UnitGather] = []
+        self._scatters: list[UnitScatter] = []
+        self._is_last = False
+        self._parameters_left: list[int] = []
+        self._threads: list[CommThread] = []
+        if sharded.is_whole:
+            self._attach_whole()
+        else:
+            self._attach_sharded(sharded, partition, on_host=device.type == "cpu")
+
+    def begin_step(self) -> None:
+        """Begin a step: parameters may have changed, and the gradient starts from nothing."""
+        for gather in self._gathers:
+            gather.forget()
+        if not self._scatters:
+            self.gradients.flat.zero_()
+            self._set_whole_gradients()
+
+    def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
+        """Prepare for the forward and backward of one micro-batch."""
+        self._is_last = is_last
+        self._parameters_left = [
+            sum(parameter.requires_grad for parameter in unit.parameters) for unit in self._units
+        ]
+        for scatter in self._scatters:
+            scatter.begin_micro_batch(is_first=is_first, is_last=is_last)
+        if not self._scatters:
+            return
+        # See [Note: gradients of a step].
+        self._clear_gradients()
+        if self._strategy.reshard == "never" and isinstance(self._root, FSDPModule):
+            self._root.set_reshard_after_backward(is_last)
+
+    def begin_last_backward(
+        self, replication: ReplicationGroup, summary: Callable[[], list[float]]
+    ) -> None:
+        """Begin the backward with which the second hop overlaps."""
+        self._second_hop.begin(replication, summary)
+
+    def finish(self) -> tuple[list[list[float]], str]:
+        """Wait for both hops.
+
+        Returns:
+            The summaries of the replication group's members, and the first error of the second
+            hop; empty without one.
+
+        Raises:
+            RuntimeError: A worker of the partition group was lost.
+        """
+        for scatter in self._scatters:
+            scatter.wait()
+        return self._second_hop.finish()
+
+    def end_step(self) -> None:
+        """Let go of the gradient."""
+        self._clear_gradients()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._second_hop.close()
+        for thread in self._threads:
+            thread.close()
+
+    def _attach_whole(self) -> None:
+        for index, unit in enumerate(self._units):
+            for parameter in unit.parameters:
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(partial(self._accumulated, index))
+
+    def _accumulated(self, index: int, _: torch.Tensor) -> None:
+        self._parameters_left[index] -= 1
+        if self._is_last and self._parameters_left[index] == 0:
+            self._second_hop.unit_complete(index)
+
+    def _set_whole_gradients(self) -> None:
+        for index, unit in enumerate(self._units):
+            part, offset = self.gradients.of_unit(index), 0
+            for parameter in unit.parameters:
+                if parameter.requires_grad:
+                    end = offset + parameter.numel()
+                    parameter.grad = part[offset:end].view_as(parameter)
+                    offset = end
+
+    def _attach_sharded(
+        self, sharded: ShardedModel, partition: PartitionGroup, *, on_host: bool
+    ) -> None:
+        gather_thread = scatter_thread = None
+        if on_host:
+            gather_thread = CommThread("gathers")
+            scatter_thread = CommThread("scatters", depth=_SCATTERS_UNDER_WAY)
+            self._threads = [gather_thread, scatter_thread]
+        scratch = ScatterScratch()
+        for index, unit in enumerate(self._units):
+            self._attach_unit(index, unit, partition, (gather_thread, scatter_thread), scratch)
+        if not on_host:
+            return
+        # Gathers that return at once need to be told what comes next; streams find out themselves.
+        modules = [unit.module for unit in sharded.units]
+        for module, following in pairwise(modules):
+            assert isinstance(module, FSDPModule)
+            assert isinstance(following, FSDPModule)
+            module.set_modules_to_forward_prefetch([following])
+        assert isinstance(self._root, FSDPModule)
+        self._root._set_unshard_async_op(True)
+
+    def _attach_unit(
+        self,
+        index: int,
+        unit: Unit,
+        partition: PartitionGroup,
+        threads: tuple[CommThread | None, CommThread | None],
+        scratch: ScatterScratch,
+    ) -> None:
+        strategy, module = self._strategy, unit.module
+        assert isinstance(module, FSDPModule)
+        if strategy.reshard == "never":
+            module.set_reshard_after_forward(False, recurse=False)
+        gather = UnitGather(
+            partition.gathers,
+            strategy.gather_block if unit.is_block else strategy.gather_root,
+            keeps_column=strategy.reshard == "node",
+            thread=threads[0],
+        )
+        scatter = UnitScatter(
+            partition.scatters,
+            strategy.scatter_block if unit.is_block else strategy.scatter_root,
+            strategy.accumulation,
+            thread=threads[1],
+            scratch=scratch,
+            total=self.gradients.of_unit(index),
+            done=partial(self._second_hop.unit_complete, index),
+        )
+        module.set_custom_all_gather(gather)
+        module.set_custom_reduce_scatter(scatter)
+        if partition.size == 1:
+            module.set_all_reduce_hook(scatter.add_alone)
+        self._gathers.append(gather)
+        self._scatters.append(scatter)
+
+    def _clear_gradients(self) -> None:
+        for unit in self._units:
+            for parameter in unit.parameters:
+                parameter.grad = None

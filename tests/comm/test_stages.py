@@ -1,0 +1,87 @@
+"""All-gather and reduce-scatter in stages against the flat ones, over nodes of several workers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mics_core.comm.nodes import NodeGrid, node_grid
+from tests.comm.worlds import gather_both_ways, scatter_every_way
+from tests.engine.worker_pool import WorkerPool
+
+LAYOUTS = [(4, 2), (8, 2), (8, 4)]  # p and k: 2 × 2, 4 × 2, 2 × 4
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pool = WorkerPool(8, port)
+    yield pool
+    pool.close()
+
+
+layouts = st.sampled_from(LAYOUTS)
+sizes = st.one_of(st.integers(1, 9), st.integers(1, 20_000))
+
+
+@settings(max_examples=25, deadline=None)
+@given(layout=layouts, num_elements=sizes, dtype=st.sampled_from(DTYPES))
+def test_a_gather_in_stages_is_the_flat_one_to_the_bit(
+    pool: WorkerPool, layout: tuple[int, int], num_elements: int, dtype: torch.dtype
+) -> None:
+    size, workers_per_node = layout
+    results = pool.run(gather_both_ways, size, workers_per_node, num_elements, dtype)
+    for result in results[:size]:
+        assert result.staged == result.flat == results[0].flat
+        # The only buffer beside input and output holds 1/k of the unit.
+        assert result.column_elements == num_elements * size // workers_per_node
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    layout=st.sampled_from([*LAYOUTS, (2, 2), (8, 8)]),
+    num_elements=sizes,
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_scatter_sums_over_all_workers_by_every_route(
+    pool: WorkerPool, layout: tuple[int, int], num_elements: int, dtype: torch.dtype
+) -> None:
+    size, workers_per_node = layout
+    results = pool.run(scatter_every_way, size, workers_per_node, num_elements, dtype)
+    bound = 1e-6 if dtype == torch.float32 else 1e-14
+    for errors in results[:size]:
+        assert len(errors) == (5 if workers_per_node < size else 2)
+        assert max(errors.values()) < bound, errors
+
+
+@pytest.mark.parametrize(
+    ("nodes", "grid"),
+    [
+        (["a"], NodeGrid(1, 1)),
+        (["a", "a"], NodeGrid(1, 2)),
+        (["a", "a", "b", "b"], NodeGrid(2, 2)),
+        (["a", "b"], NodeGrid(2, 1)),
+        (["a", "a", "b"], NodeGrid(3, 1)),
+        (["a", "b", "a", "b"], NodeGrid(4, 1)),
+    ],
+)
+def test_workers_stand_in_a_grid_if_their_nodes_are_equal_and_together(
+    nodes: list[str], grid: NodeGrid
+) -> None:
+    assert node_grid(nodes) == grid
+    assert grid.num_workers == len(nodes)
+
+
+def test_rows_and_columns_of_the_grid_meet_in_one_worker() -> None:
+    grid = NodeGrid(3, 4)
+    for node in range(3):
+        for local_rank in range(4):
+            assert set(grid.row(node)) & set(grid.column(local_rank)) == {node * 4 + local_rank}

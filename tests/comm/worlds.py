@@ -1,0 +1,113 @@
+"""Functions that a worker pool runs: the collectives of a partition group over several nodes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from mics_core.comm.partition import PartitionGroup, form_partition_group
+from mics_core.comm.stages import (
+    Scratch,
+    gather_column,
+    gather_flat,
+    gather_rows,
+    scatter_columns,
+    scatter_flat,
+    scatter_rows,
+)
+
+_groups: dict[tuple[int, int], PartitionGroup] = {}
+
+
+@dataclass(frozen=True)
+class Gathered:
+    flat: str
+    staged: str
+    column_elements: int
+
+
+def group_of(size: int, workers_per_node: int) -> PartitionGroup | None:
+    """Return a partition group of the first ranks of the world; none on the others."""
+    key = (size, workers_per_node)
+    if key not in _groups:
+        world = dist.get_world_size()
+        ranks = [range(size), *([range(size, world)] if size < world else [])]
+        nodes = [f"node-{rank // workers_per_node}" for rank in range(world)]
+        _groups[key] = form_partition_group(ranks, nodes, torch.device("cpu"))
+    return _groups[key] if dist.get_rank() < size else None
+
+
+def values_of(rank: int, num_elements: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(num_elements, generator=torch.Generator().manual_seed(rank)).to(dtype)
+
+
+def gather_both_ways(
+    size: int, workers_per_node: int, num_elements: int, dtype: torch.dtype
+) -> Gathered | None:
+    group = group_of(size, workers_per_node)
+    if group is None:
+        return None
+    outputs = [torch.full((size * num_elements,), -1.0).to(dtype) for _ in range(2)]
+    shards = [output.view(size, -1)[group.rank] for output in outputs]  # as FSDP2 lays them
+    for shard in shards:
+        shard.copy_(values_of(group.rank, num_elements, dtype))
+    gather_flat(outputs[0], shards[0], group.gathers)
+    column = gather_column(shards[1], group.gathers)
+    gather_rows(outputs[1], column, group.gathers)
+    expected = torch.cat([values_of(rank, num_elements, dtype) for rank in range(size)])
+    assert torch.equal(outputs[1], expected)
+    return Gathered(*(_digest(output) for output in outputs), column.numel())
+
+
+def scatter_every_way(
+    size: int, workers_per_node: int, num_elements: int, dtype: torch.dtype
+) -> dict[str, float] | None:
+    """Return the largest relative error of each way against the sum in double precision."""
+    group = group_of(size, workers_per_node)
+    if group is None:
+        return None
+    rounds = [
+        [values_of(100 * turn + rank, size * num_elements, dtype) for rank in range(size)]
+        for turn in range(2)
+    ]
+    gold = torch.stack([torch.stack(turn).double().sum(0) for turn in rounds]).view(2, size, -1)
+    first, both = gold[0, group.rank], gold[:, group.rank].sum(0)
+    scratch, errors = Scratch(), {}
+
+    def check(name: str, total: torch.Tensor, expected: torch.Tensor) -> None:
+        errors[name] = _error(total, expected)
+
+    total = torch.full((num_elements,), 7.0, dtype=dtype)
+    mine = [turn[group.rank].clone() for turn in rounds]
+    scatter_flat(total, mine[0], group.scatters, scratch, add=False)
+    check("flat", total, first)
+    scatter_flat(total, mine[1], group.scatters, scratch, add=True)
+    check("flat, added", total, both)
+    assert all(torch.equal(kept, turn[group.rank]) for kept, turn in zip(mine, rounds, strict=True))
+    if not group.grid.has_stages:
+        return errors
+    column = torch.full((group.grid.num_nodes * num_elements,), 7.0, dtype=dtype)
+    scatter_rows(column, mine[0], group.scatters, scratch, add=False)
+    scatter_columns(total, column, group.scatters, scratch, add=False)
+    check("stages", total, first)
+    scatter_rows(column, mine[1], group.scatters, scratch, add=False)
+    scatter_columns(total, column, group.scatters, scratch, add=True)
+    check("stages, added", total, both)
+    scatter_rows(column, mine[0], group.scatters, scratch, add=False)
+    scatter_rows(column, mine[1], group.scatters, scratch, add=True)
+    scatter_columns(total, column, group.scatters, scratch, add=False)
+    check("added inside the node", total, both)
+    return errors
+
+
+def _error(total: torch.Tensor, expected: torch.Tensor) -> float:
+    if not expected.numel():
+        return 0.0
+    return float((total.double() - expected).abs().max() / expected.abs().max())
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
