@@ -1,12 +1,14 @@
-"""Writes `docs/job-specification.md` from the specification itself, so that the two cannot differ.
+"""Writes what the documentation takes from the code, so that the two cannot differ.
 
-`python docs/generate.py` writes the file; with `--check` it ends with status 1 if the file is out
-of date, as `tests/test_docs.py` finds too.
+That is `docs/job-specification.md`, from the specification, and the tables of `docs/scaling.md`,
+from the planner. `python docs/generate.py` writes both; with `--check` it ends with status 1 if one
+is out of date, as `tests/test_docs.py` and `tests/planner/test_planner_published.py` find too.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mics_core.planner.candidates import Choices
+from mics_core.planner.clusters import named_cluster
+from mics_core.planner.parameters import TransformerSizes
+from mics_core.planner.prediction import Prediction, Workload
+from mics_core.planner.profile import ClusterProfile
+from mics_core.planner.published import fit_constants, published_rows
+from mics_core.planner.scaling import scale, worker_counts
+from mics_core.planner.shape import shape_of_transformer
 from mics_core.spec.job import JobSpec
+from mics_core.spec.presets import MODEL_PRESETS
 
 TARGET = Path(__file__).parent / "job-specification.md"
+SCALING = Path(__file__).parent / "scaling.md"
 
 _INTRODUCTION = """\
 <!-- Written by docs/generate.py from mics_core/spec/job.py. Change that, then run the script. -->
@@ -53,6 +65,17 @@ _HEADINGS = {
 }
 
 _NOTES = {
+    "TransformersModel": f"""\
+`family`, `hidden_size`, `num_layers` and `num_heads` may be left out with a `preset`:
+{", ".join(f"`{name}`" for name in MODEL_PRESETS)}.
+The tiny ones take the tokenizer's vocabulary. The BERT models of 10 to 50 billion parameters are
+those of the MiCS paper, which trained them on samples of 512 tokens.""",
+    "TrainingSpec": """\
+What is `auto` is settled before anything is started, and workers only ever see the numbers. With
+`resources.cluster` it is what makes the step shortest by prediction; without, activations are kept
+if they fit, and the micro-batch is the largest power of two up to 32 that fits.""",
+    "EngineSpec": """\
+`mics plan job.yaml --cluster …` shows what the planner would choose, and why.""",
     "CheckpointSpec": """\
 What is written, and when, is in [operations](operations.md#checkpoints).""",
     "JobSpec": "`model` and `data` have two forms each; `callable` in them chooses the second.",
@@ -74,6 +97,7 @@ a GPU.""",
 }
 
 RULES = {
+    "_preset_is_expanded": "`preset` names a known model.",
     "_heads_divide_width": "`num_heads` divides `hidden_size`.",
     "_path_where_needed": "`kind: file` needs `path`; `kind: bytes` takes neither `path` nor"
     " `end_of_document`.",
@@ -216,14 +240,79 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def with_tables(page: str) -> str:
+    """Return the text of `docs/scaling.md` with its tables made anew."""
+    for name, table in {"published": published_table, "scale": scale_table}.items():
+        begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
+        place = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        content = "\n".join([begin, "", *table(), "", end])
+        page = place.sub(lambda _match, content=content: content, page, count=1)
+    return page
+
+
+def published_table() -> list[str]:
+    """Return the cost model beside the published figures, as lines of Markdown."""
+    smaller, larger = _cluster("p4d.24xlarge"), _cluster("p4de.24xlarge")
+    efficiency, latency_s = fit_constants(smaller)
+    lines = ["| | Unit | Published | Model | Error | |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in published_rows(smaller, larger):
+        digits = 2 if row.published < 10 else 1
+        role = "fitted" if row.is_fitted else "predicted"
+        lines.append(
+            f"| {row.what} | {row.unit} | {row.published:.{digits}f} | {row.predicted:.{digits}f} |"
+            f" {100 * row.error:+.1f} % | {role} |"
+        )
+    fitted = f"The fit gives {100 * efficiency:.1f} % and {1e6 * latency_s:.0f} µs,"
+    used = f"{100 * smaller.efficiency:.0f} % and {1e6 * smaller.inter_node.latency_s:.0f} µs"
+    return [*lines, "", f"{fitted} of which {used} are used."]
+
+
+def scale_table() -> list[str]:
+    """Return the weak scaling of the paper's BERT of 10 billion, as lines of Markdown."""
+    cluster, preset = _cluster("p4d.24xlarge"), MODEL_PRESETS["bert-10b"]
+    hidden, layers = preset["hidden_size"], preset["num_layers"]
+    sizes = TransformerSizes(
+        "bert", hidden, layers, preset["num_heads"], 4 * hidden, preset["vocab_size"], 512
+    )
+    choices = Choices(shape_of_transformer(sizes), Workload(8 * 64), cluster)
+    lines = [
+        "| Workers | MiCS: p × groups | Samples/s | Efficiency | Full sharding: samples/s |"
+        " Efficiency |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    first: list[float] = []
+    for point in scale(choices, worker_counts(64, 4096), is_weak=True):
+        if not (isinstance(point.mics, Prediction) and isinstance(point.full, Prediction)):
+            raise ValueError(f"{point} cannot be; choose another batch for the table.")
+        speeds = [each.samples_per_s / point.num_workers for each in (point.mics, point.full)]
+        first = first or speeds
+        shares = [f"{100 * now / then:.1f} %" for now, then in zip(speeds, first, strict=True)]
+        layout = point.mics.layout
+        lines.append(
+            f"| {point.num_workers} | {layout.partition_size} × {layout.num_groups} |"
+            f" {point.mics.samples_per_s:.0f} | {shares[0]} | {point.full.samples_per_s:.0f} |"
+            f" {shares[1]} |"
+        )
+    return lines
+
+
+def _cluster(name: str) -> ClusterProfile:
+    found = named_cluster(name)
+    if found is None:
+        raise ValueError(f"{name} is no known cluster.")
+    return found
+
+
 def main() -> int:
-    """Write the file, or compare it; return the exit status."""
+    """Write the files, or compare them; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    text = render()
+    text, written = render(), SCALING.read_text(encoding="utf-8")
+    scaling = with_tables(written)
     if parser.parse_args().check:
-        return int(TARGET.read_text(encoding="utf-8") != text)
+        return int(TARGET.read_text(encoding="utf-8") != text or written != scaling)
     TARGET.write_text(text, encoding="utf-8")
+    SCALING.write_text(scaling, encoding="utf-8")
     return 0
 
 

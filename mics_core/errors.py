@@ -9,6 +9,7 @@ MicsError
 │   └── ScaleError          a number of groups outside the job's bounds
 ├── ClusterError            Ray cannot be reached, or refused what was asked
 ├── GroupFailedError        a partition group's own work failed (names group, rank and step)
+│   └── PartitionBrokenError  a collective inside it broke: a worker is missing
 ├── ReplicationError        a collective across partition groups broke; survivors regroup
 ├── EvictedError            this partition group is no longer part of the run
 └── CheckpointError         a checkpoint cannot be written, read or verified
@@ -33,6 +34,7 @@ __all__ = [
     "JobNotFoundError",
     "LayoutError",
     "MicsError",
+    "PartitionBrokenError",
     "Problem",
     "ReplicationError",
     "ScaleError",
@@ -140,6 +142,12 @@ class GroupFailedError(MicsError):
     """The work of a partition group failed by itself; names the group, the rank and the step."""
 
     code = "group_failed"
+
+
+class PartitionBrokenError(GroupFailedError):
+    """A collective inside a partition group broke; another of its workers is the cause."""
+
+    code = "partition_broken"
 
 
 class ReplicationError(MicsError):

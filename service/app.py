@@ -17,9 +17,10 @@ from service.follower import Followers
 from service.gateway import ClusterGateway
 from service.guards import GuardMiddleware
 from service.jobs import Jobs
-from service.routes import control, events, health, jobs
+from service.routes import control, events, health, jobs, plans
 from service.routes.page import install_page
 from service.routes.state import Services
+from service.schemas import PlanRequest
 from service.settings import Settings
 from service.store import Store
 from service.watchers import WatcherHub
@@ -36,6 +37,7 @@ Every error has one form: a stable code, a sentence with the value and the rule,
 _TAGS = [
     {"name": "jobs", "description": "Submit jobs and look at them."},
     {"name": "control", "description": "Scale and stop live jobs."},
+    {"name": "plans", "description": "Predict layouts; nothing is started."},
     {"name": "events", "description": "What happens in a job, as it happens."},
     {"name": "health", "description": "The service itself."},
 ]
@@ -81,7 +83,7 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
         version=version,
     )
     install_error_handlers(app)
-    for module in (jobs, control, events, health):
+    for module in (jobs, control, plans, events, health):
         app.include_router(module.router)
     install_page(app, Path(__file__).parent / "static")
     app.add_middleware(GuardMiddleware, allowed_hosts=settings.allowed_hosts)
@@ -105,11 +107,12 @@ def _document_specification(app: FastAPI) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
-            own = JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            for name, definition in own.pop("$defs", {}).items():
-                schemas.setdefault(name, definition)
-            schemas.setdefault("JobSpec", own)
+            for body in (JobSpec, PlanRequest):
+                own = body.model_json_schema(ref_template="#/components/schemas/{model}")
+                for name, definition in own.pop("$defs", {}).items():
+                    schemas.setdefault(name, definition)
+                schemas.setdefault(body.__name__, own)
             app.openapi_schema = schema
         return app.openapi_schema
 

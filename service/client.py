@@ -21,9 +21,10 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mics_core.errors import MicsError, Problem, SpecificationError
+from mics_core.spec.cluster import ClusterSpec
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import JobEvent, StateEvent
-from service.schemas import ErrorBody, ErrorDetail, JobDetail, JobList, Throughput
+from service.schemas import ErrorBody, ErrorDetail, JobDetail, JobList, PlanAnswer, Throughput
 
 __all__ = [
     "DEFAULT_URL",
@@ -106,6 +107,24 @@ class MicsClient:
             SpecificationError: The service finds a broken rule.
         """
         return self._call(JobSpec, "POST", "/api/v1/jobs/validate", spec.model_dump(mode="json"))
+
+    def plan(
+        self, spec: JobSpec, cluster: str | ClusterSpec | None = None, nodes: int | None = None
+    ) -> PlanAnswer:
+        """Have the service choose a layout by predicted speed; nothing is started.
+
+        Args:
+            spec: The job.
+            cluster: The name of a known cluster, or what a cluster file holds; by default what
+                the job names.
+            nodes: Nodes of the cluster, if not as many as it says.
+
+        Raises:
+            SpecificationError: Nothing fits, or the cluster or the model is not known.
+        """
+        known = cluster.model_dump(mode="json") if isinstance(cluster, ClusterSpec) else cluster
+        body = {"job": spec.model_dump(mode="json"), "cluster": known, "nodes": nodes}
+        return self._call(PlanAnswer, "POST", "/api/v1/plans", body)
 
     def jobs(self) -> JobList:
         """Return the jobs, newest first."""

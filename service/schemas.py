@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mics_core.spec.cluster import ClusterSpec
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import GroupState, JobState, JobStatus, StepRecord
 
@@ -72,6 +73,81 @@ class Throughput(ApiModel):
     """The newest steps, oldest first; at most `limit` of them."""
 
 
+class PlanRequest(ApiModel):
+    """Body of `POST /api/v1/plans`."""
+
+    job: JobSpec
+    """The job; what it leaves at `auto` is chosen."""
+    cluster: str | ClusterSpec | None = None
+    """The name of a known cluster, or what a cluster file holds; the job's `resources.cluster`
+    stands in for it."""
+    nodes: int | None = Field(default=None, ge=1)
+    """Nodes of the cluster, if not as many as it says."""
+
+
+class PlannedLayout(ApiModel):
+    """One layout that fits, and what is predicted of it."""
+
+    partition_size: int
+    num_groups: int
+    num_workers: int
+    micro_batch_size: int
+    micro_batches: int
+    """Micro-batches of the busiest group in a step."""
+    activation_checkpointing: bool
+    reshard: str
+    accumulation: str
+    gather_block: str
+    gather_root: str
+    scatter_block: str
+    scatter_root: str
+    step_s: float
+    samples_per_s: float
+    tokens_per_s: float
+    model_tflops: float
+    """TFLOP/s of one worker, without operations that are done again."""
+    hardware_tflops: float
+    """TFLOP/s of one worker, with them."""
+    mfu: float
+    """Model operations as a share of the peak."""
+    memory_bytes: dict[str, float]
+    """Memory of one worker, by what it holds, with the `total`."""
+    node_bytes: dict[str, float]
+    """Bytes that leave a node in a step, by cause, with the `total`."""
+    times_s: dict[str, float]
+    """Seconds of a step by part: whole durations, and as `exposed_…` what of them shows."""
+    reason: str
+    """Why it was chosen or not, in one sentence."""
+
+
+class RefusedLayout(ApiModel):
+    """A layout, or a kind of layouts, that cannot be."""
+
+    layout: str
+    """Which, in few words."""
+    cause: Literal["placement", "strategy", "batch", "memory"]
+    reason: str
+    """Why not, in one sentence."""
+
+
+class PlanAnswer(ApiModel):
+    """Body of the answer of `POST /api/v1/plans`; all of it is predicted, nothing measured."""
+
+    cluster: str
+    nodes: int
+    workers_per_node: int
+    num_parameters: int
+    num_candidates: int
+    """Layouts that fit."""
+    choice: PlannedLayout
+    reason: str
+    """Why this choice, in one sentence."""
+    candidates: list[PlannedLayout]
+    """The other layouts that fit, best first; not all of them."""
+    refused: list[RefusedLayout]
+    """What cannot be, by partition size."""
+
+
 class ErrorProblem(ApiModel):
     """One broken rule."""
 
@@ -116,6 +192,10 @@ __all__ = [
     "JobDetail",
     "JobList",
     "JobSummary",
+    "PlanAnswer",
+    "PlanRequest",
+    "PlannedLayout",
+    "RefusedLayout",
     "ScaleRequest",
     "Throughput",
 ]

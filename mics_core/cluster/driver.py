@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mics_core.cluster.layout import settle_layout
+from mics_core.cluster.layout import Layout, settle_layout
 from mics_core.cluster.names import NAMESPACE, SPEC_VARIABLE, supervisor_name
 from mics_core.errors import ClusterError, MicsError, SpecificationError
 from mics_core.spec import JobSpec, check_files, load_job_spec, parse_job_spec
@@ -96,7 +96,7 @@ def run_job(job_id: str, spec: JobSpec) -> JobState:
     """
     layout = settle_layout(spec)
     logger.info("partition size %d: %s", layout.partition_size, layout.reason)
-    supervisor = _start_supervisor(job_id, spec, layout.partition_size)
+    supervisor = _start_supervisor(job_id, layout)
     logger.info("job %s started", job_id)
     journal = _Journal(supervisor)
     try:
@@ -151,7 +151,7 @@ def _connect(address: str | None) -> None:
         )
 
 
-def _start_supervisor(job_id: str, spec: JobSpec, partition_size: int) -> Any:
+def _start_supervisor(job_id: str, layout: Layout) -> Any:
     from mics_core.cluster.supervisor import JobSupervisor
 
     # For Ray Train's own notes of a run; checkpoints go elsewhere.
@@ -166,7 +166,13 @@ def _start_supervisor(job_id: str, spec: JobSpec, partition_size: int) -> Any:
             max_concurrency=10_000,  # every worker and every watcher waits in a call of its own
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         )
-        .remote(job_id, spec.model_dump(mode="json"), partition_size, f"{storage}/{job_id}")
+        .remote(
+            job_id,
+            layout.spec.model_dump(mode="json"),
+            layout.partition_size,
+            layout.strategy,
+            f"{storage}/{job_id}",
+        )
     )
     ray.get(supervisor.start.remote())
     return supervisor

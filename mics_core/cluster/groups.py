@@ -33,6 +33,7 @@ from mics_core.cluster.placement import Reservation, reserve, worker_resources
 from mics_core.cluster.runner import RunSettings, start_runner
 from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.elastic import events as elastic
+from mics_core.planner.strategy import Strategy
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import WorkerStatus
 
@@ -67,6 +68,7 @@ class GroupRuns:
         job_id: The job.
         spec: Its specification.
         partition_size: Workers in one partition group.
+        strategy: How a partition group moves its model states.
         storage_path: Folder for Ray Train's own files.
         tell: Takes what happens to the groups.
     """
@@ -76,12 +78,14 @@ class GroupRuns:
         job_id: str,
         spec: JobSpec,
         partition_size: int,
+        strategy: Strategy,
         storage_path: str,
         tell: Callable[[elastic.Event], None],
     ):
         self._job_id = job_id
         self._spec = spec
         self._partition_size = partition_size
+        self._strategy = strategy
         self._storage_path = storage_path
         self._tell = tell
         self._runs: dict[int, GroupRun] = {}
@@ -192,6 +196,7 @@ class GroupRuns:
                 begins_run=begins_run,
                 spec=self._spec.model_dump(mode="json"),
                 partition_size=self._partition_size,
+                strategy=self._strategy,
             ),
             resources_per_worker=worker_resources(self._spec.resources),
             nodes_of_workers=nodes,

@@ -1,4 +1,8 @@
-"""Settles a job's partition size against the living cluster, before anything is started."""
+"""Settles a job's layout against the living cluster, before anything is started.
+
+Where the job names what is known of its cluster, the cost model decides; else memory alone does.
+Whatever the job fixes is kept and checked.
+"""
 
 from __future__ import annotations
 
@@ -7,66 +11,146 @@ from dataclasses import dataclass
 import ray
 
 from mics_core.cluster.placement import cluster_shape
+from mics_core.data.vocabulary import vocabulary_size
 from mics_core.errors import LayoutError, Problem
-from mics_core.planner.layout import check_partition_size
-from mics_core.planner.partition import NoPartitionFits, choose_partition_size
+from mics_core.planner.candidates import stage_problem
+from mics_core.planner.layout import ClusterShape, check_partition_size
+from mics_core.planner.prediction import Layout as PlannedLayout
+from mics_core.planner.profile import Backend, ClusterProfile
+from mics_core.planner.shape import ModelShape
+from mics_core.planner.strategy import Strategy
+from mics_core.planner.unmeasured import (
+    MemoryChoice,
+    choose_by_memory,
+    pinned_strategy,
+    span_of,
+    stage_refusal,
+)
 from mics_core.spec.job import JobSpec
+from mics_core.spec.planning import (
+    batch_problem,
+    find_cluster,
+    pins_of,
+    plan_job,
+    settled_spec,
+    shape_by_formula,
+    workload_of,
+)
 
-__all__ = ["Layout", "settle_layout"]
+__all__ = ["Layout", "check_layout", "settle_layout"]
 
 _GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The partition size of a job, and why."""
+    """How a job is run, and why."""
 
     partition_size: int
+    """Workers of a partition group."""
+    strategy: Strategy
+    """How a partition group moves its model states."""
+    spec: JobSpec
+    """The job with a number wherever it said `auto`; workers see no other."""
     reason: str
+    """Why this layout, in one sentence."""
+
+
+def check_layout(spec: JobSpec) -> None:
+    """Check what can be checked of a layout without building or counting a model.
+
+    Raises:
+        LayoutError: The cluster cannot hold the partition size that the job asks for.
+    """
+    if spec.partition_size != "auto":
+        _check_size(spec, spec.partition_size, cluster_shape(spec.resources))
 
 
 def settle_layout(spec: JobSpec) -> Layout:
-    """Check the partition size that `spec` asks for, or choose one.
+    """Check what `spec` asks for and choose what it leaves open.
 
     Raises:
         LayoutError: The cluster cannot hold it, or nothing fits.
-        SpecificationError: The model cannot be built.
+        SpecificationError: The model cannot be built, or the cluster file breaks a rule.
     """
-    if spec.partition_size != "auto":
-        problem = check_partition_size(spec.partition_size, cluster_shape(spec.resources))
-        if problem is not None:
-            raise LayoutError([problem.as_problem()])
-        return Layout(spec.partition_size, "The specification asks for it.")
-    return _choose(spec)
+    nodes = cluster_shape(spec.resources)
+    size = spec.partition_size
+    if size != "auto":
+        _check_size(spec, size, nodes)
+    if spec.resources.cluster is not None:
+        return _planned(spec, nodes, spec.resources.cluster)
+    training = spec.training
+    if (
+        size == "auto"
+        or training.micro_batch_size == "auto"
+        or training.activation_checkpointing == "auto"
+    ):
+        return _chosen_by_memory(spec, nodes)
+    strategy = pinned_strategy(pins_of(spec), span_of(size, nodes))
+    return Layout(size, strategy, spec, "The specification asks for it.")
 
 
-def _choose(spec: JobSpec) -> Layout:
-    # Imported here: only this choice needs torch.
-    from mics_core.engine.counting import count_needs
+def _check_size(spec: JobSpec, size: int, nodes: ClusterShape) -> None:
+    problem = check_partition_size(size, nodes)
+    if problem is not None:
+        raise LayoutError([problem.as_problem()])
+    if against := stage_problem(pins_of(spec), span_of(size, nodes)):
+        raise LayoutError([stage_refusal(size, against).as_problem()])
 
-    needs = count_needs(spec)
-    choice = choose_partition_size(
-        model_state_bytes=needs.model_state_bytes,
-        largest_unit_bytes=needs.largest_unit_bytes,
-        activation_bytes=needs.activation_bytes,
-        worker_memory_bytes=_worker_memory_bytes(spec),
-        cluster=cluster_shape(spec.resources),
-        batch_problem=lambda size: _batch_problem(spec, size),
+
+def _planned(spec: JobSpec, nodes: ClusterShape, cluster: str) -> Layout:
+    """Choose by predicted speed; the living nodes say where groups can stand."""
+    backend: Backend = "nccl" if spec.resources.gpus else "gloo"
+    profile = find_cluster(cluster, backend, "resources.cluster")
+    living = None
+    if nodes.num_workers:
+        profile = _as_living(profile, nodes)
+        living = nodes
+    plan = plan_job(spec, _model_shape(spec), profile, living)
+    return _settled(spec, plan.choice.layout, plan.reason)
+
+
+def _as_living(profile: ClusterProfile, nodes: ClusterShape) -> ClusterProfile:
+    """Return the profile with the workers that the nodes really have.
+
+    Nodes that an autoscaler has yet to add count as the profile says.
+    """
+    largest = max(nodes.nodes_by_size)
+    num_nodes = max(profile.num_nodes, sum(nodes.nodes_by_size.values()))
+    return profile.with_nodes(num_nodes, largest)
+
+
+def _chosen_by_memory(spec: JobSpec, nodes: ClusterShape) -> Layout:
+    found = choose_by_memory(
+        _model_shape(spec),
+        workload_of(spec),
+        pins_of(spec),
+        _worker_memory_bytes(spec, nodes),
+        nodes,
+        lambda size, micro_batch: batch_problem(spec, size, micro_batch),
     )
-    if isinstance(choice, NoPartitionFits):
-        raise LayoutError([choice.problem.as_problem()])
-    return Layout(choice.partition_size, choice.reason)
+    if not isinstance(found, MemoryChoice):
+        raise LayoutError([found.as_problem()])
+    return _settled(spec, found.layout, found.reason)
 
 
-def _batch_problem(spec: JobSpec, partition_size: int) -> str | None:
-    try:
-        spec.num_micro_batches(partition_size)
-    except ValueError as error:
-        return str(error)
-    return None
+def _settled(spec: JobSpec, layout: PlannedLayout, reason: str) -> Layout:
+    settled = settled_spec(spec, layout)
+    return Layout(layout.partition_size, layout.strategy, settled, reason)
 
 
-def _worker_memory_bytes(spec: JobSpec) -> int:
+def _model_shape(spec: JobSpec) -> ModelShape:
+    """Return the model's shape, by formula where there is one."""
+    shape = shape_by_formula(spec, vocabulary_size(spec))
+    if shape is None:
+        # Imported here: only a user's own model has to be built, which needs torch.
+        from mics_core.engine.counting import count_shape
+
+        shape = count_shape(spec)
+    return shape
+
+
+def _worker_memory_bytes(spec: JobSpec, nodes: ClusterShape) -> int:
     """Memory of one worker: as the specification says, or an equal share of the smallest node."""
     if spec.resources.memory_gib is not None:
         return int(spec.resources.memory_gib * _GIB)
@@ -76,13 +160,13 @@ def _worker_memory_bytes(spec: JobSpec) -> int:
                 Problem(
                     "resources.memory_gib",
                     "(nothing)",
-                    "Ray does not tell the memory of a GPU, which partition_size 'auto' needs.",
-                    "Set resources.memory_gib to the memory of one GPU, or partition_size to a"
-                    " number.",
+                    "Ray does not tell the memory of a GPU, which what is 'auto' needs.",
+                    "Set resources.memory_gib to the memory of one GPU, name resources.cluster, or"
+                    " set partition_size to a number.",
                 )
             ]
         )
-    workers = {node.node_id: node.num_workers for node in cluster_shape(spec.resources).nodes}
+    workers = {node.node_id: node.num_workers for node in nodes.nodes}
     shares = [
         int(node["Resources"].get("memory", 0)) // workers[node["NodeID"]]
         for node in ray.nodes()

@@ -30,6 +30,7 @@ from mics_core.elastic.ledger import SampleLedger
 from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.errors import JobConflictError, ScaleError
+from mics_core.planner.strategy import Strategy
 from mics_core.spec import parse_job_spec
 from mics_core.spec.status import (
     GenerationRecord,
@@ -56,11 +57,17 @@ class JobSupervisor:
         job_id: The job.
         spec: Its specification as plain data.
         partition_size: Workers in one partition group.
+        strategy: How a partition group moves its model states.
         storage_path: Folder for Ray Train's own files.
     """
 
     def __init__(
-        self, job_id: str, spec: dict[str, Any], partition_size: int, storage_path: str
+        self,
+        job_id: str,
+        spec: dict[str, Any],
+        partition_size: int,
+        strategy: Strategy,
+        storage_path: str,
     ) -> None:
         self._job_id = job_id
         self._spec = parse_job_spec(spec)
@@ -70,7 +77,9 @@ class JobSupervisor:
         self._machine = MembershipMachine(Rules(groups.minimum, groups.wanted))
         self._journal = Journal()
         self._ledger = SampleLedger(self._spec.training.global_batch_size)
-        self._runs = GroupRuns(job_id, self._spec, partition_size, storage_path, self._tell)
+        self._runs = GroupRuns(
+            job_id, self._spec, partition_size, strategy, storage_path, self._tell
+        )
         self._plans: dict[int, GenerationPlan] = {}
         self._generations: list[GenerationRecord] = []
         self._news = Bell()

@@ -22,7 +22,7 @@ from mics_core.comm.partition import form_partition_group
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import Ending, LoopOptions, train
 from mics_core.engine.trainer import Trainer
-from mics_core.errors import GroupFailedError, MicsError
+from mics_core.errors import GroupFailedError, MicsError, PartitionBrokenError
 from mics_core.spec import parse_job_spec
 
 __all__ = ["train_worker"]
@@ -80,7 +80,9 @@ class _Worker:
         partition = form_partition_group([range(self._config.partition_size)], nodes, device)
 
         def build(initialise: bool) -> Trainer:
-            self._trainer = build_trainer(spec, partition, device, initialise=initialise)
+            self._trainer = build_trainer(
+                spec, partition, device, strategy=self._config.strategy, initialise=initialise
+            )
             self._report_ready()
             return self._trainer
 
@@ -112,7 +114,9 @@ def _described(error: Exception) -> str:
 
 def _is_lost_peer(error: BaseException) -> bool:
     """Whether an error only says that another worker of the same partition group has gone."""
-    if isinstance(error, dist.DistError):
+    if isinstance(error.__cause__, PartitionBrokenError) or isinstance(
+        error, (PartitionBrokenError, dist.DistError)
+    ):
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(

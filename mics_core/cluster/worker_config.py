@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mics_core.planner.strategy import Strategy
+
 __all__ = ["WorkerConfig"]
 
 
@@ -18,6 +20,7 @@ class WorkerConfig:
         begins_run: Whether the group may start the run.
         spec: The specification as plain data.
         partition_size: Workers in the group.
+        strategy: How the group moves its model states.
     """
 
     job_id: str
@@ -25,3 +28,4 @@ class WorkerConfig:
     begins_run: bool
     spec: dict[str, Any]
     partition_size: int
+    strategy: Strategy

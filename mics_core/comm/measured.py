@@ -31,6 +31,7 @@ __all__ = [
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _BYTES_PER_S_OF_GBIT = 1e9 / 8
 _FIT_ROUNDS = 30
+_ROUGH_FACTOR = 2.0
 _MAX_BYTES_PER_S = 1e13
 """Faster than any link; what a fit answers when longer messages took no longer."""
 
@@ -253,6 +254,12 @@ def cluster_findings(
         inter_node = link_spec(report.inter_node)
     else:
         raise unmeasurable_link(len(report.nodes))
+    for kind, fit in (("intra_node", report.intra_node), ("inter_node", report.inter_node)):
+        if fit is not None and fit.worst_factor > _ROUGH_FACTOR:
+            notes.append(
+                f"{kind} is rough: a message size took {fit.worst_factor:.1f} times more or less"
+                " than latency and bandwidth say; measure again on an idle cluster."
+            )
     if report.intra_node is not None:
         intra_node = link_spec(report.intra_node)
     else:

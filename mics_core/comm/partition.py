@@ -8,7 +8,8 @@ member: any failure here ends the whole group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,27 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from mics_core.comm.nodes import NodeGrid, node_grid
+from mics_core.comm.roll_call import RollCall
 from mics_core.comm.stages import StageGroups
+from mics_core.errors import GroupFailedError, PartitionBrokenError
 
-__all__ = ["PartitionGroup", "form_partition_group"]
+__all__ = ["PartitionGroup", "collective", "form_partition_group"]
+
+_ANSWER_S = 2.0
+
+
+@contextmanager
+def collective(name: str) -> Iterator[None]:
+    """Name the collective of a partition group that runs inside, if it breaks.
+
+    Raises:
+        PartitionBrokenError: Another worker of the group is gone, or answers no more.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise PartitionBrokenError(f"the {name} broke: {lines[0] if lines else error!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,7 @@ class PartitionGroup:
         gathers: Process groups of the parameters' all-gathers.
         scatters: Process groups of the gradients' reduce-scatters, which run beside the gathers.
         nodes: The node of each rank.
+        roll_call: Finds out who is missing when a collective breaks.
     """
 
     mesh: DeviceMesh
@@ -41,6 +61,7 @@ class PartitionGroup:
     gathers: StageGroups
     scatters: StageGroups
     nodes: tuple[str, ...]
+    roll_call: RollCall
 
     @property
     def size(self) -> int:
@@ -72,7 +93,8 @@ class PartitionGroup:
         if self.size == 1:
             return [mine.tolist()]
         rows = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(rows, mine, group=self.control)
+        with collective("exchange of the step's summary"):
+            dist.all_gather(rows, mine, group=self.control)
         return [row.tolist() for row in rows]
 
     def share_from_leader(self, value: Any) -> Any:
@@ -80,8 +102,31 @@ class PartitionGroup:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, group=self.control, group_src=0)
+        with collective("exchange of a decision"):
+            dist.broadcast_object_list(box, group=self.control, group_src=0)
         return box[0]
+
+    @contextmanager
+    def explained(self, group_id: int, step: int) -> Iterator[None]:
+        """Turn a broken collective inside into an error that names group, step and missing ranks.
+
+        Args:
+            group_id: The partition group's id.
+            step: The step that the collectives belong to.
+
+        Raises:
+            GroupFailedError: A collective broke.
+        """
+        try:
+            yield
+        except PartitionBrokenError as broken:
+            missing = self.roll_call.missing_ranks(_ANSWER_S)
+            who = f"missing ranks {missing}" if missing else "all ranks answer"
+            raise GroupFailedError(
+                f"Partition group {group_id} broke at step {step} on rank {self.rank}:"
+                f" {broken.message} ({who})",
+                remedy="See the log of the first of them; the group is replaced.",
+            ) from broken
 
 
 def form_partition_group(
@@ -108,7 +153,10 @@ def form_partition_group(
         scatters = _stages(ranks, grid, dist.new_group(list(ranks), backend=backend), backend)
         if dist.get_rank() in ranks:
             mesh = DeviceMesh.from_group(main, device.type, mesh_dim_names=("partition",))
-            mine = PartitionGroup(mesh, main, background, gathers, scatters, inside)
+            # The only store that all workers know; torch has no public way to it.
+            store = dist.distributed_c10d._get_default_store()
+            roll_call = RollCall(store, str(ranks[0]), main.rank(), len(ranks))
+            mine = PartitionGroup(mesh, main, background, gathers, scatters, inside, roll_call)
     assert mine is not None, "every rank belongs to a partition group"
     return mine
 

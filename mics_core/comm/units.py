@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 
+from mics_core.comm.partition import collective
 from mics_core.comm.stages import (
     Scratch,
     StageGroups,
@@ -37,6 +38,7 @@ class UnitGather(AllGather):
     """All-gather of one unit's parameters.
 
     Args:
+        name: The unit, for error messages.
         groups: Process groups of gathers.
         route: Flat or in stages.
         keeps_column: Whether what other nodes sent stays until `forget`.
@@ -44,8 +46,15 @@ class UnitGather(AllGather):
     """
 
     def __init__(
-        self, groups: StageGroups, route: Route, *, keeps_column: bool, thread: CommThread | None
+        self,
+        name: str,
+        groups: StageGroups,
+        route: Route,
+        *,
+        keeps_column: bool,
+        thread: CommThread | None,
     ):
+        self._what = f"all-gather of unit {name}"
         self._groups = groups
         self._route = route
         self._keeps_column = keeps_column
@@ -84,15 +93,16 @@ class UnitGather(AllGather):
         self._column = None
 
     def _gather(self, output: torch.Tensor, shard: torch.Tensor) -> None:
-        if self._route == "flat":
-            gather_flat(output, shard, self._groups)
-            return
-        column = self._column
-        if column is None:
-            column = gather_column(shard, self._groups)
-            if self._keeps_column:
-                self._column = column
-        gather_rows(output, column, self._groups)
+        with collective(self._what):
+            if self._route == "flat":
+                gather_flat(output, shard, self._groups)
+                return
+            column = self._column
+            if column is None:
+                column = gather_column(shard, self._groups)
+                if self._keeps_column:
+                    self._column = column
+            gather_rows(output, column, self._groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,7 @@ class UnitScatter(ReduceScatter):
     cleared before each backward, or FSDP2 would add the buffer to itself.
 
     Args:
+        name: The unit, for error messages.
         groups: Process groups of scatters.
         route: Flat or in stages.
         accumulation: Over what each micro-batch is scattered.
@@ -128,6 +139,7 @@ class UnitScatter(ReduceScatter):
 
     def __init__(
         self,
+        name: str,
         groups: StageGroups,
         route: Route,
         accumulation: Accumulation,
@@ -137,6 +149,7 @@ class UnitScatter(ReduceScatter):
         total: torch.Tensor,
         done: Callable[[], None],
     ):
+        self._what = f"reduce-scatter of unit {name}"
         self._groups = groups
         self._route = route
         self._accumulation = accumulation
@@ -225,6 +238,12 @@ class UnitScatter(ReduceScatter):
         return torch.empty(self._total.numel(), dtype=dtype, device=device)
 
     def _scatter(self, values: torch.Tensor, *, add: bool, is_last: bool) -> None:
+        with collective(self._what):
+            self._sum(values, add=add, is_last=is_last)
+        if is_last:
+            self._done()
+
+    def _sum(self, values: torch.Tensor, *, add: bool, is_last: bool) -> None:
         received = self._scratch.received
         if self._route == "flat":
             scatter_flat(self._total, values, self._groups, received, add=add)
@@ -238,8 +257,6 @@ class UnitScatter(ReduceScatter):
             scatter_rows(self._node_sum, values, self._groups, received, add=add)
             if is_last:
                 scatter_columns(self._total, self._node_sum, self._groups, received, add=False)
-        if is_last:
-            self._done()
 
     @property
     def _column_elements(self) -> int:

@@ -52,13 +52,14 @@ def build_trainer(
     options = ShardingOptions(
         device=device,
         precision=training.precision,
-        activation_checkpointing=training.activation_checkpointing,
+        activation_checkpointing=training.settled_activation_checkpointing,
         compiles_blocks=spec.engine.compile,
+        offloads=spec.engine.offload_optimizer,
         seed=training.seed,
         initialise=initialise,
     )
-    # One worker that holds everything needs no FSDP2, unless for its precision policy.
-    is_whole = partition.size == 1 and training.precision != "bf16"
+    # One worker that holds everything needs no FSDP2, unless for its precision or offload policy.
+    is_whole = partition.size == 1 and training.precision != "bf16" and not options.offloads
     sharded = shard_model(build_meta_model(spec), None if is_whole else partition.mesh, options)
     units = UnitDriver(
         sharded,
@@ -67,6 +68,7 @@ def build_trainer(
         dtype=options.shard_dtype,
         device=device,
         bucket_bytes=int(spec.engine.bucket_mib * (1 << 20)),
+        offloads=options.offloads,
     )
     model = sharded.module
     optimizer = build_optimizer(model, training.optimizer)

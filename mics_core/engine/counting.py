@@ -1,63 +1,53 @@
-"""Counts what a model needs, on the meta device: exact for any model, at no memory."""
+"""Counts a model on the meta device: exact for any model, at no memory.
+
+    python -m mics_core.engine.counting job.yaml
+
+prints the counts as JSON, for processes that must not load torch themselves.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import sys
+from dataclasses import asdict, replace
 
 from torch import nn
 
 from mics_core.data.vocabulary import vocabulary_size
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.sharding import block_names
-from mics_core.planner.memory import (
-    activation_bytes,
-    compute_bytes_per_number,
-    model_state_bytes_per_parameter,
-)
-from mics_core.planner.parameters import TransformerSizes
+from mics_core.errors import MicsError
+from mics_core.planner.shape import ModelShape, shape_of_counts, shape_of_transformer
+from mics_core.spec import load_job_spec
 from mics_core.spec.job import JobSpec, TransformersModel
+from mics_core.spec.planning import transformer_sizes
 
-__all__ = ["ModelNeeds", "count_needs"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelNeeds:
-    """What training a model takes.
-
-    Args:
-        num_parameters: Parameters of the model; tied ones count once.
-        model_state_bytes: Parameters, gradients and optimizer states of the whole model.
-        largest_unit_bytes: The largest unit, gathered, and its gradient before it is reduced.
-        activation_bytes: Activations of one micro-batch on one worker; 0 for users' models, whose
-            activations cannot be known before they run.
-    """
-
-    num_parameters: int
-    model_state_bytes: int
-    largest_unit_bytes: int
-    activation_bytes: int
+__all__ = ["count_shape", "main"]
 
 
-def count_needs(spec: JobSpec) -> ModelNeeds:
+def count_shape(spec: JobSpec) -> ModelShape:
     """Build the model of `spec` on the meta device and count.
+
+    Parameters are exact. Operations and activations of a transformer follow its sizes; those of a
+    user's module are not known before it runs: two operations a parameter and token, and no
+    activations.
 
     Raises:
         SpecificationError: The model cannot be built.
     """
     model = build_meta_model(spec)
-    training, optimizer = spec.training, spec.training.optimizer
-    blocks = [model.get_submodule(name) for name in block_names(model)]
     total = _count(model)
-    in_blocks = [_count(block) for block in blocks]
-    largest = max([total - sum(in_blocks), *in_blocks])
-    per_parameter = model_state_bytes_per_parameter(
-        training.precision, optimizer.kind, has_momentum=optimizer.momentum > 0
-    )
-    return ModelNeeds(
-        num_parameters=total,
-        model_state_bytes=total * per_parameter,
-        largest_unit_bytes=2 * largest * compute_bytes_per_number(training.precision),
-        activation_bytes=_activations(spec),
+    blocks = tuple(_count(model.get_submodule(name)) for name in block_names(model))
+    counted = shape_of_counts(blocks, total - sum(blocks), spec.training.sequence_length)
+    if not isinstance(spec.model, TransformersModel):
+        return counted
+    formula = shape_of_transformer(transformer_sizes(spec, spec.model, vocabulary_size(spec)))
+    return replace(
+        formula,
+        num_blocks=counted.num_blocks,
+        block=replace(formula.block, parameters=counted.block.parameters),
+        root=replace(formula.root, parameters=counted.root.parameters),
+        largest_block_parameters=counted.largest_block_parameters,
     )
 
 
@@ -65,23 +55,17 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _activations(spec: JobSpec) -> int:
-    model = spec.model
-    if not isinstance(model, TransformersModel):
-        return 0
-    sizes = TransformerSizes(
-        family=model.family,
-        hidden_size=model.hidden_size,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        intermediate_size=model.intermediate_size or 4 * model.hidden_size,
-        vocab_size=model.vocab_size or vocabulary_size(spec),
-        sequence_length=spec.training.sequence_length,
-        tie_embeddings=model.tie_embeddings,
-    )
-    return activation_bytes(
-        sizes,
-        micro_batch_size=spec.training.micro_batch_size,
-        precision=spec.training.precision,
-        is_checkpointed=spec.training.activation_checkpointing,
-    )
+def main(arguments: list[str] | None = None) -> int:
+    """Print the shape of a job's model as JSON; return the exit status."""
+    (path,) = sys.argv[1:] if arguments is None else arguments
+    try:
+        shape = count_shape(load_job_spec(path))
+    except MicsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(asdict(shape)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

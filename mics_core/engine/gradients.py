@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["Bucket", "GradientBuffer", "UnitLayout", "lay_out_units"]
+__all__ = ["Bucket", "GradientBuffer", "UnitLayout", "lay_out_units", "shard_elements"]
 
 _PADDING = 1680
 """Buckets are padded to a multiple of this many numbers, so that they split evenly over 2 to 8, 10,
@@ -105,7 +105,7 @@ class GradientBuffer:
         """
         unit = self.units[index]
         part = self.flat[unit.offset : unit.offset + unit.num_elements]
-        return torch.from_dlpack(part) if unit.num_elements else part
+        return torch.utils.dlpack.from_dlpack(part) if unit.num_elements else part
 
     def of_bucket(self, index: int) -> torch.Tensor:
         """Return a bucket's part of the buffer."""

@@ -102,6 +102,7 @@ def train(
     finally:
         if replication is not None:
             replication.close()
+        trainer.close()
 
 
 def _run_steps(
@@ -118,7 +119,8 @@ def _run_steps(
         The generation to switch to, 0 if it broke and the next is not known, none at the end.
     """
     while progress.step < trainer.spec.training.steps:
-        outcome = trainer.run_step(progress.step, replication, membership.pending())
+        with trainer.partition.explained(membership.group_id, progress.step):
+            outcome = trainer.run_step(progress.step, replication, membership.pending())
         if isinstance(outcome, StepBroken):
             # Close before anything else: peers that wait for this worker fail at once then.
             replication.close()

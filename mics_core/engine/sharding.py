@@ -16,7 +16,13 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
 from mics_core.data.order import stream_seed
 from mics_core.engine.gradients import shard_elements
@@ -34,6 +40,9 @@ class ShardingOptions:
         precision: `fp32`, `bf16` (bf16 compute, fp32 shards and reduction) or `fp64`.
         activation_checkpointing: Recompute the activations of each block in backward.
         compiles_blocks: Compile each block with `torch.compile`.
+        offloads: Keep the shards and the optimizer's state in the host's memory (FSDP2's CPU
+            offload): parameters are copied to the device for each gather, and the update runs on
+            the host.
         seed: Source of the initial weights.
         initialise: Whether to draw initial weights; without, their memory is left as it comes.
     """
@@ -42,6 +51,7 @@ class ShardingOptions:
     precision: str = "fp32"
     activation_checkpointing: bool = False
     compiles_blocks: bool = False
+    offloads: bool = False
     seed: int = 0
     initialise: bool = True
 
@@ -148,6 +158,12 @@ def shard_model(
     return ShardedModel(model, tuple(units), is_whole=mesh is None)
 
 
+def _offload_policy(options: ShardingOptions) -> OffloadPolicy:
+    if not options.offloads:
+        return OffloadPolicy()
+    return CPUOffloadPolicy(pin_memory=options.device.type == "cuda")
+
+
 def _shard(
     name: str,
     module: nn.Module,
@@ -160,7 +176,9 @@ def _shard(
         return Unit(name, module, tuple(parameters), num_elements)
     trained = [parameter.requires_grad for parameter in parameters]
     before = set(module.parameters()) - set(parameters)
-    sharded = fully_shard(module, mesh=mesh, mp_policy=options.policy)
+    sharded = fully_shard(
+        module, mesh=mesh, mp_policy=options.policy, offload_policy=_offload_policy(options)
+    )
     assert isinstance(sharded, FSDPModule)
     # Gradients are sums over micro-batches and workers; the division by the global token count
     # comes after the second hop. gloo has no PREMUL_SUM, hence the plain sum.

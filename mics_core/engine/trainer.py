@@ -136,6 +136,10 @@ class Trainer:
             pending_generation=int(total.pending_generation),
         )
 
+    def close(self) -> None:
+        """End the threads of the trainer's collectives."""
+        self._units.close()
+
     @property
     def _nominal_tokens(self) -> int:
         """Divisor of every micro-batch's loss, so that gradients have their usual size; the true
@@ -158,7 +162,7 @@ class Trainer:
                 step,
                 index,
                 global_batch_size=training.global_batch_size,
-                micro_batch_size=training.micro_batch_size,
+                micro_batch_size=training.settled_micro_batch_size,
                 partition_size=self.partition.size,
                 rank=self.partition.rank,
             )
@@ -213,6 +217,7 @@ class Trainer:
             scale *= min(1.0, training.gradient_clipping / (norm + 1e-6))
         if scale != 1.0:
             self._units.gradients.flat.mul_(scale)
+        self._units.hand_over()
         rate = learning_rate(step, training)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -19,12 +19,13 @@ from itertools import pairwise
 
 import torch
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from mics_core.comm.partition import PartitionGroup
 from mics_core.comm.replication import ReplicationGroup
 from mics_core.comm.threads import CommThread
 from mics_core.comm.units import ScatterScratch, UnitGather, UnitScatter
-from mics_core.engine.gradients import GradientBuffer
+from mics_core.engine.gradients import GradientBuffer, shard_elements
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.sharding import ShardedModel, Unit
 from mics_core.planner.strategy import Strategy
@@ -44,6 +45,7 @@ class UnitDriver:
         dtype: Type of shards and gradients.
         device: Where they live.
         bucket_bytes: Smallest size of a bucket of the second hop but the last.
+        offloads: Whether shards and optimizer are in the host's memory.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class UnitDriver:
         dtype: torch.dtype,
         device: torch.device,
         bucket_bytes: int,
+        offloads: bool = False,
     ):
         self._strategy = strategy
+        self._partition_size = partition.size
+        self._offloads = offloads
         self._root = sharded.module
         # Backward completes the blocks from last to first and what is outside them at the end.
         self._units = (*reversed(sharded.units[1:]), sharded.units[0])
@@ -119,6 +124,32 @@ class UnitDriver:
         for scatter in self._scatters:
             scatter.wait()
         return self._second_hop.finish()
+
+    def hand_over(self) -> None:
+        """Give the optimizer the gradient, where it does not see the buffer itself.
+
+        With offload FSDP2 has copied every micro-batch's sum to the host before the second hop;
+        the true gradient replaces these copies.
+        """
+        if not self._offloads:
+            return
+        for index, unit in enumerate(self._units):
+            part, offset = self.gradients.of_unit(index).cpu(), 0
+            for parameter in unit.parameters:
+                if not parameter.requires_grad:
+                    continue
+                assert isinstance(parameter, DTensor)
+                local = parameter.to_local()
+                values = part[offset : offset + local.numel()].view_as(local)
+                parameter.grad = DTensor.from_local(
+                    values,
+                    parameter.device_mesh,
+                    parameter.placements,
+                    run_check=False,
+                    shape=parameter.shape,
+                    stride=parameter.stride(),
+                )
+                offset += shard_elements([parameter], self._partition_size)
 
     def end_step(self) -> None:
         """Let go of the gradient."""
@@ -184,13 +215,16 @@ class UnitDriver:
         assert isinstance(module, FSDPModule)
         if strategy.reshard == "never":
             module.set_reshard_after_forward(False, recurse=False)
+        name = repr(unit.name) if unit.is_block else "outside the blocks"
         gather = UnitGather(
+            name,
             partition.gathers,
             strategy.gather_block if unit.is_block else strategy.gather_root,
             keeps_column=strategy.reshard == "node",
             thread=threads[0],
         )
         scatter = UnitScatter(
+            name,
             partition.scatters,
             strategy.scatter_block if unit.is_block else strategy.scatter_root,
             strategy.accumulation,

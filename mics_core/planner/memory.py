@@ -17,8 +17,11 @@ __all__ = [
     "Optimizer",
     "Precision",
     "activation_bytes",
+    "activation_numbers_of_block",
+    "activation_numbers_of_root",
     "compute_bytes_per_number",
     "model_state_bytes_per_parameter",
+    "reduce_bytes_per_number",
 ]
 
 Precision = Literal["fp32", "bf16", "fp64"]
@@ -69,15 +72,32 @@ def activation_bytes(
     Returns:
         Bytes; an estimate, which dropout and unfused operations exceed by a few per cent.
     """
-    # Numbers of one token in one block. Of width h: the inputs of two norms, of the projections to
-    # queries, keys and values, these three, the input of the output projection, and that of the
-    # feed-forward. Of width i: both sides of the activation function, twice where it is gated.
-    num_wide = 4 if sizes.family == "llama" else 2
-    block = 8 * sizes.hidden_size + num_wide * sizes.intermediate_size
+    block = activation_numbers_of_block(sizes)
     if is_checkpointed:
         blocks = sizes.num_layers * sizes.hidden_size + block
     else:
         blocks = sizes.num_layers * block
-    per_token = blocks + _COPIES_OF_LOGITS * sizes.vocab_size
+    per_token = blocks + activation_numbers_of_root(sizes)
     num_tokens = micro_batch_size * sizes.sequence_length
     return num_tokens * per_token * compute_bytes_per_number(precision)
+
+
+def activation_numbers_of_block(sizes: TransformerSizes) -> int:
+    """Return the numbers of one token that backward needs of one block.
+
+    Of width h: the inputs of two norms, of the projections to queries, keys and values, these
+    three, the input of the output projection, and that of the feed-forward. Of width i: both sides
+    of the activation function, twice where it is gated.
+    """
+    num_wide = 4 if sizes.family == "llama" else 2
+    return 8 * sizes.hidden_size + num_wide * sizes.intermediate_size
+
+
+def activation_numbers_of_root(sizes: TransformerSizes) -> int:
+    """Return the numbers of one token that backward needs of what is outside the blocks."""
+    return _COPIES_OF_LOGITS * sizes.vocab_size
+
+
+def reduce_bytes_per_number(precision: Precision) -> int:
+    """Return the bytes of one gradient on its way to other workers."""
+    return 8 if precision == "fp64" else 4

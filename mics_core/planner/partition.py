@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mics_core.planner.amounts import amount
+from mics_core.planner.footprint import USABLE_PERCENT
 from mics_core.planner.layout import ClusterShape, LayoutProblem, check_partition_size
 
 __all__ = ["NoPartitionFits", "PartitionChoice", "Rejected", "choose_partition_size"]
 
-_USABLE_PERCENT = 90
 _LARGEST_ON_UNKNOWN_CLUSTER = 1024
 
 
@@ -56,26 +57,27 @@ class _Need:
     """Memory of one worker as a function of p."""
 
     model_state_bytes: int
-    largest_unit_bytes: int
+    unit_bytes: Callable[[int], int]
     activation_bytes: int
 
     def at(self, partition_size: int) -> int:
         shard_bytes = -(-self.model_state_bytes // partition_size)
-        return shard_bytes + self.largest_unit_bytes + self.activation_bytes
+        return shard_bytes + self.unit_bytes(partition_size) + self.activation_bytes
 
     def described(self, partition_size: int) -> str:
+        units = amount(self.unit_bytes(partition_size))
         return (
-            f"{_amount(self.at(partition_size))} a worker"
-            f" ({_amount(self.model_state_bytes)} of model"
-            f" states / {partition_size} + {_amount(self.largest_unit_bytes)} of one gathered unit"
-            f" + {_amount(self.activation_bytes)} of activations)"
+            f"{amount(self.at(partition_size))} a worker"
+            f" ({amount(self.model_state_bytes)} of model"
+            f" states / {partition_size} + {units} of gathered units"
+            f" + {amount(self.activation_bytes)} of activations)"
         )
 
 
 def choose_partition_size(
     *,
     model_state_bytes: int,
-    largest_unit_bytes: int,
+    unit_bytes: Callable[[int], int],
     activation_bytes: int,
     worker_memory_bytes: int,
     cluster: ClusterShape,
@@ -83,12 +85,12 @@ def choose_partition_size(
 ) -> PartitionChoice | NoPartitionFits:
     """Choose the smallest partition size that fits memory, cluster and batch.
 
-    It fits memory if model_state_bytes / p + largest_unit_bytes + activation_bytes is at most 90 %
-    of the worker's memory; the rest is left to the allocator and the libraries.
+    It fits memory if model_state_bytes / p + unit_bytes(p) + activation_bytes is at most 90 % of
+    the worker's memory; the rest is left to the allocator and the libraries.
 
     Args:
         model_state_bytes: Parameters, gradients and optimizer states of the whole model.
-        largest_unit_bytes: The largest unit, gathered.
+        unit_bytes: Gathered units and gradients on their way, as a function of p.
         activation_bytes: Activations of one micro-batch on one worker.
         worker_memory_bytes: Memory of one worker.
         cluster: The nodes; if none has workers yet, sizes up to 1024 are tried without its rules.
@@ -97,8 +99,8 @@ def choose_partition_size(
     Returns:
         The choice, or what is missing; both with a reason for each size that was turned down.
     """
-    need = _Need(model_state_bytes, largest_unit_bytes, activation_bytes)
-    usable_bytes = worker_memory_bytes * _USABLE_PERCENT // 100
+    need = _Need(model_state_bytes, unit_bytes, activation_bytes)
+    usable_bytes = worker_memory_bytes * USABLE_PERCENT // 100
     rejected: list[Rejected] = []
     for size in range(1, (cluster.num_workers or _LARGEST_ON_UNKNOWN_CLUSTER) + 1):
         reason = _reason_against(size, need, usable_bytes, cluster, batch_problem)
@@ -107,7 +109,7 @@ def choose_partition_size(
                 partition_size=size,
                 reason=(
                     f"{size} is the smallest partition size that fits: it needs"
-                    f" {need.described(size)} of {_amount(usable_bytes)} usable."
+                    f" {need.described(size)} of {amount(usable_bytes)} usable."
                 ),
                 rejected=tuple(rejected),
             )
@@ -123,7 +125,7 @@ def _reason_against(
     batch_problem: Callable[[int], str | None],
 ) -> str | None:
     if need.at(size) > usable_bytes:
-        return f"{size} needs {need.described(size)}, but {_amount(usable_bytes)} is usable."
+        return f"{size} needs {need.described(size)}, but {amount(usable_bytes)} is usable."
     if problem := check_partition_size(size, cluster):
         return f"{problem.value} is refused: {problem.rule}"
     return batch_problem(size)
@@ -144,7 +146,7 @@ def _nothing_fits(
     ]
     suiting = [size for size in placeable if batch_problem(size) is None]
     best = max(suiting or placeable)
-    more_memory = f"each worker at least {_amount(-(-need.at(best) * 100 // _USABLE_PERCENT))}"
+    more_memory = f"each worker at least {amount(-(-need.at(best) * 100 // USABLE_PERCENT))}"
     holding = [size for size in placeable if need.at(size) <= usable_bytes]
     if holding:
         rule = f"memory and cluster allow {holding[0]}, but {batch_problem(holding[0])}"
@@ -157,17 +159,8 @@ def _nothing_fits(
             " training.micro_batch_size, or set training.activation_checkpointing."
         )
     problem = LayoutProblem(
-        value=f"partition_size 'auto' with {_amount(usable_bytes)} usable a worker",
+        value=f"partition_size 'auto' with {amount(usable_bytes)} usable a worker",
         rule=rule,
         remedy=remedy,
     )
     return NoPartitionFits(need.at(best), problem, rejected)
-
-
-def _amount(num_bytes: int) -> str:
-    """Bytes with three significant digits, in the largest unit that they fill."""
-    for exponent, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        amount = num_bytes / 2**exponent
-        if amount >= 1:
-            return f"{amount:.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
-    return f"{num_bytes} bytes"

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.job import SpecModel
+from mics_core.spec.problems import problems_of, shown
+from mics_core.spec.yaml_file import read_yaml
 
-__all__ = ["ClusterSpec", "LinkSpec"]
+__all__ = [
+    "ClusterSpec",
+    "LinkSpec",
+    "dump_cluster_spec",
+    "load_cluster_spec",
+    "parse_cluster_spec",
+    "write_cluster_spec",
+]
 
 
 class LinkSpec(SpecModel):
@@ -37,3 +53,98 @@ class ClusterSpec(SpecModel):
     """Between workers of one node; the bandwidth is that of each worker."""
     inter_node: LinkSpec
     """Between nodes; the bandwidth is that of a whole node, shared by its workers."""
+
+
+def parse_cluster_spec(value: Any) -> ClusterSpec:
+    """Check `value` against the form of a cluster file.
+
+    Args:
+        value: A mapping as YAML or JSON gives it.
+
+    Raises:
+        SpecificationError: Names every field that breaks a rule, its value, the rule, the remedy.
+    """
+    if not isinstance(value, Mapping):
+        raise SpecificationError(
+            [
+                Problem(
+                    field="(cluster)",
+                    value=shown(value),
+                    rule="a cluster file is a mapping of fields.",
+                    remedy="Have `mics probe` write it, or start with `name:` and `nodes:`.",
+                )
+            ]
+        )
+    problems = list(_unknown_fields(value, ClusterSpec))
+    try:
+        spec = ClusterSpec.model_validate(_known_part(value, ClusterSpec))
+    except ValidationError as error:
+        raise SpecificationError([*problems, *problems_of(error)]) from None
+    if problems:
+        raise SpecificationError(problems)
+    return spec
+
+
+def load_cluster_spec(path: str | Path) -> ClusterSpec:
+    """Read a cluster file.
+
+    Raises:
+        SpecificationError: The file cannot be read, is no YAML, or breaks a rule.
+    """
+    return parse_cluster_spec(read_yaml(Path(path)))
+
+
+def dump_cluster_spec(spec: ClusterSpec, comments: tuple[str, ...] = ()) -> str:
+    """Return the text of a cluster file.
+
+    Args:
+        spec: The cluster.
+        comments: Lines for its top, such as where the figures come from.
+    """
+    lines = [f"# {line}" for comment in comments for line in comment.splitlines()]
+    body = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return "\n".join([*lines, body])
+
+
+def write_cluster_spec(spec: ClusterSpec, path: str | Path, comments: tuple[str, ...] = ()) -> None:
+    """Write a cluster file that `load_cluster_spec` reads; a file that is there is replaced.
+
+    Raises:
+        SpecificationError: The file cannot be written.
+    """
+    try:
+        Path(path).write_text(dump_cluster_spec(spec, comments), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        rule = f"it cannot be written ({reason})."
+        remedy = "Name a file in an existing folder."
+        raise SpecificationError([Problem("(file)", str(path), rule, remedy)]) from None
+
+
+# Unknown fields are found here and not by pydantic: `problems_of` proposes fields of a job.
+
+
+def _unknown_fields(
+    value: Mapping[Any, Any], model: type[BaseModel], above: str = ""
+) -> Iterator[Problem]:
+    known = sorted(model.model_fields)
+    for name, content in value.items():
+        if name not in model.model_fields:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
+            yield Problem(f"{above}{name}", shown(content), "there is no such field.", hint)
+        elif (inner := _model_of(model, name)) and isinstance(content, Mapping):
+            yield from _unknown_fields(content, inner, f"{above}{name}.")
+
+
+def _known_part(value: Mapping[Any, Any], model: type[BaseModel]) -> dict[str, Any]:
+    part = {name: value[name] for name in value if name in model.model_fields}
+    for name, content in part.items():
+        if (inner := _model_of(model, name)) and isinstance(content, Mapping):
+            part[name] = _known_part(content, inner)
+    return part
+
+
+def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    kind = model.model_fields[name].annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

@@ -15,11 +15,11 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
+
+from mics_core.spec.auto import CountOrAuto, SwitchOrAuto
+from mics_core.spec.presets import ask_for_sizes_or_preset, expand_preset
 
 CALLABLE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
@@ -35,6 +35,11 @@ class SpecModel(BaseModel):
 class TransformersModel(SpecModel):
     """A model built from a `transformers` configuration, with fresh weights."""
 
+    model_config = ConfigDict(json_schema_extra=ask_for_sizes_or_preset)
+
+    preset: str | None = None
+    """A model by its name, such as `gpt2-small` or `bert-10b`; all other fields then have its
+    values unless they are set here."""
     family: Literal["gpt2", "llama", "bert", "roberta"]
     """Architecture family."""
     hidden_size: int = Field(gt=0)
@@ -53,6 +58,11 @@ class TransformersModel(SpecModel):
     """Probability of every dropout of the model."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keys of the family's `transformers` configuration, passed through as they are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_is_expanded(cls, value: Any) -> Any:
+        return expand_preset(value)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> TransformersModel:
@@ -161,9 +171,9 @@ class TrainingSpec(SpecModel):
     global_batch_size: int = Field(gt=0, le=200_000)
     """Samples in one optimizer step, over all partition groups. The bound keeps the workers' count
     of the samples used exact in double precision."""
-    micro_batch_size: int = Field(gt=0)
-    """Samples that one worker takes at a time. A partition group of p workers runs p of them side
-    by side; that is one micro-batch of the group."""
+    micro_batch_size: CountOrAuto
+    """Samples that one worker takes at a time. A partition group of p workers runs p times as many
+    side by side; that is one micro-batch of the group. `auto`: the planner's choice."""
     steps: int = Field(gt=0)
     """Optimizer steps of the run."""
     objective: Literal["causal", "masked"] | None = None
@@ -176,14 +186,15 @@ class TrainingSpec(SpecModel):
     """`bf16`: parameters and activations in bf16, gradient reduction and optimizer in fp32."""
     gradient_clipping: float | None = Field(default=None, gt=0.0)
     """Largest global gradient norm; longer gradients are scaled down to it."""
-    activation_checkpointing: bool = False
-    """Recompute each block's activations in backward instead of keeping them."""
+    activation_checkpointing: SwitchOrAuto = False
+    """Recompute each block's activations in backward instead of keeping them. `auto`: the
+    planner's choice."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Source of weights, data order and dropout."""
 
     @model_validator(mode="after")
     def _micro_batches_divide_the_batch(self) -> TrainingSpec:
-        if self.global_batch_size % self.micro_batch_size:
+        if self.micro_batch_size != "auto" and self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"micro_batch_size ({self.micro_batch_size}) must divide global_batch_size"
                 f" ({self.global_batch_size}). Choose a global batch size that is a multiple of"
@@ -195,6 +206,18 @@ class TrainingSpec(SpecModel):
                 f" ({self.steps}). Shorten the warm-up or train for longer."
             )
         return self
+
+    @property
+    def settled_micro_batch_size(self) -> int:
+        """The micro-batch size, where the layout has been settled: workers see no other."""
+        assert self.micro_batch_size != "auto", "the layout has not been settled"
+        return self.micro_batch_size
+
+    @property
+    def settled_activation_checkpointing(self) -> bool:
+        """Whether activations are recomputed, where the layout has been settled."""
+        assert self.activation_checkpointing != "auto", "the layout has not been settled"
+        return self.activation_checkpointing
 
 
 class GroupsSpec(SpecModel):
@@ -233,6 +256,9 @@ class ResourcesSpec(SpecModel):
     """Memory of one worker in GiB, for the planner; the default is read from the cluster."""
     custom: dict[str, float] = Field(default_factory=dict)
     """Ray's custom resources."""
+    cluster: str | None = Field(default=None, min_length=1)
+    """What the planner knows of the cluster: a cluster file, as `mics probe` writes it, or a name
+    such as `p4d.24xlarge`. With it the planner chooses by predicted speed, without it by memory."""
 
 
 class CheckpointSpec(SpecModel):
@@ -293,19 +319,6 @@ def _kind_of_data(value: Any) -> str:
     return "callable" if kind == "callable" or (kind is None and has_callable) else "files"
 
 
-def _one_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Refuse a partition size in one sentence where pydantic has one for each form."""
-    try:
-        if not isinstance(value, bool):
-            return validate(value)
-    except ValidationError:
-        pass
-    raise ValueError(
-        "a partition size is a positive whole number or 'auto'."
-        " Leave it at 'auto' to have the planner choose."
-    )
-
-
 ModelSpec = Annotated[
     Annotated[TransformersModel, Tag("transformers")] | Annotated[CallableModel, Tag("callable")],
     Discriminator(_kind_of_model),
@@ -314,9 +327,6 @@ DataSpec = Annotated[
     Annotated[FileData, Tag("files")] | Annotated[CallableData, Tag("callable")],
     Discriminator(_kind_of_data),
 ]
-
-
-PartitionSize = Annotated[Annotated[int, Field(gt=0)] | Literal["auto"], WrapValidator(_one_error)]
 
 
 class JobSpec(SpecModel):
@@ -332,8 +342,9 @@ class JobSpec(SpecModel):
     """How text becomes token ids."""
     training: TrainingSpec
     """What is computed."""
-    partition_size: PartitionSize = "auto"
-    """Workers in one partition group (p); `auto` takes the smallest that holds the model."""
+    partition_size: CountOrAuto = "auto"
+    """Workers in one partition group (p). `auto` takes the fastest that holds the model where
+    `resources.cluster` is given, else the smallest."""
     groups: GroupsSpec = GroupsSpec()
     """How many partition groups."""
     resources: ResourcesSpec = ResourcesSpec()
@@ -349,19 +360,28 @@ class JobSpec(SpecModel):
             self.num_micro_batches(self.partition_size)
         return self
 
-    def num_micro_batches(self, partition_size: int) -> int:
+    def num_micro_batches(self, partition_size: int, micro_batch_size: int | None = None) -> int:
         """Return the micro-batches of one step, each run by one group of `partition_size` workers.
+
+        Args:
+            partition_size: p.
+            micro_batch_size: Samples that one worker takes at a time; by default the job's own, or
+                1 while that is `auto`.
 
         Raises:
             ValueError: The global batch is no whole number of them, or the largest number of
                 groups leaves a group without one.
         """
-        training, group_samples = self.training, partition_size * self.training.micro_batch_size
+        training = self.training
+        if micro_batch_size is None:
+            stated = training.micro_batch_size
+            micro_batch_size = 1 if stated == "auto" else stated
+        group_samples = partition_size * micro_batch_size
         if training.global_batch_size % group_samples:
             raise ValueError(
                 f"training.global_batch_size ({training.global_batch_size}) must be a multiple of"
                 f" partition_size × micro_batch_size ({partition_size} ×"
-                f" {training.micro_batch_size} = {group_samples}). Choose"
+                f" {micro_batch_size} = {group_samples}). Choose"
                 f" {-(-training.global_batch_size // group_samples) * group_samples}, or a smaller"
                 " micro-batch."
             )

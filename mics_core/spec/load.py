@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from mics_core.errors import Problem, SpecificationError
+from mics_core.planner.clusters import names_a_file
 from mics_core.spec.checks import expanded
 from mics_core.spec.job import FileData, JobSpec
 from mics_core.spec.problems import problems_of, shown
@@ -87,6 +88,9 @@ def _with_absolute_paths(spec: JobSpec, folder: Path) -> JobSpec:
         changes["tokenizer"] = spec.tokenizer.model_copy(
             update={"path": absolute(spec.tokenizer.path)}
         )
+    cluster = spec.resources.cluster
+    if cluster is not None and names_a_file(cluster):
+        changes["resources"] = spec.resources.model_copy(update={"cluster": absolute(cluster)})
     if spec.checkpoint.directory:
         changes["checkpoint"] = spec.checkpoint.model_copy(
             update={"directory": absolute(spec.checkpoint.directory)}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mics_core import __version__
-from service.cli import jobs, serve, watch
+from service.cli import jobs, plan, probe, serve, watch
 
 __all__ = ["build_app", "main"]
 
@@ -30,6 +30,8 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     app.command("serve")(serve.serve)
+    app.command("probe")(probe.probe)
+    app.command("plan")(plan.plan)
     app.command("submit")(jobs.submit)
     app.command("validate")(jobs.validate)
     app.command("list")(jobs.list_jobs)

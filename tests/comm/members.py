@@ -50,6 +50,11 @@ class MemberProcess:
         return self.answer()
 
     @property
+    def pipe(self) -> Connection:
+        """What the answers come through."""
+        return self._pipe
+
+    @property
     def pid(self) -> int:
         assert self._process.pid is not None
         return self._process.pid

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed.tensor import DTensor
 
-from mics_core.comm.partition import form_partition_group
+from mics_core.comm.partition import PartitionGroup, form_partition_group
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
@@ -19,6 +19,8 @@ from mics_core.engine.state import state_tensors
 from mics_core.engine.trainer import Trainer
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
+
+_formed: dict[str, PartitionGroup] = {}
 
 
 def train_over_groups(
@@ -41,8 +43,9 @@ def train_over_groups(
     ranks = [list(range(first, first + partition_size)) for first in range(0, busy, partition_size)]
     idle = list(range(busy, world))
     device = torch.device("cpu")
-    nodes = [f"node-{place // workers_per_node}" for place in range(world)]
-    partition = form_partition_group([*ranks, idle] if idle else ranks, nodes, device)
+    nodes = [f"node-{place // workers_per_node}" for place in range(busy)]
+    nodes += [f"idle-{place}" for place in idle]
+    partition = _partition_group([*ranks, idle] if idle else ranks, nodes, device)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if rank == 0 else None
     port: list[Any] = [store.port if store is not None else None]
     dist.broadcast_object_list(port, src=0)
@@ -82,6 +85,19 @@ def train_over_groups(
         "checkpoints": membership.checkpoints,
         "parameters": whole if rank == 0 else None,
     }
+
+
+def _partition_group(
+    ranks: list[list[int]], nodes: list[str], device: torch.device
+) -> PartitionGroup:
+    """Form partition groups once for each layout; the pool serves many tests.
+
+    They are kept, for torch remembers the process groups of a mesh that it has seen.
+    """
+    key = repr((ranks, nodes))
+    if key not in _formed:
+        _formed[key] = form_partition_group(ranks, nodes, device)
+    return _formed[key]
 
 
 def _whole(parameter: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,6 @@ from mics_core.spec.folders import complete_checkpoints
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
 from tests.engine.worker_pool import WorkerPool
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pool = WorkerPool(4, port)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("text") / "code.txt"
-    path.write_bytes(Path(socket.__file__).read_bytes())
-    return str(path)
 
 
 def job(text: str, folder: Path, partition_size: int, steps: int, **changes: object) -> JobSpec:

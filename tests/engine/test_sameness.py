@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
@@ -15,23 +11,6 @@ from tests.engine.worker_pool import WorkerPool
 # (partition groups, partition size, micro-batches of the step)
 EVEN = [(r, p, r * m) for r in (1, 2, 3) for p in (1, 2, 4) for m in (1, 4)]
 UNEVEN = [(2, 2, 3), (3, 2, 4), (3, 1, 5), (3, 4, 4)]
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pool = WorkerPool(12, port)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("text") / "code.txt"
-    path.write_bytes(Path(socket.__file__).read_bytes())
-    return str(path)
 
 
 def check_against_one_process(

@@ -35,7 +35,7 @@ def choose(
 ) -> PartitionChoice | NoPartitionFits:
     return choose_partition_size(
         model_state_bytes=model_state_bytes,
-        largest_unit_bytes=10,
+        unit_bytes=lambda _size: 10,
         activation_bytes=20,
         worker_memory_bytes=memory_bytes,
         cluster=shape,
@@ -74,11 +74,11 @@ def test_every_size_carries_its_reason() -> None:
     assert choice.partition_size == 4
     assert choice.reason == (
         "4 is the smallest partition size that fits: it needs 90 bytes a worker"
-        " (240 bytes of model states / 4 + 10 bytes of one gathered unit"
+        " (240 bytes of model states / 4 + 10 bytes of gathered units"
         " + 20 bytes of activations) of 90 bytes usable."
     )
     assert choice.rejected[2].reason == (
-        "3 needs 110 bytes a worker (240 bytes of model states / 3 + 10 bytes of one gathered unit"
+        "3 needs 110 bytes a worker (240 bytes of model states / 3 + 10 bytes of gathered units"
         " + 20 bytes of activations), but 90 bytes is usable."
     )
 
@@ -110,7 +110,7 @@ def test_too_little_memory_names_what_each_worker_would_need() -> None:
 def test_memory_is_named_even_if_the_batch_suits_no_size() -> None:
     outcome = choose_partition_size(
         model_state_bytes=1000,
-        largest_unit_bytes=10,
+        unit_bytes=lambda _size: 10,
         activation_bytes=20,
         worker_memory_bytes=100,
         cluster=cluster(1, 4),

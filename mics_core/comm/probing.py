@@ -1,0 +1,234 @@
+"""Measures the links between the workers of a world, and their matrix products.
+
+Every worker calls `measure_cluster` on the default process group that it is in already: under Ray
+(`mics_core.cluster.probe`), under `torchrun`, or in network namespaces. The links are measured in
+the way that training loads them: within nodes by one ring on each node, all nodes at once; between
+nodes by one ring for each local rank, all k at once, so that the rings share each node's link as
+the inter-node stage of MiCS does (Zhang et al., VLDB 2023, section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from mics_core.comm.measured import (
+    LinkFit,
+    ProbeReport,
+    ProbeSettings,
+    SizeTimings,
+    fit_link,
+)
+from mics_core.errors import LayoutError, Problem
+
+__all__ = ["measure_cluster", "measure_link"]
+
+_MAX_CALLS = 64
+"""All-gathers in one timed window; more bring nothing."""
+
+
+def measure_cluster(
+    nodes_of_ranks: Sequence[str],
+    device: torch.device,
+    settings: ProbeSettings | None = None,
+) -> ProbeReport:
+    """Measure the links and workers of the default process group.
+
+    All ranks of the default group must call it, with the same arguments. It makes process groups of
+    its own and destroys them again.
+
+    Args:
+        nodes_of_ranks: Name of each rank's node, by rank, in any order.
+        device: This rank's; decides the backend (NCCL on CUDA, else gloo) and the products' type
+            (bf16 on CUDA, else fp32).
+        settings: How thoroughly to measure.
+
+    Returns:
+        The same report on every rank.
+
+    Raises:
+        LayoutError: The nodes have different numbers of workers.
+    """
+    assert len(nodes_of_ranks) == dist.get_world_size(), "one node for each rank"
+    settings = settings or ProbeSettings()
+    start = time.perf_counter()
+    nodes = _ranks_by_node(nodes_of_ranks)
+    ranks = list(nodes.values())
+    workers_per_node = len(ranks[0])
+    control = dist.new_group(backend="gloo")
+    try:
+        intra = inter = None
+        if workers_per_node > 1:
+            intra = measure_link(ranks, device, control, 1, settings)
+        if len(nodes) > 1:
+            rings = [list(ring) for ring in zip(*ranks, strict=True)]
+            inter = measure_link(rings, device, control, workers_per_node, settings)
+        tflops = _measure_products(device, control, settings.compute_s)
+        memory = _gather([_memory_bytes(device)], control)
+    finally:
+        dist.destroy_process_group(control)
+    return ProbeReport(
+        nodes=tuple(nodes),
+        workers_per_node=workers_per_node,
+        intra_node=intra,
+        inter_node=inter,
+        tflops=tuple(tflops),
+        memory_bytes=int(min(row[0] for row in memory)) or None,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def measure_link(
+    rings: Sequence[Sequence[int]],
+    device: torch.device,
+    control: dist.ProcessGroup,
+    rings_per_node: int,
+    settings: ProbeSettings,
+) -> LinkFit:
+    """Time all-gathers in all `rings` at once and fit the link to them.
+
+    All ranks of the default group must call it; each is in exactly one ring of at least two.
+
+    Args:
+        rings: Ranks of each ring, all of the same length.
+        device: This rank's.
+        control: A gloo group over all ranks.
+        rings_per_node: Rings that share the link.
+        settings: How thoroughly to measure.
+    """
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    groups = [dist.new_group(list(ring), backend=backend) for ring in rings]
+    rank = dist.get_rank()
+    mine = next(group for ring, group in zip(rings, groups, strict=True) if rank in ring)
+    try:
+        timings = _time_sizes(rings, mine, device, control, settings)
+    finally:
+        dist.destroy_process_group(mine)
+    return fit_link(len(rings[0]), rings_per_node, timings)
+
+
+def _ranks_by_node(nodes_of_ranks: Sequence[str]) -> dict[str, list[int]]:
+    nodes: dict[str, list[int]] = {}
+    for rank, node in enumerate(nodes_of_ranks):
+        nodes.setdefault(node, []).append(rank)
+    counts = {node: len(ranks) for node, ranks in nodes.items()}
+    if len(set(counts.values())) > 1:
+        raise LayoutError(
+            [
+                Problem(
+                    "workers_per_node",
+                    ", ".join(f"{count} on {node}" for node, count in counts.items()),
+                    "a probe needs the same number of workers on every node.",
+                    f"Use {min(counts.values())} workers on each.",
+                )
+            ]
+        )
+    return nodes
+
+
+def _time_sizes(
+    rings: Sequence[Sequence[int]],
+    mine: dist.ProcessGroup,
+    device: torch.device,
+    control: dist.ProcessGroup,
+    settings: ProbeSettings,
+) -> list[SizeTimings]:
+    timings: list[SizeTimings] = []
+    for num_bytes in settings.message_bytes:
+        if len(timings) > 1:
+            last = timings[-1]
+            expected_s = last.median_s * num_bytes / last.bytes_per_rank
+            # Every rank holds the same timings, and so decides alike.
+            if expected_s * settings.repetitions > settings.size_budget_s:
+                break
+        shard = torch.ones(num_bytes, dtype=torch.uint8, device=device)
+        whole = torch.empty(num_bytes * mine.size(), dtype=torch.uint8, device=device)
+        # The first call of all makes the connections, so the second is the one to go by.
+        for _ in range(2):
+            estimate_s = _window_s(shard, whole, 1, mine, device, control)
+        slowest_s = max(row[0] for row in _gather([estimate_s], control))
+        calls = min(_MAX_CALLS, max(1, math.ceil(settings.window_s / slowest_s)))
+        windows = [
+            _window_s(shard, whole, calls, mine, device, control) / calls
+            for _ in range(settings.repetitions)
+        ]
+        rows = _gather(windows, control)
+        timings.append(SizeTimings(num_bytes, _times_of_rings(rings, rows)))
+    return timings
+
+
+def _times_of_rings(
+    rings: Sequence[Sequence[int]], rows: Sequence[Sequence[float]]
+) -> tuple[float, ...]:
+    """Return each repetition's time: a ring's is its middle rank's, and the slowest ring counts.
+
+    A rank that leaves the barrier first also times its wait for the others, the last one does not.
+    """
+    return tuple(
+        max(statistics.median(times[rank] for rank in ring) for ring in rings)
+        for times in zip(*rows, strict=True)
+    )
+
+
+def _window_s(
+    shard: torch.Tensor,
+    whole: torch.Tensor,
+    calls: int,
+    group: dist.ProcessGroup,
+    device: torch.device,
+    control: dist.ProcessGroup,
+) -> float:
+    """Seconds of `calls` all-gathers, begun by all ranks together."""
+    _synchronize(device)
+    dist.barrier(group=control)
+    start = time.perf_counter()
+    for _ in range(calls):
+        dist.all_gather_single(whole, shard, group=group)
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _measure_products(
+    device: torch.device, control: dist.ProcessGroup, compute_s: float
+) -> list[float]:
+    """Return each worker's best rate of square matrix products, in TFLOP/s, by rank."""
+    is_cuda = device.type == "cuda"
+    widths, dtype = ((4096, 8192), torch.bfloat16) if is_cuda else ((512, 1024), torch.float32)
+    best = 0.0
+    for width in widths:
+        left = torch.randn(width, width, dtype=dtype, device=device)
+        right, product = torch.randn_like(left), torch.empty_like(left)
+        torch.mm(left, right, out=product)  # loads the library's kernels
+        _synchronize(device)
+        dist.barrier(group=control)
+        start, count = time.perf_counter(), 0
+        while (elapsed_s := time.perf_counter() - start) < compute_s / len(widths):
+            for _ in range(10 if is_cuda else 1):  # a GPU is kept busy between looks at the clock
+                torch.mm(left, right, out=product)
+                count += 1
+            _synchronize(device)
+        best = max(best, 2.0 * width**3 * count / elapsed_s / 1e12)
+    return [row[0] for row in _gather([best], control)]
+
+
+def _memory_bytes(device: torch.device) -> float:
+    if device.type != "cuda":
+        return 0.0
+    return float(torch.cuda.get_device_properties(device).total_memory)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _gather(values: Sequence[float], control: dist.ProcessGroup) -> list[list[float]]:
+    mine = torch.tensor(values, dtype=torch.float64)
+    rows = [torch.empty_like(mine) for _ in range(control.size())]
+    dist.all_gather(rows, mine, group=control)
+    return [row.tolist() for row in rows]

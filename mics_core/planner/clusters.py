@@ -1,0 +1,116 @@
+"""Clusters that are known by name: the GPU instances of Amazon EC2 that MiCS was published on.
+
+Sources, all of the maker or the provider:
+
+- Networks, GPUs and GPU memory of an instance: Amazon EC2 instance types, accelerated computing
+  (p3dn.24xlarge 100 Gbit/s, p4d and p4de.24xlarge 400 Gbit/s, p5.48xlarge 3200 Gbit/s, all with
+  EFA; NVLink or NVSwitch inside).
+- Peak rates are dense, in fp16 or bf16 with fp32 accumulation, from NVIDIA's data sheets: V100 SXM2
+  125 TFLOP/s, A100 SXM 312 TFLOP/s, H100 SXM 989 TFLOP/s. So are memory bandwidths (900, 1555,
+  2039 and 3350 GB/s) and NVLink: 300, 600 and 900 GB/s for both directions together, hence half of
+  each is taken.
+
+Not from a source, and the same for all: the share of the peak that layers reach and the latency of
+a round between nodes, which were fitted to two published figures (`mics_core.planner.published`),
+and the latency of a round inside a node, an assumption. A network's nominal bandwidth is taken as
+it stands. So these tell what to expect before there is a cluster; measure yours with `mics probe`
+and give the file instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from mics_core.planner.profile import ClusterProfile, Link
+from mics_core.planner.published import EFFICIENCY, LATENCY_S
+
+__all__ = ["CLUSTER_NAMES", "close_cluster_names", "named_cluster", "names_a_file"]
+
+_GIB = 1 << 30
+_INTRA_NODE_LATENCY_S = 10e-6
+_DEFAULT_NODES = 8
+
+
+def _gpus(
+    name: str,
+    *,
+    memory_gib: int,
+    peak_tflops: float,
+    memory_gb_per_s: float,
+    nvlink_gb_per_s: float,
+    network_gbit_per_s: float,
+) -> ClusterProfile:
+    return ClusterProfile(
+        name=name,
+        num_nodes=_DEFAULT_NODES,
+        workers_per_node=8,
+        memory_bytes=memory_gib * _GIB,
+        peak_flops_per_s=peak_tflops * 1e12,
+        intra_node=Link(nvlink_gb_per_s * 1e9 / 2, _INTRA_NODE_LATENCY_S),
+        inter_node=Link(network_gbit_per_s * 1e9 / 8, LATENCY_S),
+        efficiency=EFFICIENCY,
+        backend="nccl",
+        memory_bytes_per_s=memory_gb_per_s * 1e9,
+    )
+
+
+_CLUSTERS = (
+    _gpus(
+        "p3dn.24xlarge",
+        memory_gib=32,
+        peak_tflops=125,
+        memory_gb_per_s=900,
+        nvlink_gb_per_s=300,
+        network_gbit_per_s=100,
+    ),
+    _gpus(
+        "p4d.24xlarge",
+        memory_gib=40,
+        peak_tflops=312,
+        memory_gb_per_s=1555,
+        nvlink_gb_per_s=600,
+        network_gbit_per_s=400,
+    ),
+    _gpus(
+        "p4de.24xlarge",
+        memory_gib=80,
+        peak_tflops=312,
+        memory_gb_per_s=2039,
+        nvlink_gb_per_s=600,
+        network_gbit_per_s=400,
+    ),
+    _gpus(
+        "p5.48xlarge",
+        memory_gib=80,
+        peak_tflops=989,
+        memory_gb_per_s=3350,
+        nvlink_gb_per_s=900,
+        network_gbit_per_s=3200,
+    ),
+)
+
+CLUSTER_NAMES = tuple(cluster.name for cluster in _CLUSTERS)
+"""The names, each with 8 nodes unless another number is asked for."""
+
+
+def named_cluster(name: str, num_nodes: int | None = None) -> ClusterProfile | None:
+    """Return the cluster of that name, or None if there is none.
+
+    Args:
+        name: The instance type, such as `p4d.24xlarge`.
+        num_nodes: Instances; 8 if left out.
+    """
+    found = next((cluster for cluster in _CLUSTERS if cluster.name == name), None)
+    if found is None or num_nodes is None:
+        return found
+    return found.with_nodes(num_nodes)
+
+
+def names_a_file(name: str) -> bool:
+    """Whether what stands for a cluster is a path and no name."""
+    return "/" in name or name.endswith((".yaml", ".yml"))
+
+
+def close_cluster_names(name: str) -> list[str]:
+    """Return the names that may be meant, closest first."""
+    return difflib.get_close_matches(name, CLUSTER_NAMES, n=2, cutoff=0.4)

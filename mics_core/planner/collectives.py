@@ -1,0 +1,168 @@
+"""What each collective of a step costs: time, and bytes that leave a node.
+
+Alpha-beta throughout: a collective is a number of rounds, each of which takes the latency of its
+slowest link and the bytes of that link over its bandwidth (Thakur et al., "Optimization of
+Collective Communication Operations in MPICH", IJHPCA 2005). M is the whole message, p the workers
+of the partition group, n its nodes and w = p/n its workers a node.
+
+All workers of a node talk at once: a bandwidth inside a node is that of each worker, one between
+nodes that of the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mics_core.planner.profile import Backend, ClusterProfile
+from mics_core.planner.strategy import Route
+
+__all__ = [
+    "NOTHING",
+    "Cost",
+    "Span",
+    "all_gather",
+    "all_gather_inside",
+    "all_reduce",
+    "reduce_scatter",
+    "reduce_scatter_across",
+    "reduce_scatter_inside",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Time of a collective and what it sends out of each node that takes part."""
+
+    time_s: float = 0.0
+    node_bytes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.time_s + other.time_s, self.node_bytes + other.node_bytes)
+
+    def __mul__(self, times: float) -> Cost:
+        return Cost(self.time_s * times, self.node_bytes * times)
+
+
+NOTHING = Cost()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a partition group stands: n nodes of w workers each."""
+
+    num_nodes: int
+    workers: int
+
+    @property
+    def size(self) -> int:
+        """Workers of the group (p)."""
+        return self.num_nodes * self.workers
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether two stages differ from one: several nodes of several workers."""
+        return self.num_nodes > 1 and self.workers > 1
+
+
+def all_gather(num_bytes: float, span: Span, cluster: ClusterProfile, route: Route) -> Cost:
+    """Gather a unit of M bytes on every worker of the partition group.
+
+    Flat: a ring over all workers in the order of the nodes, p - 1 rounds of M/p bytes each; one
+    worker of each node sends to the next node. Hierarchical: w rings between the nodes, n - 1
+    rounds of M/n bytes a node, then the gathers inside (`all_gather_inside`).
+    """
+    if span.size == 1:
+        return NOTHING
+    if span.num_nodes == 1:
+        return all_gather_inside(num_bytes, span, cluster)
+    if route == "flat":
+        return _ring(num_bytes / span.size, span.size - 1, cluster)
+    rounds, piece = span.num_nodes - 1, num_bytes / span.num_nodes
+    across = Cost(rounds * cluster.inter_node.time_s(piece), rounds * piece)
+    return across + all_gather_inside(num_bytes, span, cluster)
+
+
+def all_gather_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
+    """Gather, inside each node, a unit of which every worker holds 1/w: n gathers of M/n bytes.
+
+    w - 1 rounds of M/w bytes in total. NCCL runs the n gathers as one batch, gloo in a row.
+    """
+    if span.workers == 1:
+        return NOTHING
+    rounds, batches = span.workers - 1, _batches(span, cluster.backend)
+    link = cluster.intra_node
+    moved = rounds / span.workers * num_bytes / link.bandwidth_bytes_per_s
+    return Cost(rounds * batches * link.latency_s + moved)
+
+
+def reduce_scatter(num_bytes: float, span: Span, cluster: ClusterProfile, route: Route) -> Cost:
+    """Sum a unit's gradient of M bytes over the partition group, each worker keeping its shard.
+
+    Flat over several nodes it is NCCL's ring, p - 1 rounds of M/p bytes, or gloo's own, which takes
+    twice as many. Flat inside one node gloo runs an all-to-all and a local sum, with the bytes of
+    the ring. Hierarchical: a stage inside the nodes and one between them.
+    """
+    if span.size == 1:
+        return NOTHING
+    if span.num_nodes == 1:
+        return reduce_scatter_inside(num_bytes, span, cluster)
+    if route == "flat":
+        rounds = (span.size - 1) * (2 if cluster.backend == "gloo" else 1)
+        return _ring(num_bytes / span.size, rounds, cluster)
+    inside = reduce_scatter_inside(num_bytes, span, cluster)
+    return inside + reduce_scatter_across(num_bytes, span, cluster)
+
+
+def reduce_scatter_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
+    """Reduce inside each node, each worker keeping 1/w: the mirror of `all_gather_inside`."""
+    return all_gather_inside(num_bytes, span, cluster)
+
+
+def reduce_scatter_across(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
+    """Reduce between nodes what `reduce_scatter_inside` left: n - 1 rounds of M/n bytes a node."""
+    rounds, piece = span.num_nodes - 1, num_bytes / span.num_nodes
+    return Cost(rounds * cluster.inter_node.time_s(piece), rounds * piece)
+
+
+def all_reduce(num_bytes: float, span: Span, num_groups: int, cluster: ClusterProfile) -> Cost:
+    """Sum gradients across partition groups: the second hop, over all replication groups at once.
+
+    Where the members of a replication group share nodes evenly (g on each of m nodes): a
+    reduce-scatter inside, an all-reduce between the nodes, an all-gather inside. Else a ring over
+    the N members in the order of the nodes. A ring all-reduce takes 2(N - 1) rounds of a 1/N each.
+
+    Args:
+        num_bytes: The whole gradient; each replication group reduces 1/p of it.
+        span: Where one partition group stands.
+        num_groups: Partition groups (N).
+        cluster: The cluster.
+    """
+    if num_groups == 1:
+        return NOTHING
+    shard = num_bytes / span.size
+    inside, across = cluster.intra_node, cluster.inter_node
+    if span.num_nodes > 1:  # every member has nodes to itself; w rings share a node's link
+        rounds, piece = 2 * (num_groups - 1), span.workers * shard / num_groups
+        return Cost(rounds * across.time_s(piece), rounds * piece)
+    sharing = min(num_groups, cluster.workers_per_node // span.workers)
+    num_nodes = -(-num_groups // sharing)
+    if num_nodes == 1:
+        rounds = 2 * (num_groups - 1)
+        return Cost(rounds * inside.time_s(shard / num_groups))
+    if num_groups % sharing:
+        rounds, piece = 2 * (num_groups - 1), shard / num_groups
+        per_round = max(across.time_s(span.size * piece), inside.time_s(piece))
+        return Cost(rounds * per_round, rounds * span.size * piece)
+    inner = Cost(2 * (sharing - 1) * inside.time_s(shard / sharing))
+    rounds, piece = 2 * (num_nodes - 1), num_bytes / num_nodes
+    return inner + Cost(rounds * across.time_s(piece), rounds * piece)
+
+
+def _ring(piece_bytes: float, rounds: int, cluster: ClusterProfile) -> Cost:
+    """A ring over nodes: of each node's workers one sends to another node, the rest inside."""
+    per_round = max(cluster.inter_node.time_s(piece_bytes), cluster.intra_node.time_s(piece_bytes))
+    return Cost(rounds * per_round, rounds * piece_bytes)
+
+
+def _batches(span: Span, backend: Backend) -> int:
+    return span.num_nodes if backend == "gloo" else 1

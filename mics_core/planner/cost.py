@@ -1,0 +1,255 @@
+"""Predicts memory, bytes and time of a step under a layout: the cost model of the planner.
+
+[Note: the step in time]
+A step is m micro-batches of forward and backward, then the update. L blocks of computing time c
+(forward) and c' = 2c, or 3c where activations are computed again; g and s are the times of one
+block's all-gather and reduce-scatter, G and S those of the root's.
+
+- Forward waits for G and the first g, which nothing runs beside. While a block computes, the next
+  one is gathered: each of the other L - 1 blocks shows max(0, g - c).
+- Backward waits for G; the last block's gather runs beside the root's own backward, r', and shows
+  max(0, g - r'). While a block computes, the one below is gathered and the gradient of the one
+  above is reduced, on the same links: max(0, g + s - c') for each of L - 1. The last s and S have
+  nothing left beside them.
+- The second hop runs beside the last micro-batch's backward, bucket by bucket: its time joins g + s
+  there. The last bucket and the root's show whole.
+- The update moves the optimizer's states through memory once. Two gathers of a few numbers end the
+  step: 2(p - 1) rounds inside the group and N - 1 across groups.
+
+What is not modelled: delays of launching kernels, stragglers, congestion by other traffic, and that
+communication on CPUs takes computing time of its own (measured bandwidths contain that).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mics_core.planner.collectives import (
+    NOTHING,
+    Cost,
+    Span,
+    all_gather,
+    all_gather_inside,
+    all_reduce,
+    reduce_scatter,
+    reduce_scatter_across,
+    reduce_scatter_inside,
+)
+from mics_core.planner.footprint import memory_of
+from mics_core.planner.memory import compute_bytes_per_number, reduce_bytes_per_number
+from mics_core.planner.prediction import Layout, Prediction, Times, Traffic, Workload
+from mics_core.planner.profile import ClusterProfile
+from mics_core.planner.shape import ModelShape
+
+__all__ = ["predict"]
+
+_OFFLOAD_BYTES_PER_S = 10e9  # between GPU and host, and of the host's update beside it
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The costs of one collective for a block and for the root."""
+
+    block: Cost = NOTHING
+    root: Cost = NOTHING
+
+    def of_model(self, num_blocks: int) -> Cost:
+        return self.block * num_blocks + self.root
+
+    def __add__(self, other: _Pair) -> _Pair:
+        return _Pair(self.block + other.block, self.root + other.root)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchanges:
+    """What a partition group exchanges, by pass: the first of a step may differ from the others."""
+
+    first_forward: _Pair
+    later_forward: _Pair
+    backward: _Pair
+    scatter: _Pair
+    last_scatter: _Pair
+
+
+def predict(
+    model: ModelShape, cluster: ClusterProfile, layout: Layout, workload: Workload
+) -> Prediction:
+    """Predict one step.
+
+    Args:
+        model: The model.
+        cluster: The cluster.
+        layout: How the job is run on it.
+        workload: What of the job the layout cannot change.
+
+    Raises:
+        ValueError: The partition size is above one node's workers and no multiple of them.
+    """
+    span = layout.span(cluster.workers_per_node)
+    micro_batches = layout.micro_batches(workload.global_batch_size)
+    exchanges = _exchanges(model, cluster, layout, workload, span)
+    hop = _second_hop(model, cluster, layout, workload, span)
+    times = _times(model, cluster, layout, workload, micro_batches, exchanges, hop, span)
+    blocks, later = model.num_blocks, micro_batches - 1
+    forward_bytes = exchanges.first_forward.of_model(blocks).node_bytes
+    forward_bytes += later * exchanges.later_forward.of_model(blocks).node_bytes
+    scatter_bytes = exchanges.last_scatter.of_model(blocks).node_bytes
+    scatter_bytes += later * exchanges.scatter.of_model(blocks).node_bytes
+    traffic = Traffic(
+        gather_forward=forward_bytes,
+        gather_backward=micro_batches * exchanges.backward.of_model(blocks).node_bytes,
+        scatter=scatter_bytes,
+        second_hop=hop.total.node_bytes,
+    )
+    samples_per_s = workload.global_batch_size / times.step
+    again = model.num_blocks * model.block.flops if layout.is_checkpointed else 0.0
+    flops_per_s = 3 * model.forward_flops * samples_per_s / layout.num_workers
+    again_per_s = again * samples_per_s / layout.num_workers
+    return Prediction(
+        layout=layout,
+        micro_batches=micro_batches,
+        memory=memory_of(model, layout, workload, span),
+        traffic=traffic,
+        times=times,
+        samples_per_s=samples_per_s,
+        tokens_per_s=samples_per_s * model.sequence_length,
+        model_tflops=flops_per_s / 1e12,
+        hardware_tflops=(flops_per_s + again_per_s) / 1e12,
+        mfu=flops_per_s / cluster.peak_flops_per_s,
+    )
+
+
+def _exchanges(
+    model: ModelShape, cluster: ClusterProfile, layout: Layout, workload: Workload, span: Span
+) -> _Exchanges:
+    strategy = layout.strategy
+    compute = compute_bytes_per_number(workload.precision)
+    reduce = reduce_bytes_per_number(workload.precision)
+    block, root = model.block.parameters, model.root.parameters
+    whole = _Pair(
+        all_gather(block * compute, span, cluster, strategy.gather_block),
+        all_gather(root * compute, span, cluster, strategy.gather_root),
+    )
+    again = whole
+    if strategy.reshard == "never":
+        again = _Pair()
+    elif strategy.reshard == "node":
+        again = _Pair(
+            all_gather_inside(block * compute, span, cluster),
+            all_gather_inside(root * compute, span, cluster),
+        )
+    scatter = last = _Pair(
+        reduce_scatter(block * reduce, span, cluster, strategy.scatter_block),
+        reduce_scatter(root * reduce, span, cluster, strategy.scatter_root),
+    )
+    if strategy.accumulation == "node":
+        scatter = _Pair(
+            reduce_scatter_inside(block * reduce, span, cluster),
+            reduce_scatter_inside(root * reduce, span, cluster),
+        )
+        last = scatter + _Pair(
+            reduce_scatter_across(block * reduce, span, cluster),
+            reduce_scatter_across(root * reduce, span, cluster),
+        )
+    return _Exchanges(whole, again, again, scatter, last)
+
+
+@dataclass(frozen=True, slots=True)
+class _SecondHop:
+    total: Cost
+    beside_block: float
+    """Time that joins each of the last backward's L - 1 intervals."""
+    tail: float
+    """Time of the last bucket and of the root's."""
+
+
+def _second_hop(
+    model: ModelShape, cluster: ClusterProfile, layout: Layout, workload: Workload, span: Span
+) -> _SecondHop:
+    """Blocks go in buckets of at least the wanted size, the root by itself."""
+    reduce = reduce_bytes_per_number(workload.precision)
+    groups, blocks = layout.num_groups, model.num_blocks
+    root = all_reduce(model.root.parameters * reduce, span, groups, cluster)
+    if not blocks:
+        return _SecondHop(root, 0.0, root.time_s)
+    block_bytes = model.block.parameters * reduce
+    fill = -(-workload.bucket_bytes * span.size // max(1, block_bytes))
+    blocks_per_bucket = min(blocks, max(1, fill))
+    buckets = blocks / blocks_per_bucket
+    bucket = all_reduce(blocks_per_bucket * block_bytes, span, groups, cluster)
+    hidden = (buckets - 1) * bucket.time_s
+    beside = hidden / (blocks - 1) if blocks > 1 else 0.0
+    return _SecondHop(bucket * buckets + root, beside, bucket.time_s + root.time_s)
+
+
+def _times(
+    model: ModelShape,
+    cluster: ClusterProfile,
+    layout: Layout,
+    workload: Workload,
+    micro_batches: int,
+    exchanges: _Exchanges,
+    hop: _SecondHop,
+    span: Span,
+) -> Times:
+    blocks, later = model.num_blocks, micro_batches - 1
+    work = layout.micro_batch_size * cluster.seconds_per_flop
+    block_s, root_s = model.block.flops * work, model.root.flops * work
+    again_s = block_s if layout.is_checkpointed else 0.0
+    backward_s = 2 * block_s + again_s
+
+    def forward_shows(gather: _Pair) -> float:
+        shown = (blocks - 1) * max(0.0, gather.block.time_s - block_s) if blocks else 0.0
+        return gather.root.time_s + (gather.block.time_s if blocks else 0.0) + shown
+
+    def backward_shows(scatter: _Pair, hop_s: float = 0.0) -> float:
+        shown = exchanges.backward.root.time_s + scatter.root.time_s
+        if not blocks:
+            return shown
+        gather_s, scatter_s = exchanges.backward.block.time_s, scatter.block.time_s
+        shown += max(0.0, gather_s - 2 * root_s) + scatter_s
+        return shown + (blocks - 1) * max(0.0, gather_s + scatter_s + hop_s - backward_s)
+
+    last = backward_shows(exchanges.last_scatter)
+    last_with_hop = backward_shows(exchanges.last_scatter, hop.beside_block) + hop.tail
+    forward_gather = exchanges.first_forward.of_model(blocks).time_s
+    forward_gather += later * exchanges.later_forward.of_model(blocks).time_s
+    scatter_s = exchanges.last_scatter.of_model(blocks).time_s
+    scatter_s += later * exchanges.scatter.of_model(blocks).time_s
+    return Times(
+        forward=micro_batches * (blocks * block_s + root_s),
+        recompute=micro_batches * blocks * again_s,
+        backward=micro_batches * 2 * (blocks * block_s + root_s),
+        gather_forward=forward_gather,
+        gather_backward=micro_batches * exchanges.backward.of_model(blocks).time_s,
+        scatter=scatter_s,
+        second_hop=hop.total.time_s,
+        optimizer=_update_s(model, cluster, layout, workload),
+        summary=_summary_s(cluster, layout, span),
+        exposed_forward=forward_shows(exchanges.first_forward)
+        + later * forward_shows(exchanges.later_forward),
+        exposed_backward=later * backward_shows(exchanges.scatter) + last,
+        exposed_second_hop=last_with_hop - last,
+    )
+
+
+def _update_s(
+    model: ModelShape, cluster: ClusterProfile, layout: Layout, workload: Workload
+) -> float:
+    """AdamW reads parameter, gradient and two moments, and writes all but the gradient."""
+    num_moments = 2 if workload.optimizer == "adamw" else int(workload.has_momentum)
+    bytes_per_number = reduce_bytes_per_number(workload.precision)
+    num_bytes = (3 + 2 * num_moments) * bytes_per_number * model.parameters
+    shard_bytes = num_bytes / layout.partition_size
+    if workload.offload_optimizer and cluster.backend == "nccl":
+        return shard_bytes / _OFFLOAD_BYTES_PER_S
+    return shard_bytes / cluster.update_bytes_per_s
+
+
+def _summary_s(cluster: ClusterProfile, layout: Layout, span: Span) -> float:
+    inside, across = cluster.intra_node.latency_s, cluster.inter_node.latency_s
+    of_group = across if span.num_nodes > 1 else inside
+    on_one_node = span.num_nodes == 1 and layout.num_workers <= cluster.workers_per_node
+    of_groups = inside if on_one_node else across
+    rounds = 2 * (layout.partition_size - 1)
+    return rounds * of_group + (layout.num_groups - 1) * of_groups

@@ -1,0 +1,28 @@
+"""What the engine's tests share: one pool of workers, and a text."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.worker_pool import WorkerPool
+
+
+@pytest.fixture(scope="package")
+def pool() -> Iterator[WorkerPool]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pool = WorkerPool(12, port)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="package")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "code.txt"
+    path.write_bytes(Path(socket.__file__).read_bytes())
+    return str(path)

@@ -1,0 +1,114 @@
+"""A worker that is lost in the middle of a collective is named by those who are left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch.distributed as dist
+
+from mics_core.comm import units as unit_collectives
+from mics_core.planner.strategy import Strategy, default_strategy
+from mics_core.spec import JobSpec
+from tests.comm.members import MemberProcess, Things, member_processes
+from tests.engine.jobs import small_job
+from tests.engine.layouts import train_over_groups
+
+SIZE = 4
+SOON_S = 20.0
+
+
+@pytest.fixture
+def members() -> Iterator[list[MemberProcess]]:
+    with member_processes(SIZE) as processes:
+        yield processes
+
+
+def join_world(things: Things, place: int, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    # The store lives outside the world, as it does where a launcher keeps it.
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=place, world_size=SIZE)
+
+
+def train_until(
+    things: Things,
+    place: int,
+    spec: JobSpec,
+    strategy: Strategy,
+    collective: str,
+    victim: int,
+    call: int,
+) -> str:
+    """Train; `victim` dies at its `call`-th use of a collective. Return how it broke."""
+    original, calls = getattr(unit_collectives, collective), iter(range(1_000_000))
+
+    def perhaps_die(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call and place == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    with (
+        mock.patch.object(unit_collectives, collective, perhaps_die),
+        mock.patch.object(dist, "barrier"),  # nobody waits for one who is lost
+    ):
+        try:
+            train_over_groups(spec, 1, SIZE, 2, strategy)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    raise AssertionError("nobody was lost")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "collective", "what", "victim"),
+    [
+        (Strategy(), "gather_flat", "all-gather of unit", 2),
+        (default_strategy(4, 2), "scatter_columns", "reduce-scatter of unit", 2),
+    ],
+    ids=["gather", "scatter between nodes"],
+)
+def test_a_lost_worker_is_named_with_group_and_step(
+    members: list[MemberProcess],
+    tmp_path: Path,
+    strategy: Strategy,
+    collective: str,
+    what: str,
+    victim: int,
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(Path(socket.__file__).read_bytes())
+    spec = small_job(str(path), partition_size=SIZE, training__steps=50)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for place, member in enumerate(members):
+        member.begin(join_world, place, store.port)
+    for member in members:
+        assert member.answer() is None
+    for place, member in enumerate(members):
+        member.begin(train_until, place, spec, strategy, collective, victim, 16)
+    # Who sees its connection break says at once who is missing, and ends, as a failed worker does;
+    # that breaks the connections of those who still wait in the collective.
+    waiting = {place: member for place, member in enumerate(members) if place != victim}
+    texts: list[str] = []
+    while waiting:
+        place = first_to_answer(waiting)
+        answer = waiting[place].answer()
+        waiting.pop(place).kill()
+        assert isinstance(answer, str), answer
+        assert answer.startswith("GroupFailedError: Partition group 0 broke at step "), answer
+        assert f" on rank {place}: the " in answer
+        texts.append(answer)
+    assert f"(missing ranks [{victim}])" in texts[0]
+    assert any(what in text for text in texts)
+
+
+def first_to_answer(waiting: dict[int, MemberProcess]) -> int:
+    ready = wait([member.pipe for member in waiting.values()], SOON_S)
+    assert ready, f"ranks {[*waiting]} have not noticed that {SIZE - len(waiting)} are gone"
+    return next(place for place, member in waiting.items() if member.pipe in ready)

@@ -1,0 +1,213 @@
+"""Predictions against sums made by hand, and what must hold for any of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planning import BY_NODE, CLUSTER, HIERARCHICAL, MODEL, layout, workload
+
+from mics_core.planner.cost import predict
+from mics_core.planner.footprint import memory_of
+from mics_core.planner.prediction import Layout, Prediction
+from mics_core.planner.profile import ClusterProfile
+from mics_core.planner.strategy import Strategy
+
+pytestmark = pytest.mark.pure
+
+FORWARD, HEAD = 2e-3, 1e-3  # one sample: a block, the root
+
+
+def run(size: int, groups: int = 1, batch: int = 16, **changes: object) -> Prediction:
+    return predict(MODEL, CLUSTER, layout(size, groups, **changes), workload(batch))
+
+
+def test_computing_is_operations_over_rate() -> None:
+    times = run(1, batch=16).times
+    assert times.forward == pytest.approx(16 * (4 * FORWARD + HEAD))
+    assert times.backward == pytest.approx(2 * times.forward)
+    assert times.recompute == 0
+    again = run(1, batch=16, is_checkpointed=True).times
+    assert again.recompute == pytest.approx(16 * 4 * FORWARD)
+
+
+def test_a_measured_time_of_an_operation_goes_before_the_peak() -> None:
+    measured = replace(CLUSTER, seconds_per_flop_measured=1e-8)
+    times = predict(MODEL, measured, layout(1), workload(16)).times
+    assert times.forward == pytest.approx(16 * (4e6 + 5e5) * 1e-8)
+
+
+def test_the_busiest_group_decides_the_micro_batches() -> None:
+    assert run(1, 3, batch=16).micro_batches == 6
+    assert run(2, 4, batch=16).micro_batches == 2
+
+
+def test_a_single_worker_exposes_nothing() -> None:
+    prediction = run(1)
+    assert prediction.times.exposed == 0
+    assert prediction.traffic.total == 0
+    assert prediction.times.summary == 0
+
+
+def test_the_update_moves_seven_numbers_of_each_parameter() -> None:
+    # AdamW: parameter, gradient, two moments in; all but the gradient out; 4 bytes, 1 MB/s.
+    assert run(2).times.optimizer == pytest.approx(7 * 4 * 4400 / 2 / 1e6)
+    sgd = workload(16, optimizer="sgd")
+    found = predict(MODEL, CLUSTER, layout(1), sgd).times.optimizer
+    assert found == pytest.approx(3 * 4 * 4400 / 1e6)
+
+
+def test_gathers_inside_a_node_hide_behind_the_computing_of_one_unit() -> None:
+    # A block's gather and scatter take 2.1 ms each, the root's 0.9; one micro-batch of 2 samples.
+    times = run(2, batch=2).times
+    block, root = 1e-4 + 2e-3, 1e-4 + 8e-4
+    assert times.gather_forward == pytest.approx(4 * block + root)
+    assert times.gather_backward == times.scatter == pytest.approx(4 * block + root)
+    assert times.exposed_forward == pytest.approx(root + block + 3 * (block - FORWARD))
+    last_gather = block - 2 * HEAD
+    between = 3 * (2 * block - 2 * FORWARD)
+    assert times.exposed_backward == pytest.approx(2 * root + last_gather + block + between)
+    # Two exchanges inside the group, of one round each.
+    assert times.summary == pytest.approx(2 * 1e-4)
+
+
+def test_a_longer_computation_hides_more() -> None:
+    short, long = run(2, batch=16), run(2, batch=16, micro_batch_size=8)
+    assert long.times.exposed < short.times.exposed
+    assert long.times.compute == pytest.approx(short.times.compute)
+
+
+def test_bytes_of_a_flat_group_over_nodes() -> None:
+    # 4 workers on 2 nodes, 4 micro-batches; gathers 3/4 of 17600 bytes, gloo's scatter twice that.
+    traffic = run(4, batch=16).traffic
+    assert traffic.gather_forward == traffic.gather_backward == pytest.approx(4 * 13200)
+    assert traffic.scatter == pytest.approx(4 * 26400)
+    assert traffic.second_hop == 0
+
+
+def test_bytes_of_a_hierarchical_group_over_nodes() -> None:
+    traffic = run(4, batch=16, strategy=HIERARCHICAL).traffic
+    assert traffic.gather_forward == traffic.gather_backward == pytest.approx(4 * 8800)
+    assert traffic.scatter == pytest.approx(4 * 8800)
+
+
+def test_what_is_kept_by_node_crosses_nodes_once_a_step() -> None:
+    traffic = run(4, batch=16, strategy=BY_NODE).traffic
+    assert traffic.gather_forward == pytest.approx(8800)
+    assert traffic.gather_backward == 0
+    assert traffic.scatter == pytest.approx(8800)
+
+
+def test_parameters_that_are_kept_are_gathered_once_a_step() -> None:
+    strategy = replace(HIERARCHICAL, reshard="never")
+    found = run(4, batch=16, strategy=strategy)
+    assert found.traffic.gather_forward == pytest.approx(8800)
+    assert found.traffic.gather_backward == 0
+    assert found.times.gather_backward == 0
+
+
+def test_the_second_hop_crosses_nodes_once_a_step_whatever_the_batch() -> None:
+    for batch in (16, 64):
+        # Four groups of one node each: 2 · 3/4 of 17600 bytes.
+        assert run(2, 4, batch=batch).traffic.second_hop == pytest.approx(26400)
+
+
+def test_the_last_bucket_of_the_second_hop_shows_whole() -> None:
+    slow_compute = replace(CLUSTER, efficiency=1e-4)
+    times = predict(MODEL, slow_compute, layout(1, 8), workload(16)).times
+    block = 2 * (1e-4 + 2e-3) + 6 * (1e-3 + 1e-2)
+    root = 2 * (1e-4 + 8e-4) + 6 * (1e-3 + 4e-3)
+    assert times.second_hop == pytest.approx(4 * block + root)
+    assert times.exposed_second_hop == pytest.approx(block + root)
+    one_bucket = workload(16, bucket_bytes=10**6)
+    whole = predict(MODEL, slow_compute, layout(1, 8), one_bucket).times
+    assert whole.exposed_second_hop == pytest.approx(whole.second_hop)
+    assert whole.second_hop < times.second_hop
+
+
+def test_parts_add_up_to_the_step() -> None:
+    found = run(4, 2, strategy=HIERARCHICAL)
+    times = found.times
+    parts = times.forward + times.recompute + times.backward + times.optimizer + times.summary
+    shown = times.exposed_forward + times.exposed_backward + times.exposed_second_hop
+    assert found.step_s == pytest.approx(parts + shown)
+    assert found.samples_per_s == pytest.approx(16 / found.step_s)
+    assert found.tokens_per_s == pytest.approx(10 * found.samples_per_s)
+    flops = 3 * 4.5e6 * 16 / found.step_s / 8
+    assert found.model_tflops == found.hardware_tflops == pytest.approx(flops / 1e12)
+    assert found.mfu == pytest.approx(flops / 1e9)
+
+
+def test_operations_that_are_done_again_count_for_the_hardware_alone() -> None:
+    found = run(1, is_checkpointed=True)
+    assert found.hardware_tflops / found.model_tflops == pytest.approx((3 * 4.5 + 4) / (3 * 4.5))
+
+
+def test_memory_by_part() -> None:
+    span = layout(4).span(2)
+    found = memory_of(MODEL, layout(4, 2), workload(16), span)
+    assert found.model_states == 4400 * 16 / 4
+    assert found.gathered == (400 + 2 * 1000) * 4
+    assert found.gradients == 1000 * (4 + 4)
+    assert found.activations == (4 * 100 + 50) * 4
+    assert found.buckets == 2 * 1000 * 4 / 4
+    kept = memory_of(MODEL, layout(4, 2, strategy=BY_NODE), workload(16), span)
+    assert kept.gathered - found.gathered == kept.gradients - found.gradients == 4400 * 4 / 2
+    whole = replace(HIERARCHICAL, reshard="never")
+    assert memory_of(MODEL, layout(4, strategy=whole), workload(16), span).gathered == 4400 * 4
+    again = memory_of(MODEL, layout(4, is_checkpointed=True), workload(16), span)
+    assert again.activations == (4 * 20 + 100 + 50) * 4
+    alone = memory_of(MODEL, layout(1), workload(16), layout(1).span(2))
+    assert alone.gathered == alone.gradients == alone.buckets == 0
+
+
+def test_offloaded_states_leave_parameter_and_gradient() -> None:
+    offloaded = workload(16, offload_optimizer=True, precision="bf16")
+    found = memory_of(MODEL, layout(1), offloaded, layout(1).span(2))
+    assert found.model_states == 4400 * (2 + 4)
+
+
+def test_a_partition_size_between_nodes_is_refused() -> None:
+    with pytest.raises(ValueError, match="no multiple of the 2 workers"):
+        run(3)
+
+
+LAYOUTS = st.builds(
+    Layout,
+    st.sampled_from([1, 2, 4, 6, 8]),
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.sampled_from([Strategy(), Strategy(reshard="never"), HIERARCHICAL, BY_NODE]),
+    st.booleans(),
+)
+
+
+@given(LAYOUTS, st.integers(1, 256), st.sampled_from(["gloo", "nccl"]))
+def test_no_part_is_negative(found: Layout, batch: int, backend: str) -> None:
+    profile: ClusterProfile = replace(CLUSTER, backend=backend)  # type: ignore[arg-type]
+    prediction = predict(MODEL, profile, found, workload(batch))
+    for part in (prediction.memory, prediction.traffic, prediction.times):
+        assert all(value >= 0 for value in asdict(part).values()), part
+    times = prediction.times
+    hidden = times.gather_forward + times.gather_backward + times.scatter + times.second_hop
+    assert times.exposed <= hidden * (1 + 1e-9)
+    assert prediction.step_s <= times.without_overlap * (1 + 1e-9)
+
+
+@given(LAYOUTS, st.floats(1.0, 100.0))
+def test_a_faster_network_never_slows_a_step(found: Layout, factor: float) -> None:
+    link = CLUSTER.inter_node
+    faster = replace(CLUSTER, inter_node=replace(link, bandwidth_bytes_per_s=1e5 * factor))
+    before = predict(MODEL, CLUSTER, found, workload()).step_s
+    assert predict(MODEL, faster, found, workload()).step_s <= before * (1 + 1e-9)
+
+
+@given(st.sampled_from([2, 4, 6]), st.sampled_from([Strategy(), Strategy(reshard="never")]))
+def test_memory_falls_with_the_partition_size(size: int, strategy: Strategy) -> None:
+    def total(partition_size: int) -> float:
+        found = layout(partition_size, strategy=strategy)
+        return memory_of(MODEL, found, workload(), found.span(2)).total
+
+    assert total(size + 2) < total(size)

@@ -1,0 +1,249 @@
+"""Which layout is chosen, why, and why the others were not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planning import CLUSTER, MODEL, choices
+
+from mics_core.planner.candidates import Choices, Refused, candidates, num_groups_of
+from mics_core.planner.footprint import memory_of, usable_bytes
+from mics_core.planner.layout import ClusterShape, NodeShape
+from mics_core.planner.plan import NoPlan, Plan, plan_layout
+from mics_core.planner.prediction import Layout
+from mics_core.planner.profile import Link
+from mics_core.planner.scaling import scale, worker_counts
+from mics_core.planner.words import described
+
+pytestmark = pytest.mark.pure
+
+
+def planned(asked: Choices) -> Plan:
+    found = plan_layout(asked)
+    assert isinstance(found, Plan), found
+    return found
+
+
+def refused(asked: Choices) -> NoPlan:
+    found = plan_layout(asked)
+    assert isinstance(found, NoPlan), found
+    return found
+
+
+def layouts(asked: Choices) -> list[Layout]:
+    return [found for found in candidates(asked) if isinstance(found, Layout)]
+
+
+def test_a_replica_that_fits_one_worker_is_not_partitioned_for_a_fast_network() -> None:
+    fast = Link(1e12, 0.0)
+    found = planned(
+        choices(micro_batch_size=1, intra_node=fast, inter_node=fast, memory_bytes_per_s=1e12)
+    )
+    assert found.choice.layout.partition_size == 1
+    assert found.choice.layout.num_groups == 8
+    assert found.reason.startswith("p = 1, 8 groups, micro-batch 1 is ")
+    assert found.reason.endswith(" a worker.")
+
+
+def test_a_slow_network_keeps_the_second_hop_small() -> None:
+    # One sample each: the gradient of a larger group goes out over fewer, smaller rings.
+    found = planned(choices(micro_batch_size=1, batch=8))
+    assert found.choice.layout.partition_size > 1
+
+
+def test_the_choice_is_the_fastest_up_to_a_tie_of_two_per_cent() -> None:
+    found = planned(choices(micro_batch_size="auto", activation_checkpointing="auto"))
+    everything = [found.choice, *found.others]
+    fastest = min(each.score for each in everything)
+    tied = [each for each in everything if each.score <= 1.02 * fastest]
+    assert found.choice in tied
+    smallest = min(each.layout.partition_size for each in tied)
+    assert found.choice.layout.partition_size == smallest
+    scores = [each.score for each in found.others]
+    assert scores == sorted(scores)
+
+
+def test_every_layout_that_was_not_chosen_says_why() -> None:
+    found = planned(choices(memory_bytes=100_000, micro_batch_size="auto"))
+    assert found.others
+    assert found.refused
+    for other in found.others:
+        assert other.reason.endswith(".")
+        if other.score > 1.02 * found.choice.score:
+            assert "slower than the choice by" in other.reason
+    for each in found.refused:
+        assert each.reason.endswith("."), each
+        assert each.what
+
+
+def test_a_lack_of_memory_names_the_parts() -> None:
+    short = choices(memory_bytes=50_000, micro_batch_size=1, partition_size=1)
+    found = refused(short)
+    # 70400 bytes of states, two buckets of 4000, and 450 numbers of activations.
+    assert found.refused[0].reason == (
+        "It needs 78.3 KiB (68.8 KiB of model states at p = 1 + 7.81 KiB of gathered units and"
+        " gradients + 1.76 KiB of activations) a worker of 43.9 KiB usable."
+    )
+    assert found.problem.value == "partition_size 1 on test with 43.9 KiB usable a worker"
+    assert "the layout that comes closest (p = 1, 8 groups, micro-batch 1" in found.problem.rule
+    assert "Give each worker at least" in found.problem.remedy
+    assert "activation_checkpointing" in found.problem.remedy
+
+
+def test_too_little_memory_for_a_replica_takes_a_larger_group() -> None:
+    found = planned(choices(memory_bytes=80_000, micro_batch_size=1))
+    assert found.choice.layout.partition_size > 1
+    causes = {each.cause for each in found.refused if each.partition_size == 1}
+    assert causes == {"memory"}
+
+
+def test_a_size_between_nodes_is_refused_with_the_remedy() -> None:
+    found = refused(choices(partition_size=3, micro_batch_size=1))
+    assert "whole nodes of equal size" in found.problem.rule
+    assert found.problem.remedy == "Choose 2 or 4, leave it at 'auto', or add nodes."
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_remedy() -> None:
+    found = refused(choices(partition_size=2, micro_batch_size=3))
+    assert found.problem.rule == (
+        "no layout suits the batch: the global batch of 16 is no multiple of 2 × 3 samples."
+    )
+    assert "training.global_batch_size" in found.problem.remedy
+
+
+def test_what_is_kept_by_node_needs_a_group_over_nodes() -> None:
+    found = refused(choices(partition_size=2, micro_batch_size=1, reshard="node"))
+    assert found.problem.rule.startswith("engine.reshard 'node' needs")
+    assert "1 × 2" in found.problem.rule
+    sizes = {each.partition_size for each in layouts(choices(micro_batch_size=1, reshard="node"))}
+    assert sizes == {4, 8}
+
+
+def test_what_the_job_fixes_is_not_varied() -> None:
+    asked = choices(
+        partition_size=4,
+        micro_batch_size=2,
+        activation_checkpointing=True,
+        reshard="always",
+        accumulation="node",
+        hierarchical="always",
+    )
+    (found,) = layouts(asked)
+    assert found.partition_size == 4
+    assert found.micro_batch_size == 2
+    assert found.is_checkpointed
+    assert described(found) == (
+        "p = 4, 2 groups, micro-batch 2, accumulation node, hierarchical, checkpointing"
+    )
+
+
+def test_no_route_is_flat_where_two_stages_are_asked_for_and_the_other_way_round() -> None:
+    for pinned, route in (("always", "hierarchical"), ("never", "flat")):
+        found = layouts(choices(partition_size=4, micro_batch_size=1, hierarchical=pinned))
+        assert {each.strategy.gather_block for each in found} == {route}
+        assert {each.strategy.scatter_root for each in found} == {route}
+
+
+def test_a_network_of_latency_alone_takes_fewer_rounds() -> None:
+    # 4 nodes of 2: flat 7 rounds between nodes, hierarchical 3.
+    slow = Link(1e12, 1e-1)
+    asked = choices(partition_size=8, micro_batch_size=1, reshard="always", inter_node=slow)
+    assert planned(asked).choice.layout.strategy.gather_block == "hierarchical"
+
+
+def test_a_slow_inside_and_a_fast_network_take_the_flat_ring() -> None:
+    fast, slow = Link(1e9, 0.0), Link(1e6, 1e-2)
+    asked = choices(
+        partition_size=8,
+        micro_batch_size=1,
+        reshard="always",
+        accumulation="group",
+        intra_node=slow,
+        inter_node=fast,
+    )
+    # On gloo the gathers inside run in a row: 4 rounds of 10 ms against 7 of the flat ring.
+    assert planned(asked).choice.layout.strategy.gather_block == "hierarchical"
+    nodes_of_one = replace(asked, cluster=asked.cluster.with_nodes(8, 1))
+    assert planned(nodes_of_one).choice.layout.strategy.gather_block == "flat"
+
+
+def test_groups_are_what_the_cluster_holds_within_the_jobs_bounds() -> None:
+    assert num_groups_of(choices(), 1, 1) == 8
+    assert num_groups_of(choices(), 2, 1) == 4
+    assert num_groups_of(choices(), 4, 1) == 2
+    assert num_groups_of(choices(batch=4), 1, 1) == 4
+    assert num_groups_of(choices(largest_groups=3), 1, 1) == 3
+    odd = replace(choices(), cluster=CLUSTER.with_nodes(4, 8))
+    assert num_groups_of(odd, 3, 1) == 5  # 2 on each node, and no more than micro-batches
+
+
+def test_bounded_groups_are_compared_by_worker_seconds() -> None:
+    fast = Link(1e12, 0.0)
+    asked = choices(micro_batch_size=1, largest_groups=1, intra_node=fast, inter_node=fast)
+    found = planned(asked)
+    assert found.choice.layout.num_workers == 1
+    eight = next(each for each in found.others if each.layout.num_workers == 8)
+    assert eight.prediction.step_s < found.choice.prediction.step_s
+
+
+def test_living_nodes_decide_what_can_be_placed() -> None:
+    living = ClusterShape((NodeShape("a", 2), NodeShape("b", 2)))
+    asked = replace(choices(micro_batch_size=1), nodes=living)
+    assert {each.partition_size for each in layouts(asked)} == {1, 2, 4}
+    found = [each for each in candidates(asked) if isinstance(each, Refused)]
+    assert {each.partition_size for each in found if each.cause == "placement"} == {3}
+
+
+@given(
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 3, 4, 8]),
+    st.sampled_from([8, 12, 64, 100]),
+    st.integers(15, 18),
+)
+@settings(deadline=None)
+def test_whatever_is_chosen_fits_and_can_be_placed(
+    nodes: int, workers: int, batch: int, memory_bits: int
+) -> None:
+    asked = choices(batch=batch, memory_bytes=1 << memory_bits)
+    asked = replace(asked, cluster=asked.cluster.with_nodes(nodes, workers))
+    found = plan_layout(asked)
+    if isinstance(found, NoPlan):
+        assert all([found.problem.value, found.problem.rule, found.problem.remedy])
+        return
+    for ranked in (found.choice, *found.others):
+        layout = ranked.layout
+        memory = memory_of(MODEL, layout, asked.workload, layout.span(workers))
+        assert memory.total <= usable_bytes(asked.cluster.memory_bytes)
+        assert layout.num_workers <= nodes * workers
+        samples = layout.partition_size * layout.micro_batch_size
+        assert batch % samples == 0
+        assert layout.num_groups <= batch // samples
+        assert layout.partition_size <= workers or layout.partition_size % workers == 0
+
+
+def test_worker_counts_double() -> None:
+    assert worker_counts(16, 100) == [16, 32, 64]
+    assert worker_counts(3, 3) == [3]
+
+
+def test_scaling_keeps_the_batch_a_worker_or_the_whole_batch() -> None:
+    asked = choices(batch=16, micro_batch_size=1)
+    weak = scale(asked, [2, 4, 8], is_weak=True)
+    assert [point.global_batch_size for point in weak] == [16, 32, 64]
+    strong = scale(asked, [2, 4, 8], is_weak=False)
+    assert [point.global_batch_size for point in strong] == [16, 16, 16]
+    for point in weak + strong:
+        assert not isinstance(point.full, str)
+        assert point.full.layout.partition_size == point.num_workers
+        assert not isinstance(point.mics, str)
+        assert point.mics.samples_per_s >= point.full.samples_per_s / 1.021
+
+
+def test_scaling_says_what_cannot_be() -> None:
+    (odd, many) = scale(choices(batch=4), [3, 8], is_weak=False)
+    assert odd.mics == odd.full == "3 workers are no whole nodes of 2."
+    assert isinstance(many.full, str)
+    assert "batch" in many.full

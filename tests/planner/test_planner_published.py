@@ -1,0 +1,76 @@
+"""The published figures: what was fitted, what came out, and that the page says the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mics_core.planner.clusters import CLUSTER_NAMES, close_cluster_names, named_cluster
+from mics_core.planner.parameters import count_parameters
+from mics_core.planner.profile import ClusterProfile
+from mics_core.planner.published import (
+    EFFICIENCY,
+    GPT_100B,
+    GPT_175B,
+    LATENCY_S,
+    fit_constants,
+    published_rows,
+)
+
+pytestmark = pytest.mark.pure
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def cluster(name: str) -> ClusterProfile:
+    found = named_cluster(name)
+    assert found is not None
+    return found
+
+
+def generator() -> ModuleType:
+    found = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs" / "generate.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules["docs_tables"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_constants_are_the_rounded_fit() -> None:
+    efficiency, latency_s = fit_constants(cluster("p4d.24xlarge"))
+    assert pytest.approx(efficiency, abs=0.005) == EFFICIENCY
+    assert pytest.approx(latency_s, abs=10e-6) == LATENCY_S
+
+
+def test_the_predictions_are_within_five_per_cent_of_the_published_figures() -> None:
+    rows = published_rows(cluster("p4d.24xlarge"), cluster("p4de.24xlarge"))
+    assert sum(not row.is_fitted for row in rows) == 3
+    for row in rows:
+        assert abs(row.error) < 0.05, row
+
+
+def test_the_tables_of_the_scaling_page_are_what_the_planner_says() -> None:
+    module = generator()
+    written = module.SCALING.read_text(encoding="utf-8")
+    assert "| 100B, weak scaling 128 to 512, ZeRO-3 | % | 72.0 |" in written
+    assert written == module.with_tables(written), "run `python docs/generate.py`"
+
+
+def test_the_assumed_models_have_their_published_sizes() -> None:
+    assert count_parameters(GPT_100B).total == pytest.approx(100e9, rel=0.02)
+    assert count_parameters(GPT_175B).total == pytest.approx(175e9, rel=0.02)
+
+
+def test_named_clusters_are_found_and_close_names_proposed() -> None:
+    assert set(CLUSTER_NAMES) >= {"p3dn.24xlarge", "p4d.24xlarge", "p5.48xlarge"}
+    found = named_cluster("p4d.24xlarge", 3)
+    assert found is not None
+    assert (found.num_workers, found.inter_node.bandwidth_bytes_per_s) == (24, 50e9)
+    assert named_cluster("p4x") is None
+    assert "p4d.24xlarge" in close_cluster_names("p4d.24xl")

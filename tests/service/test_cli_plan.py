@@ -1,0 +1,128 @@
+"""`mics plan`: no service, no Ray; torch only in another program, for a user's own module."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scripted_job import example_spec
+from typer.testing import CliRunner, Result
+
+from service.cli.main import build_app
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def mics(*words: object) -> Result:
+    environment = {"COLUMNS": "200"}
+    return CliRunner().invoke(build_app(), ["plan", *map(str, words)], env=environment)
+
+
+def write(path: Path, **changes: Any) -> Path:
+    value = example_spec() | {"partition_size": "auto", "groups": {}} | changes
+    value["training"] = value["training"] | {"micro_batch_size": "auto", "global_batch_size": 64}
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    return write(tmp_path / "job.yaml")
+
+
+def test_the_plan_shows_the_best_layouts_and_the_choice(job_file: Path) -> None:
+    result = mics(job_file, "--cluster", "p4d.24xlarge", "--nodes", 2)
+    assert result.exit_code == 0, result.output
+    assert "2 × 8 = 16 workers. Predicted, not measured." in result.stdout
+    lines = result.stdout.splitlines()
+    header = next(index for index, line in enumerate(lines) if line.startswith("P "))
+    assert lines[header + 1].split()[0].isdigit()
+    assert "--all shows them" in result.stdout
+    assert "layouts that fit" in result.stdout
+
+
+def test_all_layouts_come_with_the_reason_against_them(job_file: Path) -> None:
+    result = mics(job_file, "--cluster", "p4d.24xlarge", "--nodes", 2, "--all")
+    assert result.exit_code == 0, result.output
+    assert "slower than the choice by" in result.stdout
+    assert "CANNOT BE" in result.stdout
+    assert "no multiple of 8" in result.stdout
+
+
+def test_json_is_the_answer_of_the_api(job_file: Path) -> None:
+    result = mics(job_file, "--cluster", "p4d.24xlarge", "--json")
+    plan = json.loads(result.stdout)
+    assert plan["nodes"] == 8
+    assert plan["reason"] == plan["choice"]["reason"]
+
+
+def test_the_jobs_own_cluster_counts_unless_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(
+        "{name: lab, nodes: 2, workers_per_node: 2, memory_gib: 1, peak_tflops: 0.05,"
+        " intra_node: {bandwidth_gbit_per_s: 8, latency_us: 50},"
+        " inter_node: {bandwidth_gbit_per_s: 0.2, latency_us: 100}}"
+    )
+    path = write(tmp_path / "job.yaml", resources={"cluster": "lab.yaml"})
+    assert "on lab: 2 × 2 = 4 workers" in mics(path).stdout
+    assert "on p4d.24xlarge" in mics(path, "--cluster", "p4d.24xlarge").stdout
+
+
+def test_scaling_compares_with_full_sharding(job_file: Path) -> None:
+    result = mics(job_file, "--cluster", "p4d.24xlarge", "--scale", "8..32")
+    assert result.exit_code == 0, result.output
+    assert "Weak scaling" in result.stdout
+    assert "Strong scaling" in result.stdout
+    assert "p = 32 × 1" in result.stdout
+    assert result.stdout.count("100.0 %") >= 4
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ((), "mics probe"),
+        (("--cluster", "p4d"), "p4d.24xlarge"),
+        (("--cluster", "missing.yaml"), "existing YAML file"),
+        (("--cluster", "p4d.24xlarge", "--scale", "9"), "--scale 16..4096"),
+        (("--cluster", "p4d.24xlarge", "--nodes", "100000"), "fewer nodes"),
+    ],
+)
+def test_what_cannot_be_planned_exits_with_2(
+    job_file: Path, words: tuple[str, ...], remedy: str
+) -> None:
+    result = mics(job_file, *words)
+    assert result.exit_code == 2
+    assert remedy in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_planning_a_transformer_loads_neither_torch_nor_ray(job_file: Path) -> None:
+    check = (
+        "import sys\n"
+        "from service.cli.main import build_app\n"
+        f"build_app()(['plan', {str(job_file)!r}, '--cluster', 'p4d.24xlarge'],"
+        " standalone_mode=False)\n"
+        "sys.exit(str([n for n in ('torch', 'ray', 'fastapi') if n in sys.modules] or ''))"
+    )
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert result.stderr.strip() == ""
+
+
+def test_a_users_own_module_is_built_and_counted() -> None:
+    pytest.importorskip("torch")
+    path = ROOT / "examples" / "own-model" / "job.yaml"
+    result = mics(path, "--cluster", "p4d.24xlarge", "--nodes", 1, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["num_parameters"] > 10_000
+
+
+def test_a_module_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    path = write(tmp_path / "job.yaml", model={"callable": "nowhere.at_all:build"})
+    result = mics(path, "--cluster", "p4d.24xlarge")
+    assert result.exit_code == 2
+    assert "cannot be imported" in result.stderr
