@@ -30,5 +30,19 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+.PHONY: bench-network bench-weak bench-memory bench-gpu
+
+bench-network: $(STAMP)  ## our engine and its peers over emulated nodes with shaped links (root)
+	$(BIN)/python -m benchmarks.network $(ARGS)
+
+bench-weak: $(STAMP)  ## weak scaling with emulated compute over shaped links (root)
+	$(BIN)/python -m benchmarks.weak $(ARGS)
+
+bench-memory: $(STAMP)  ## peak memory of a worker against model_states / p
+	$(BIN)/python -m benchmarks.memory $(ARGS)
+
+bench-gpu: $(STAMP)  ## model FLOP/s utilisation on one GPU
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.util import list_named_actors
 
 from mics_core.cluster import names
-from mics_core.cluster.layout import settle_layout
+from mics_core.cluster.layout import check_layout
 from mics_core.errors import ClusterError, JobNotFoundError, MicsError
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import DriverState, DriverStatus, JobEvent, JobStatus
@@ -116,7 +116,7 @@ class RayGateway:
         if spec.partition_size == "auto":
             return  # choosing it needs torch, which the driver has and the service has not
         await self._client()
-        await self._blocking("look at the nodes", lambda: settle_layout(spec))
+        await self._blocking("look at the nodes", lambda: check_layout(spec))
 
     async def submit(self, job_id: str, spec: JobSpec) -> None:
         """Start the driver of a new job through the Ray Jobs API.

@@ -76,6 +76,19 @@ def _nodes(world: int) -> list[str]:
 
 def _check_layout(spec: JobSpec, world: int) -> int:
     size = spec.partition_size
+    training = spec.training
+    for field in ("micro_batch_size", "activation_checkpointing"):
+        if getattr(training, field) == "auto":
+            raise LayoutError(
+                [
+                    Problem(
+                        f"training.{field}",
+                        "auto",
+                        "torchrun starts a fixed layout, which no planner has looked at.",
+                        "Give a value; `mics plan` names the best one.",
+                    )
+                ]
+            )
     if size == "auto" or world % size:
         raise LayoutError(
             [

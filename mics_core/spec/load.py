@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mics_core.errors import Problem, SpecificationError
@@ -14,6 +13,7 @@ from mics_core.planner.clusters import names_a_file
 from mics_core.spec.checks import expanded
 from mics_core.spec.job import FileData, JobSpec
 from mics_core.spec.problems import problems_of, shown
+from mics_core.spec.yaml_file import read_yaml
 
 __all__ = ["load_job_spec", "parse_job_spec", "problems_of"]
 
@@ -51,29 +51,8 @@ def load_job_spec(path: str | Path) -> JobSpec:
         SpecificationError: The file cannot be read, is no YAML, or breaks a rule.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no possible file name
-        reason = getattr(error, "strerror", None) or error
-        raise _refusal(
-            path, f"it cannot be read ({reason}).", "Name an existing YAML file."
-        ) from None
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark is not None else ""
-        rule = f"it is no valid YAML{line}: {getattr(error, 'problem', error)}."
-        raise _refusal(path, rule, "Correct the file's syntax.") from None
-    except (ValueError, RecursionError) as error:  # no such date, thousands of digits or brackets
-        raise _refusal(
-            path, f"it holds a value that YAML cannot read: {error}.", "Put it in quotes."
-        ) from None
+    value = read_yaml(path)
     return _with_absolute_paths(parse_job_spec(value), path.resolve().parent)
-
-
-def _refusal(path: Path, rule: str, remedy: str) -> SpecificationError:
-    return SpecificationError([Problem("(file)", str(path), rule, remedy)])
 
 
 def _with_absolute_paths(spec: JobSpec, folder: Path) -> JobSpec:

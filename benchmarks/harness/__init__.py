@@ -1,0 +1,1 @@
+"""What the benchmarks share: emulated nodes, worlds of worker processes, and the results' files."""

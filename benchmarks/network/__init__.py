@@ -1,0 +1,1 @@
+"""The same training by mics-elastic and by its peers, over emulated nodes with shaped links."""

@@ -1,0 +1,113 @@
+"""Our engine. `mics p=2` trains with partition groups of two, `mics auto` as the planner chooses.
+
+Further words set fields of the job's `engine` part, for instance
+`mics p=8 reshard=node accumulation=node`. What the name leaves open the planner chooses, as for any
+job that names its cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+from benchmarks.harness.site import Site
+from benchmarks.network.systems.tuning import tune
+from mics_core.comm.partition import form_partition_group
+from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.elastic.plan import StoreAddress
+from mics_core.engine.build import build_trainer
+from mics_core.engine.trainer import StepBroken, Trainer
+from mics_core.planner.strategy import Strategy
+from mics_core.spec import JobSpec
+from mics_core.spec.planning import settled_spec
+
+__all__ = ["build", "settings_of"]
+
+_TIMEOUT_S = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The job as it is trained, and why so."""
+
+    spec: JobSpec
+    partition_size: int
+    reason: str
+    strategy: Strategy
+
+
+def settings_of(name: str) -> dict[str, str]:
+    """Return the settings that a name carries: `mics p=2 reshard=never` has two."""
+    return dict(word.split("=", 1) for word in name.split()[1:] if "=" in word)
+
+
+def build(name: str, spec: JobSpec, site: Site) -> _Mics:
+    """Build one worker's part; all workers of the world must call it."""
+    choice = _choose(name, spec, site)
+    size, num_groups = choice.partition_size, site.world_size // choice.partition_size
+    ranks = [list(range(first, first + size)) for first in range(0, site.world_size, size)]
+    device = torch.device("cpu")
+    partition = form_partition_group(ranks, list(site.nodes_of_ranks), device)
+    trainer = build_trainer(choice.spec, partition, device, strategy=choice.strategy)
+    store, address = _share_store(site)
+    member = Member(1, site.rank % size, site.rank // size, num_groups, node=partition.node)
+    replication = connect(address, member, superseded=lambda: False, timeout_s=_TIMEOUT_S)
+    return _Mics(trainer, replication, site, store, choice.reason)
+
+
+class _Mics:
+    def __init__(
+        self,
+        trainer: Trainer,
+        replication: ReplicationGroup,
+        site: Site,
+        store: TCPStore | None,
+        reason: str,
+    ):
+        self.description = reason
+        self._trainer = trainer
+        self._replication = replication
+        self._site = site
+        self._store = store  # rank 0 keeps it for the others
+
+    def step(self, index: int) -> float:
+        outcome = self._trainer.run_step(index, self._replication, 1)
+        if isinstance(outcome, StepBroken):
+            raise RuntimeError(f"step {index} was not committed: {outcome.error}")
+        return outcome.loss / self._site.world_size  # every worker knows the whole loss
+
+
+def _choose(name: str, spec: JobSpec, site: Site) -> _Choice:
+    """Have the planner choose what the name leaves open, from what it measures here."""
+    settings = settings_of(name)
+    size = settings.pop("p", "auto")
+    asked = _changed(spec, size if size == "auto" else int(size), settings)
+    plan = tune(spec, asked, site).plan
+    layout = plan.choice.layout
+    return _Choice(
+        settled_spec(asked, layout),
+        layout.partition_size,
+        f"p = {layout.partition_size}, {layout.strategy}: {plan.reason}",
+        layout.strategy,
+    )
+
+
+def _changed(spec: JobSpec, size: int | str, engine: dict[str, str]) -> JobSpec:
+    value: dict[str, Any] = spec.model_dump()
+    value["partition_size"] = size
+    value.setdefault("engine", {}).update(engine)
+    return JobSpec.model_validate(value)
+
+
+def _share_store(site: Site) -> tuple[TCPStore | None, StoreAddress]:
+    """Start the generation's store on rank 0 and tell everybody where it is."""
+    store = None
+    if site.rank == 0:
+        store = TCPStore(site.master_address, 0, is_master=True, wait_for_workers=False)
+    box = [store.port if store is not None else 0]
+    dist.broadcast_object_list(box, src=0)
+    return store, StoreAddress(site.master_address, box[0])

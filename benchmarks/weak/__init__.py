@@ -1,0 +1,1 @@
+"""Weak scaling with emulated compute: more partition groups, each with the same work."""
