@@ -64,7 +64,7 @@ def anchors_of(page: Path) -> set[str]:
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in LINK.findall(text):
-        if re.match(r"[a-z]+:", target):
+        if re.match(r"[a-z-]+:", target):
             continue
         path, _, anchor = target.partition("#")
         goal = (page.parent / path).resolve() if path else page
@@ -129,10 +129,10 @@ def test_the_example_of_an_own_model_brings_what_its_job_names(
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_make_targets_in_the_documentation_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     text = page.read_text(encoding="utf-8")
     shell = "\n".join(blocks(page, "sh"))
-    used = re.findall(r"\bmake ([a-z]+)\b", shell) + re.findall(r"`make ([a-z]+)[^`]*`", text)
+    used = re.findall(r"\bmake ([a-z-]+)\b", shell) + re.findall(r"`make ([a-z-]+)[^`]*`", text)
     assert set(used) <= targets
 
 

@@ -10,7 +10,8 @@ Members stand in the ring node by node, so that only one of a node's members sen
 every node has the same number m > 1 of them, the all-reduce goes in three stages: a reduce-scatter
 inside the node, m all-reduces between nodes in parallel, one for each local place, and an
 all-gather inside the node. A node's link then carries 2(n-1)/n of the gradient for n nodes, where
-one ring over N members carries 2(N-1)/N. All stages work in place on the caller's buffer.
+one ring over N members carries 2(N-1)/N. All stages work in place on the caller's buffer. Each has
+process groups of its own, so that one bucket may be between nodes while the next is inside.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import torch
@@ -30,10 +32,13 @@ from mics_core.comm.stages import Scratch
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 
-__all__ = ["Member", "ReplicationGroup", "connect"]
+__all__ = ["NUM_STAGES", "Member", "ReplicationGroup", "connect"]
 
 _RENDEZVOUS_SLICE = timedelta(milliseconds=250)
 _COPY_BUCKET_BYTES = 32 << 20
+
+NUM_STAGES = 3
+"""Stages of an all-reduce: inside the node, between nodes, inside the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +68,23 @@ class Ring:
         order: The members' ranks in the order of the ring: node by node.
         grid: The members by node, in that order.
         whole: All members.
-        intra: The members of this worker's node; none without stages.
+        scatters: The members of this worker's node, for the first stage; none without stages.
         inter: The members of this worker's place on every node; none without stages.
+        gathers: The members of this worker's node again, for the last stage.
     """
 
     order: tuple[int, ...]
     grid: NodeGrid
     whole: Any
-    intra: Any = None
+    scatters: Any = None
     inter: Any = None
+    gathers: Any = None
 
     @property
     def backends(self) -> list[Any]:
         """All process groups."""
-        return [group for group in (self.whole, self.intra, self.inter) if group is not None]
+        groups = (self.whole, self.scatters, self.inter, self.gathers)
+        return [group for group in groups if group is not None]
 
 
 class ReplicationGroup:
@@ -131,8 +139,25 @@ class ReplicationGroup:
         Raises:
             ReplicationError: A member was lost; `flat` is then undefined.
         """
+        for stage in range(NUM_STAGES):
+            self.run_stage(stage, flat)
+
+    def run_stage(self, stage: int, flat: torch.Tensor) -> None:
+        """Run one stage of `all_reduce`; the stages of one tensor must follow each other.
+
+        Each stage may have a thread of its own, which takes tensors in the same order on all
+        members. Without stages by node the middle one does everything.
+
+        Args:
+            stage: 0 to `NUM_STAGES` - 1.
+            flat: The tensor.
+
+        Raises:
+            ReplicationError: A member was lost; `flat` is then undefined.
+        """
         if self.size > 1 and flat.numel():
-            self._run("all-reduce of the gradient", partial(_all_reduce, flat, self._scratch))
+            work = (_scatter_inside, _reduce_across, _gather_inside)[stage]
+            self._run("all-reduce of the gradient", partial(work, flat, self._scratch))
 
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int) -> None:
         """Copy `tensors` from member `source` to all others; all members must call it.
@@ -152,13 +177,14 @@ class ReplicationGroup:
         """Drop the connections.
 
         Peers that still wait for this member then fail at once instead of at their time limit, so
-        every member closes the group as soon as it has seen an error.
+        every member closes the group as soon as it has seen an error. A process group in which
+        another thread still waits is only closed once that ends, so each is closed on a thread of
+        its own, and this does not wait for them.
         """
         self._is_open = False
         ring, self._ring = self._ring, None
         for backend in ring.backends if ring is not None else []:
-            backend.abort()
-            backend.shutdown()
+            Thread(target=_close, args=(backend,), name="closing", daemon=True).start()
 
     def _run(self, what: str, collective: Callable[[Ring], object]) -> Ring:
         ring = self._ring
@@ -175,6 +201,11 @@ class ReplicationGroup:
                 f" generation {self.member.generation}: {_first_line(error)}"
             ) from None
         return ring
+
+
+def _close(backend: Any) -> None:
+    backend.abort()
+    backend.shutdown()
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
@@ -263,33 +294,56 @@ def _connect_ring(store: Store, member: Member, nodes: list[str], timeout: timed
     if not grid.has_stages:
         return Ring(tuple(order), grid, whole)
     node, local = divmod(place, grid.workers_per_node)
-    intra = connected(f"intra-{node}", grid.row(node))
-    inter = connected(f"inter-{local}", grid.column(local))
-    return Ring(tuple(order), grid, whole, intra, inter)
+    return Ring(
+        tuple(order),
+        grid,
+        whole,
+        scatters=connected(f"scatters-{node}", grid.row(node)),
+        inter=connected(f"inter-{local}", grid.column(local)),
+        gathers=connected(f"gathers-{node}", grid.row(node)),
+    )
 
 
-def _all_reduce(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
-    if ring.intra is None:
+def _parts(flat: torch.Tensor, ring: Ring) -> torch.Tensor:
+    """Return the part of each of a node's members: a row each, of equal length."""
+    length = flat.numel() // ring.grid.workers_per_node
+    return flat[: ring.grid.workers_per_node * length].view(ring.grid.workers_per_node, length)
+
+
+def _scatter_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
+    if ring.scatters is None:
+        return
+    parts = _parts(flat, ring)
+    if not parts.numel():
+        return
+    mine = parts[ring.scatters.rank()]
+    received = scratch.take(flat, parts.numel())
+    # gloo's own reduce-scatter sends twice the bytes; see [Note: collectives in stages].
+    ring.scatters.alltoall_base(received, parts.view(-1), [], []).wait()
+    rows = received.view_as(parts)
+    torch.add(rows[0], rows[1], out=mine)
+    for row in rows[2:]:
+        mine.add_(row)
+
+
+def _reduce_across(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
+    if ring.inter is None:
         ring.whole.allreduce([flat]).wait()
         return
-    local_size = ring.grid.workers_per_node
-    length = flat.numel() // local_size
-    if rest := flat[local_size * length :].numel():
+    parts = _parts(flat, ring)
+    if parts.numel():
+        ring.inter.allreduce([parts[ring.scatters.rank()]]).wait()
+    if rest := flat.numel() - parts.numel():
         # Callers pad their buffers (`mics_core.engine.gradients`), so this is rare and small.
         ring.whole.allreduce([flat[-rest:]]).wait()
-    if not length:
+
+
+def _gather_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
+    if ring.gathers is None:
         return
-    even = flat[: local_size * length]
-    mine = even.view(local_size, -1)[ring.intra.rank()]
-    received = scratch.take(even, even.numel())
-    # gloo's own reduce-scatter sends twice the bytes; see [Note: collectives in stages].
-    ring.intra.alltoall_base(received, even, [], []).wait()
-    parts = received.view(local_size, -1)
-    torch.add(parts[0], parts[1], out=mine)
-    for part in parts[2:]:
-        mine.add_(part)
-    ring.inter.allreduce([mine]).wait()
-    ring.intra._allgather_base(even, mine).wait()
+    parts = _parts(flat, ring)
+    if parts.numel():
+        ring.gathers._allgather_base(parts.view(-1), parts[ring.gathers.rank()]).wait()
 
 
 def _broadcast(flat: torch.Tensor, source: int, ring: Ring) -> None:

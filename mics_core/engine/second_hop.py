@@ -1,9 +1,10 @@
 """The second hop: each bucket's all-reduce over the replication group, once a step.
 
-It runs on a thread of its own, so that it overlaps the last micro-batch's backward: a bucket leaves
+It runs on threads of its own, so that it overlaps the last micro-batch's backward: a bucket leaves
 as soon as its last unit is complete. Buckets leave in the order of the buffer on every worker, also
 where units complete in another order, because all members must call the same collectives in the
-same order.
+same order. Each stage of the all-reduce has a thread: while one bucket is between nodes, the next
+is summed up inside the node and the one before is handed round there.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from functools import partial
 
 import torch
 
-from mics_core.comm.replication import ReplicationGroup
+from mics_core.comm.replication import NUM_STAGES, ReplicationGroup
 from mics_core.comm.threads import CommThread, PendingWork
 from mics_core.engine.gradients import GradientBuffer
 from mics_core.errors import ReplicationError
 
 __all__ = ["SecondHop"]
+
+_ACROSS = 1
+"""The stage between nodes, whose process group also carries the summary."""
 
 
 class SecondHop:
@@ -34,14 +38,17 @@ class SecondHop:
 
     def __init__(self, buffer: GradientBuffer):
         self._buffer = buffer
-        self._thread = CommThread("second-hop")
+        self._threads = [CommThread(f"second-hop-{stage}") for stage in range(NUM_STAGES)]
         self._lock = threading.Lock()
         self._replication: ReplicationGroup | None = None
         self._complete = [False] * len(buffer.units)
         self._next_bucket = 0
         self._pending: list[PendingWork] = []
         self._rows: list[list[float]] = []
+        self._left = threading.Semaphore(0)
+        self._num_sent = 0
         self._error = ""
+        self._fault: BaseException | None = None
 
     def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Begin the last micro-batch's backward.
@@ -53,7 +60,9 @@ class SecondHop:
         self._replication = replication
         self._complete = [False] * len(self._buffer.units)
         self._next_bucket, self._error, self._rows = 0, "", []
-        self._pending = [self._thread.submit(lambda: self._gather(summary))]
+        self._left = threading.Semaphore(0)
+        self._num_sent = 0
+        self._pending = [self._threads[_ACROSS].submit(lambda: self._gather(summary))]
 
     def unit_complete(self, index: int) -> None:
         """Note that a unit's sum over this group is complete; called from any thread."""
@@ -74,12 +83,17 @@ class SecondHop:
             self._launch_complete_buckets()
         for work in self._pending:
             work.wait()
+        for _ in range(self._num_sent):
+            self._left.acquire()
         self._pending, self._replication = [], None
+        if self._fault is not None:
+            raise self._fault
         return self._rows, self._error
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.close()
+        """End the threads."""
+        for thread in self._threads:
+            thread.close()
 
     def _launch_complete_buckets(self) -> None:
         buckets = self._buffer.buckets
@@ -89,7 +103,8 @@ class SecondHop:
                 return
             self._next_bucket += 1
             event = _record_event(self._buffer.flat.device)
-            self._pending.append(self._thread.submit(partial(self._reduce, index, event)))
+            self._num_sent += 1
+            self._threads[0].submit(partial(self._run_stage, 0, index, event))
 
     def _gather(self, summary: Callable[[], list[float]]) -> None:
         assert self._replication is not None
@@ -98,16 +113,24 @@ class SecondHop:
         except ReplicationError as error:
             self._error = str(error)
 
-    def _reduce(self, index: int, event: torch.cuda.Event | None) -> None:
+    def _run_stage(self, stage: int, index: int, event: torch.cuda.Event | None) -> None:
+        """Run one stage of a bucket and hand it on; after an error buckets only pass through."""
         assert self._replication is not None
-        if self._error:
-            return
-        if event is not None:
-            event.synchronize()
         try:
-            self._replication.all_reduce(self._buffer.of_bucket(index))
+            if not self._error:
+                if event is not None:
+                    event.synchronize()
+                self._replication.run_stage(stage, self._buffer.of_bucket(index))
         except ReplicationError as error:
-            self._error = str(error)
+            self._error = self._error or str(error)
+        except BaseException as fault:
+            self._fault, self._error = fault, repr(fault)
+        finally:
+            if stage + 1 < NUM_STAGES:
+                # Each thread takes the buckets in their order and hands them on in it.
+                self._threads[stage + 1].submit(partial(self._run_stage, stage + 1, index, None))
+            else:
+                self._left.release()
 
 
 def _record_event(device: torch.device) -> torch.cuda.Event | None:

@@ -131,7 +131,7 @@ def test_members_of_one_node_reduce_among_themselves_first(
 
 def grid_of(things: Things, place: int) -> tuple[int, int]:
     ring = things["group"]._ring
-    assert (ring.intra is not None) == ring.grid.has_stages
+    assert (ring.inter is not None) == ring.grid.has_stages
     return ring.grid.num_nodes, ring.grid.workers_per_node
 
 

@@ -46,14 +46,19 @@ def train_observed(
     strategy: Strategy | None,
 ) -> tuple[dict[str, Any], Seen] | None:
     seen = Seen()
-    all_reduce, complete = ReplicationGroup.all_reduce, SecondHop.unit_complete
+    run_stage, complete = ReplicationGroup.run_stage, SecondHop.unit_complete
     begin_step = UnitDriver.begin_step
 
     def begin(driver: UnitDriver) -> None:
         seen.driver = driver
         begin_step(driver)
 
-    def reduce(group: ReplicationGroup, flat: torch.Tensor) -> None:
+    def reduce(group: ReplicationGroup, stage: int, flat: torch.Tensor) -> None:
+        if stage == 1:  # the one between nodes
+            count(flat)
+        run_stage(group, stage, flat)
+
+    def count(flat: torch.Tensor) -> None:
         buffer = seen.driver.gradients
         first = (flat.data_ptr() - buffer.flat.data_ptr()) // flat.element_size()
         last = first + flat.numel()
@@ -63,7 +68,6 @@ def train_observed(
         for unit in buffer.units:
             if first <= unit.offset and unit.offset + unit.num_elements <= last:
                 seen.reductions[unit.name] += 1
-        all_reduce(group, flat)
 
     def note(hop: SecondHop, index: int) -> None:
         before = hop._next_bucket
@@ -84,7 +88,7 @@ def train_observed(
     stages += ["scatter_flat", "scatter_rows", "scatter_columns"]
     patches = [
         mock.patch.object(UnitDriver, "begin_step", begin),
-        mock.patch.object(ReplicationGroup, "all_reduce", reduce),
+        mock.patch.object(ReplicationGroup, "run_stage", reduce),
         mock.patch.object(SecondHop, "unit_complete", note),
         *(counted(name) for name in stages),
     ]
