@@ -18,6 +18,8 @@ class System(Protocol):
 
     description: str
     """What it decided by itself, in a sentence; empty if nothing."""
+    predicted_step_s: float | None
+    """Time of a step as it predicted it; none without a model."""
 
     def step(self, index: int) -> float:
         """Train one whole step; all workers call it.
@@ -41,6 +43,7 @@ class Built:
     """The system is there; memory counts from the request on."""
 
     description: str
+    predicted_step_s: float | None
     baseline_rss_bytes: int
     peak_rss_bytes: int
 

@@ -129,7 +129,12 @@ class _Worker:
         baseline = rss_bytes()
         self._system = build_system(request.system, request.spec, read_site())
         dist.barrier()
-        built = Built(self._system.description, baseline, peak_rss_bytes())
+        built = Built(
+            self._system.description,
+            self._system.predicted_step_s,
+            baseline,
+            peak_rss_bytes(),
+        )
         reset_peak()
         return built
 

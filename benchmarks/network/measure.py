@@ -39,6 +39,7 @@ class Measured:
         layout: Nodes and workers.
         link_mbit: Rate of the nodes' links; none without a limit.
         description: What it decided by itself.
+        predictions_s: Time of a step as it predicted it, in each turn.
         error: Why there is no result, or none.
         num_warm_up: Steps at the start of a turn that do not count.
         turns: The steps of each turn.
@@ -48,6 +49,7 @@ class Measured:
     layout: str
     link_mbit: float | None
     description: str = ""
+    predictions_s: list[float] = field(default_factory=list)
     error: str | None = None
     num_warm_up: int = 0
     turns: list[list[Step]] = field(default_factory=list)
@@ -85,6 +87,8 @@ class Measured:
             "peak_rss_bytes": max(step.peak_rss_bytes for turn in self.turns for step in turn),
             "loss": self.turns[-1][-1].loss,
         }
+        if self.predictions_s:
+            row["predicted_step_s"] = median(self.predictions_s)
         return row | ({"description": self.description} if self.description else {})
 
 
@@ -187,7 +191,10 @@ def _take_turn(
 ) -> None:
     factory = factories.of(result.system)
     with World(factory, result.system, layout.workers_per_node) as world:
-        result.description = world.build(result.system, spec)[0].description
+        built = world.build(result.system, spec)[0]
+        result.description = built.description
+        if built.predicted_step_s is not None:
+            result.predictions_s.append(built.predicted_step_s)
         steps = range(plan.num_warm_up + plan.num_steps)
         result.turns.append([world.step(index) for index in steps])
 

@@ -70,7 +70,7 @@ def train_over_groups(
     model = trainers[0].model
     # Activation checkpointing wraps blocks, which shows in the names.
     whole = {
-        name.replace("_checkpoint_wrapped_module.", ""): _whole(value)
+        name.replace("_checkpoint_wrapped_module.", ""): _whole(value, partition)
         for name, value in model.named_parameters()
     }
     digest = hashlib.sha256()
@@ -100,6 +100,15 @@ def _partition_group(
     return _formed[key]
 
 
-def _whole(parameter: torch.Tensor) -> torch.Tensor:
+def _whole(parameter: torch.Tensor, partition: PartitionGroup) -> torch.Tensor:
+    """Return the whole parameter; all workers of the partition group must call it.
+
+    `full_tensor` would do, were there not many meshes over the same ranks in the pool's life: torch
+    takes them for one.
+    """
     value = parameter.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    if not isinstance(value, DTensor):
+        return value
+    shards: list[Any] = [None] * partition.size
+    dist.all_gather_object(shards, value.to_local(), group=partition.control)
+    return torch.cat(shards)

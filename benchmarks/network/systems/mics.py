@@ -38,6 +38,7 @@ class _Choice:
     partition_size: int
     reason: str
     strategy: Strategy
+    predicted_step_s: float
 
 
 def settings_of(name: str) -> dict[str, str]:
@@ -56,7 +57,7 @@ def build(name: str, spec: JobSpec, site: Site) -> _Mics:
     store, address = _share_store(site)
     member = Member(1, site.rank % size, site.rank // size, num_groups, node=partition.node)
     replication = connect(address, member, superseded=lambda: False, timeout_s=_TIMEOUT_S)
-    return _Mics(trainer, replication, site, store, choice.reason)
+    return _Mics(trainer, replication, site, store, choice)
 
 
 class _Mics:
@@ -66,9 +67,10 @@ class _Mics:
         replication: ReplicationGroup,
         site: Site,
         store: TCPStore | None,
-        reason: str,
+        choice: _Choice,
     ):
-        self.description = reason
+        self.description = choice.reason
+        self.predicted_step_s: float | None = choice.predicted_step_s
         self._trainer = trainer
         self._replication = replication
         self._site = site
@@ -93,6 +95,7 @@ def _choose(name: str, spec: JobSpec, site: Site) -> _Choice:
         layout.partition_size,
         f"p = {layout.partition_size}, {layout.strategy}: {plan.reason}",
         layout.strategy,
+        plan.choice.prediction.step_s,
     )
 
 

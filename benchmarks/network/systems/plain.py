@@ -38,7 +38,7 @@ def build_optimizer(model: nn.Module, spec: JobSpec) -> torch.optim.Optimizer:
         betas=constants.betas,
         eps=constants.eps,
         weight_decay=constants.weight_decay,
-        foreach=True,
+        fused=True,
     )
 
 
@@ -56,6 +56,7 @@ class PlainTraining:
     """
 
     description = ""
+    predicted_step_s: float | None = None
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, spec: JobSpec, site: Site
