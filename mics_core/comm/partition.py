@@ -125,7 +125,7 @@ class PartitionGroup:
             raise GroupFailedError(
                 f"Partition group {group_id} broke at step {step} on rank {self.rank}:"
                 f" {broken.message} ({who})",
-                remedy="See the log of the first of them; the group is replaced.",
+                remedy="The missing workers' logs say why; the group is replaced.",
             ) from broken
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.job import SpecModel
@@ -75,14 +74,10 @@ def parse_cluster_spec(value: Any) -> ClusterSpec:
                 )
             ]
         )
-    problems = list(_unknown_fields(value, ClusterSpec))
     try:
-        spec = ClusterSpec.model_validate(_known_part(value, ClusterSpec))
+        return ClusterSpec.model_validate(dict(value))
     except ValidationError as error:
-        raise SpecificationError([*problems, *problems_of(error)]) from None
-    if problems:
-        raise SpecificationError(problems)
-    return spec
+        raise SpecificationError(problems_of(error, ClusterSpec)) from None
 
 
 def load_cluster_spec(path: str | Path) -> ClusterSpec:
@@ -119,32 +114,3 @@ def write_cluster_spec(spec: ClusterSpec, path: str | Path, comments: tuple[str,
         rule = f"it cannot be written ({reason})."
         remedy = "Name a file in an existing folder."
         raise SpecificationError([Problem("(file)", str(path), rule, remedy)]) from None
-
-
-# Unknown fields are found here and not by pydantic: `problems_of` proposes fields of a job.
-
-
-def _unknown_fields(
-    value: Mapping[Any, Any], model: type[BaseModel], above: str = ""
-) -> Iterator[Problem]:
-    known = sorted(model.model_fields)
-    for name, content in value.items():
-        if name not in model.model_fields:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
-            yield Problem(f"{above}{name}", shown(content), "there is no such field.", hint)
-        elif (inner := _model_of(model, name)) and isinstance(content, Mapping):
-            yield from _unknown_fields(content, inner, f"{above}{name}.")
-
-
-def _known_part(value: Mapping[Any, Any], model: type[BaseModel]) -> dict[str, Any]:
-    part = {name: value[name] for name in value if name in model.model_fields}
-    for name, content in part.items():
-        if (inner := _model_of(model, name)) and isinstance(content, Mapping):
-            part[name] = _known_part(content, inner)
-    return part
-
-
-def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    kind = model.model_fields[name].annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

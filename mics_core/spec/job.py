@@ -292,8 +292,8 @@ class EngineSpec(SpecModel):
     bucket_mib: float = Field(default=8.0, gt=0.0)
     """Gradients go across partition groups in buckets of whole units of at least this size."""
     offload_optimizer: bool = False
-    """Keep the optimizer's state and its copy of the parameters in the host's memory, and update
-    there. Frees the GPU's memory for a slower update; on the CPU it only costs the copy."""
+    """Keep the shards and the optimizer's state in the host's memory, and update there. Frees the
+    GPU's memory for a slower update; on the CPU it only costs a copy."""
     compile: bool = False
     """Compile each block with `torch.compile`."""
 

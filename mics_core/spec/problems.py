@@ -47,9 +47,14 @@ _REMEDIES = {
 }
 
 
-def problems_of(error: ValidationError) -> list[Problem]:
-    """Return pydantic's findings as problems with a remedy each."""
-    return [_problem(detail) for detail in error.errors(include_url=False)]
+def problems_of(error: ValidationError, root: type[BaseModel] = JobSpec) -> list[Problem]:
+    """Return pydantic's findings as problems with a remedy each.
+
+    Args:
+        error: The findings.
+        root: The model that was validated.
+    """
+    return [_problem(detail, root) for detail in error.errors(include_url=False)]
 
 
 def shown(value: Any, limit: int = 80) -> str:
@@ -61,11 +66,11 @@ def shown(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _problem(detail: Any) -> Problem:
+def _problem(detail: Any, root: type[BaseModel]) -> Problem:
     location: tuple[int | str, ...] = detail["loc"]
     field, value, kind = _field(location), shown(detail["input"]), detail["type"]
     if kind == "extra_forbidden":
-        known = _known_fields(location)
+        known = _known_fields(location, root)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"Did you mean `{close[0]}`?" if close else f"Known here: {', '.join(known)}."
         return Problem(field, value, "there is no such field.", hint)
@@ -117,11 +122,11 @@ def _value_at(value: Any, where: str, base: str) -> str:
     return shown(value)
 
 
-def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+def _known_fields(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     """Names of the fields that the model at `location` has."""
     if tagged := _TAGGED_MODELS.get(location[:2]):
         return sorted(tagged.model_fields)
-    model: type[BaseModel] = JobSpec
+    model = root
     for part in location[:-1]:
         inner = model.model_fields[str(part)].annotation
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from mics_core.comm.nodes import NodeGrid, node_grid
 from tests.comm.worlds import gather_both_ways, scatter_every_way
-from tests.engine.worker_pool import WorkerPool
+from tests.engine.worker_pool import WorkerPool, running_pool
 
 LAYOUTS = [(4, 2), (8, 2), (8, 4)]  # p and k: 2 × 2, 4 × 2, 2 × 4
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -20,12 +19,8 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pool = WorkerPool(8, port)
-    yield pool
-    pool.close()
+    with running_pool(8) as pool:
+        yield pool
 
 
 layouts = st.sampled_from(LAYOUTS)

@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.worker_pool import WorkerPool
+from tests.engine.worker_pool import WorkerPool, running_pool
 
 
 @pytest.fixture(scope="package")
 def pool() -> Iterator[WorkerPool]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pool = WorkerPool(12, port)
-    yield pool
-    pool.close()
+    with running_pool(12) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="package")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
@@ -51,6 +53,19 @@ class WorkerPool:
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@contextmanager
+def running_pool(size: int) -> Iterator[WorkerPool]:
+    """Run a pool on a free port; none of its processes is left afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pool = WorkerPool(size, port)
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
