@@ -237,7 +237,7 @@ def test_a_broken_specification_is_refused_with_field_value_rule_and_remedy(
     assert error["code"] == "invalid_specification"
     (problem,) = error["problems"]
     assert (problem["field"], problem["value"]) == ("partition_size", "0")
-    assert problem["rule"] == "a partition size is a positive whole number or 'auto'."
+    assert problem["rule"] == "this is a positive whole number or 'auto'."
     assert problem["remedy"] == "Leave it at 'auto' to have the planner choose."
     assert {job.job_id for job in client.jobs().jobs} == jobs_before
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mics_core.engine.summary import Share, Summary, combine
+from mics_core.engine.summary import Share, Summary, combine, combine_groups
 
 pytestmark = pytest.mark.pure
 
@@ -91,16 +91,16 @@ def test_the_summaries_of_all_groups_cover_the_batch(sizes: list[int]) -> None:
         summary_of(list(range(start, start + size)))
         for start, size in zip(starts, sizes, strict=True)
     ]
-    assert combine([part.as_vector() for part in parts]).covers(0, sum(sizes))
+    assert combine(parts).covers(0, sum(sizes))
     if len(parts) > 1:
-        assert not combine([part.as_vector() for part in parts[1:]]).covers(0, sum(sizes))
+        assert not combine(parts[1:]).covers(0, sum(sizes))
         doubled = [*parts[1:], parts[1]]
-        assert not combine([part.as_vector() for part in doubled]).covers(0, sum(sizes))
+        assert not combine(doubled).covers(0, sum(sizes))
 
 
 def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
     parts = [summary_of([4, 5], loss=1.5, pending=3), summary_of([0, 1, 2], loss=0.25, pending=7)]
-    total = combine([part.as_vector() for part in parts])
+    total = combine(parts)
     assert total == Summary(
         loss_sum=1.75,
         num_tokens=50,
@@ -113,10 +113,20 @@ def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
 
 
 @QUICK
-@given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=8))
-def test_combining_the_same_rows_gives_the_same_bits(losses: list[float]) -> None:
-    rows = [summary_of([place], loss=loss).as_vector() for place, loss in enumerate(losses)]
-    assert combine(rows) == combine([list(row) for row in rows])
+@given(st.lists(st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_each_group_is_combined_of_its_own_workers_to_the_same_bits_everywhere(
+    losses: list[list[float]],
+) -> None:
+    # losses[rank][group]; each worker has gathered the row of its rank.
+    rows = [
+        [summary_of([3 * rank + group], loss=loss) for group, loss in enumerate(row)]
+        for rank, row in enumerate(losses)
+    ]
+    vectors = [[value for part in row for value in part.as_vector()] for row in rows]
+    groups = combine_groups(vectors, num_groups=3)
+    assert groups == [combine([row[group] for row in rows]) for group in range(3)]
+    assert [group.num_samples for group in groups] == [len(losses)] * 3
+    assert combine(groups).covers(0, 3 * len(losses))
 
 
 def test_a_summary_survives_the_exchange_as_doubles() -> None:
