@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from mics_core.planner.question import Question
 from mics_core.spec import JobSpec
 
 __all__ = ["Build", "Built", "Count", "Counted", "Drop", "Failure", "Run", "Stepped", "System"]
@@ -18,8 +19,8 @@ class System(Protocol):
 
     description: str
     """What it decided by itself, in a sentence; empty if nothing."""
-    predicted_step_s: float | None
-    """Time of a step as it predicted it; none without a model."""
+    question: Question | None
+    """What it would predict a step's time from; none without a model."""
 
     def step(self, index: int) -> float:
         """Train one whole step; all workers call it.
@@ -43,7 +44,7 @@ class Built:
     """The system is there; memory counts from the request on."""
 
     description: str
-    predicted_step_s: float | None
+    question: Question | None
     baseline_rss_bytes: int
     peak_rss_bytes: int
 

@@ -131,7 +131,7 @@ class _Worker:
         dist.barrier()
         built = Built(
             self._system.description,
-            self._system.predicted_step_s,
+            self._system.question,
             baseline,
             peak_rss_bytes(),
         )

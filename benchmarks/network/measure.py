@@ -25,6 +25,7 @@ from benchmarks.network.deepspeed_env import (
 )
 from benchmarks.network.layouts import Layout
 from benchmarks.network.systems import family_of
+from mics_core.planner.question import Question
 from mics_core.spec import JobSpec
 
 __all__ = ["Factories", "Measured", "Plan", "largest_loss_difference", "measure"]
@@ -39,7 +40,7 @@ class Measured:
         layout: Nodes and workers.
         link_mbit: Rate of the nodes' links; none without a limit.
         description: What it decided by itself.
-        predictions_s: Time of a step as it predicted it, in each turn.
+        questions: What it predicted a step's time from, in each turn.
         error: Why there is no result, or none.
         num_warm_up: Steps at the start of a turn that do not count.
         turns: The steps of each turn.
@@ -49,7 +50,7 @@ class Measured:
     layout: str
     link_mbit: float | None
     description: str = ""
-    predictions_s: list[float] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     error: str | None = None
     num_warm_up: int = 0
     turns: list[list[Step]] = field(default_factory=list)
@@ -87,8 +88,9 @@ class Measured:
             "peak_rss_bytes": max(step.peak_rss_bytes for turn in self.turns for step in turn),
             "loss": self.turns[-1][-1].loss,
         }
-        if self.predictions_s:
-            row["predicted_step_s"] = median(self.predictions_s)
+        if self.questions:
+            row["predicted_step_s"] = median(each.answer().step_s for each in self.questions)
+            row["predicted_from"] = [each.as_json() for each in self.questions]
         return row | ({"description": self.description} if self.description else {})
 
 
@@ -193,8 +195,8 @@ def _take_turn(
     with World(factory, result.system, layout.workers_per_node) as world:
         built = world.build(result.system, spec)[0]
         result.description = built.description
-        if built.predicted_step_s is not None:
-            result.predictions_s.append(built.predicted_step_s)
+        if built.question is not None:
+            result.questions.append(built.question)
         steps = range(plan.num_warm_up + plan.num_steps)
         result.turns.append([world.step(index) for index in steps])
 

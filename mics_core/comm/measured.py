@@ -195,6 +195,7 @@ class ProbeReport:
         intra_node: Within each node, all nodes at once; none with one worker a node.
         inter_node: Between workers of the same local rank, all k rings at once; none on one node.
         tflops: Each worker's rate of matrix products in TFLOP/s, all busy at once, by rank.
+        memory_bytes_per_s: Bytes that each worker reads and writes in a second, all busy, by rank.
         memory_bytes: Memory of the smallest device; none on the CPU, whose workers share a node's.
         seconds: What the measurement took.
     """
@@ -204,6 +205,7 @@ class ProbeReport:
     intra_node: LinkFit | None
     inter_node: LinkFit | None
     tflops: tuple[float, ...]
+    memory_bytes_per_s: tuple[float, ...]
     memory_bytes: int | None
     seconds: float
 
@@ -274,6 +276,7 @@ def cluster_findings(
         workers_per_node=report.workers_per_node,
         memory_gib=_rounded(memory_gib),
         peak_tflops=_rounded(statistics.median(report.tflops)),
+        memory_gb_per_s=_rounded(statistics.median(report.memory_bytes_per_s) / 1e9),
         intra_node=intra_node,
         inter_node=inter_node,
     )

@@ -11,7 +11,7 @@ nodes that of the node.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mics_core.planner.profile import Backend, ClusterProfile
 from mics_core.planner.strategy import Route
@@ -31,19 +31,47 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Time of a collective and what it sends out of each node that takes part."""
+    """What a collective costs each worker and node that takes part."""
 
     time_s: float = 0.0
+    """Time on the links."""
     node_bytes: float = 0.0
+    """Bytes that leave a node."""
+    worker_bytes: float = 0.0
+    """Bytes that each worker sends, inside its node or out of it."""
+    copied_bytes: float = 0.0
+    """Bytes that a worker reads and writes around the collective: copies in and out, the sum."""
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.time_s + other.time_s, self.node_bytes + other.node_bytes)
+        return Cost(
+            self.time_s + other.time_s,
+            self.node_bytes + other.node_bytes,
+            self.worker_bytes + other.worker_bytes,
+            self.copied_bytes + other.copied_bytes,
+        )
 
     def __mul__(self, times: float) -> Cost:
-        return Cost(self.time_s * times, self.node_bytes * times)
+        return Cost(
+            self.time_s * times,
+            self.node_bytes * times,
+            self.worker_bytes * times,
+            self.copied_bytes * times,
+        )
+
+    def processor_s(self, cluster: ClusterProfile) -> float:
+        """Return the time for which it takes the worker's processor from computing.
+
+        On CPUs the same cores compute, copy and drive the network. A sent byte moves through memory
+        eight times: the copies into and out of the kernel, the two between its ends, each read and
+        written. On GPUs all of it is done by other engines.
+        """
+        if cluster.backend == "nccl":
+            return 0.0
+        return (_PASSES * self.worker_bytes + self.copied_bytes) / cluster.moved_bytes_per_s
 
 
 NOTHING = Cost()
+_PASSES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +103,10 @@ def all_gather(num_bytes: float, span: Span, cluster: ClusterProfile, route: Rou
         return NOTHING
     if span.num_nodes == 1:
         return all_gather_inside(num_bytes, span, cluster)
+    copied = Cost(copied_bytes=_gather_copies(num_bytes, span.size))
     if route == "flat":
-        return _ring(num_bytes / span.size, span.size - 1, cluster)
-    rounds, piece = span.num_nodes - 1, num_bytes / span.num_nodes
-    across = Cost(rounds * cluster.inter_node.time_s(piece), rounds * piece)
-    return across + all_gather_inside(num_bytes, span, cluster)
+        return _ring(num_bytes / span.size, span.size - 1, cluster) + copied
+    return _across(num_bytes, span, cluster) + all_gather_inside(num_bytes, span, cluster)
 
 
 def all_gather_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
@@ -90,9 +117,12 @@ def all_gather_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> 
     if span.workers == 1:
         return NOTHING
     rounds, batches = span.workers - 1, _batches(span, cluster.backend)
-    link = cluster.intra_node
-    moved = rounds / span.workers * num_bytes / link.bandwidth_bytes_per_s
-    return Cost(rounds * batches * link.latency_s + moved)
+    link, sent = cluster.intra_node, rounds / span.workers * num_bytes
+    return Cost(
+        rounds * batches * link.latency_s + sent / link.bandwidth_bytes_per_s,
+        worker_bytes=sent,
+        copied_bytes=_gather_copies(num_bytes, span.workers),
+    )
 
 
 def reduce_scatter(num_bytes: float, span: Span, cluster: ClusterProfile, route: Route) -> Cost:
@@ -108,20 +138,23 @@ def reduce_scatter(num_bytes: float, span: Span, cluster: ClusterProfile, route:
         return reduce_scatter_inside(num_bytes, span, cluster)
     if route == "flat":
         rounds = (span.size - 1) * (2 if cluster.backend == "gloo" else 1)
-        return _ring(num_bytes / span.size, rounds, cluster)
+        copied = Cost(copied_bytes=_scatter_copies(num_bytes, span.size))
+        return _ring(num_bytes / span.size, rounds, cluster) + copied
     inside = reduce_scatter_inside(num_bytes, span, cluster)
     return inside + reduce_scatter_across(num_bytes, span, cluster)
 
 
 def reduce_scatter_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
     """Reduce inside each node, each worker keeping 1/w: the mirror of `all_gather_inside`."""
-    return all_gather_inside(num_bytes, span, cluster)
+    if span.workers == 1:
+        return NOTHING
+    gather = all_gather_inside(num_bytes, span, cluster)
+    return replace(gather, copied_bytes=_scatter_copies(num_bytes, span.workers))
 
 
 def reduce_scatter_across(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
     """Reduce between nodes what `reduce_scatter_inside` left: n - 1 rounds of M/n bytes a node."""
-    rounds, piece = span.num_nodes - 1, num_bytes / span.num_nodes
-    return Cost(rounds * cluster.inter_node.time_s(piece), rounds * piece)
+    return _across(num_bytes, span, cluster)
 
 
 def all_reduce(num_bytes: float, span: Span, num_groups: int, cluster: ClusterProfile) -> Cost:
@@ -143,25 +176,47 @@ def all_reduce(num_bytes: float, span: Span, num_groups: int, cluster: ClusterPr
     inside, across = cluster.intra_node, cluster.inter_node
     if span.num_nodes > 1:  # every member has nodes to itself; w rings share a node's link
         rounds, piece = 2 * (num_groups - 1), span.workers * shard / num_groups
-        return Cost(rounds * across.time_s(piece), rounds * piece)
+        return _rounds(rounds, across.time_s(piece), piece, piece / span.workers)
     sharing = min(num_groups, cluster.workers_per_node // span.workers)
     num_nodes = -(-num_groups // sharing)
     if num_nodes == 1:
-        rounds = 2 * (num_groups - 1)
-        return Cost(rounds * inside.time_s(shard / num_groups))
+        rounds, piece = 2 * (num_groups - 1), shard / num_groups
+        return _rounds(rounds, inside.time_s(piece), 0.0, piece)
     if num_groups % sharing:
         rounds, piece = 2 * (num_groups - 1), shard / num_groups
         per_round = max(across.time_s(span.size * piece), inside.time_s(piece))
-        return Cost(rounds * per_round, rounds * span.size * piece)
-    inner = Cost(2 * (sharing - 1) * inside.time_s(shard / sharing))
+        return _rounds(rounds, per_round, span.size * piece, piece)
+    rounds, piece = 2 * (sharing - 1), shard / sharing
+    inner = _rounds(rounds, inside.time_s(piece), 0.0, piece)
     rounds, piece = 2 * (num_nodes - 1), num_bytes / num_nodes
-    return inner + Cost(rounds * across.time_s(piece), rounds * piece)
+    of_worker = piece / (span.workers * sharing)
+    return inner + _rounds(rounds, across.time_s(piece), piece, of_worker)
 
 
 def _ring(piece_bytes: float, rounds: int, cluster: ClusterProfile) -> Cost:
     """A ring over nodes: of each node's workers one sends to another node, the rest inside."""
     per_round = max(cluster.inter_node.time_s(piece_bytes), cluster.intra_node.time_s(piece_bytes))
-    return Cost(rounds * per_round, rounds * piece_bytes)
+    return _rounds(rounds, per_round, piece_bytes, piece_bytes)
+
+
+def _across(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
+    """w rings between the nodes at once: n - 1 rounds of M/n bytes a node."""
+    rounds, piece = span.num_nodes - 1, num_bytes / span.num_nodes
+    return _rounds(rounds, cluster.inter_node.time_s(piece), piece, piece / span.workers)
+
+
+def _rounds(rounds: int, round_s: float, node_bytes: float, worker_bytes: float) -> Cost:
+    return Cost(rounds * round_s, rounds * node_bytes, rounds * worker_bytes)
+
+
+def _gather_copies(num_bytes: float, workers: int) -> float:
+    """Read and write the shard on its way in, and the whole unit on its way to the parameters."""
+    return 2 * num_bytes * (1 + 1 / workers)
+
+
+def _scatter_copies(num_bytes: float, workers: int) -> float:
+    """Read and write the unit's gradient on its way in, sum it up, and add the shard's sum."""
+    return num_bytes * (3 + 4 / workers)
 
 
 def _batches(span: Span, backend: Backend) -> int:

@@ -16,13 +16,16 @@ block's all-gather and reduce-scatter, G and S those of the root's.
 - The update moves the optimizer's states through memory once. Two gathers of a few numbers end the
   step: 2(p - 1) rounds inside the group and N - 1 across groups.
 
-What is not modelled: delays of launching kernels, stragglers, congestion by other traffic, and that
-communication on CPUs takes computing time of its own (measured bandwidths contain that).
+On CPUs a collective also takes a time h of the processor that computes (`Cost.processor_s`), which
+nothing can hide: what shows beside computing time c is max(h, time - c) there. That of copies shows
+where nothing runs beside, too.
+
+What is not modelled: delays of launching kernels, stragglers, and congestion by other traffic.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mics_core.planner.collectives import (
     NOTHING,
@@ -157,9 +160,9 @@ def _exchanges(
 @dataclass(frozen=True, slots=True)
 class _SecondHop:
     total: Cost
-    beside_block: float
-    """Time that joins each of the last backward's L - 1 intervals."""
-    tail: float
+    beside_block: Cost
+    """What joins each of the last backward's L - 1 intervals."""
+    tail_s: float
     """Time of the last bucket and of the root's."""
 
 
@@ -171,14 +174,13 @@ def _second_hop(
     groups, blocks = layout.num_groups, model.num_blocks
     root = all_reduce(model.root.parameters * reduce, span, groups, cluster)
     if not blocks:
-        return _SecondHop(root, 0.0, root.time_s)
+        return _SecondHop(root, NOTHING, root.time_s)
     block_bytes = model.block.parameters * reduce
     fill = -(-workload.bucket_bytes * span.size // max(1, block_bytes))
     blocks_per_bucket = min(blocks, max(1, fill))
     buckets = blocks / blocks_per_bucket
     bucket = all_reduce(blocks_per_bucket * block_bytes, span, groups, cluster)
-    hidden = (buckets - 1) * bucket.time_s
-    beside = hidden / (blocks - 1) if blocks > 1 else 0.0
+    beside = bucket * ((buckets - 1) / (blocks - 1)) if blocks > 1 else NOTHING
     return _SecondHop(bucket * buckets + root, beside, bucket.time_s + root.time_s)
 
 
@@ -193,25 +195,35 @@ def _times(
     span: Span,
 ) -> Times:
     blocks, later = model.num_blocks, micro_batches - 1
+
+    def alone(cost: Cost) -> float:
+        return cost.time_s + replace(cost, worker_bytes=0.0).processor_s(cluster)
+
+    def beside(compute_s: float, *costs: Cost) -> float:
+        whole = sum(costs, start=NOTHING)
+        return max(whole.processor_s(cluster), whole.time_s - compute_s)
+
     work = layout.micro_batch_size * cluster.seconds_per_flop
     block_s, root_s = model.block.flops * work, model.root.flops * work
     again_s = block_s if layout.is_checkpointed else 0.0
     backward_s = 2 * block_s + again_s
 
     def forward_shows(gather: _Pair) -> float:
-        shown = (blocks - 1) * max(0.0, gather.block.time_s - block_s) if blocks else 0.0
-        return gather.root.time_s + (gather.block.time_s if blocks else 0.0) + shown
+        if not blocks:
+            return alone(gather.root)
+        others = (blocks - 1) * beside(block_s, gather.block)
+        return alone(gather.root) + alone(gather.block) + others
 
-    def backward_shows(scatter: _Pair, hop_s: float = 0.0) -> float:
-        shown = exchanges.backward.root.time_s + scatter.root.time_s
+    def backward_shows(scatter: _Pair, hop_part: Cost = NOTHING) -> float:
+        gather = exchanges.backward
+        shown = alone(gather.root) + alone(scatter.root)
         if not blocks:
             return shown
-        gather_s, scatter_s = exchanges.backward.block.time_s, scatter.block.time_s
-        shown += max(0.0, gather_s - 2 * root_s) + scatter_s
-        return shown + (blocks - 1) * max(0.0, gather_s + scatter_s + hop_s - backward_s)
+        shown += beside(2 * root_s, gather.block) + alone(scatter.block)
+        return shown + (blocks - 1) * beside(backward_s, gather.block, scatter.block, hop_part)
 
     last = backward_shows(exchanges.last_scatter)
-    last_with_hop = backward_shows(exchanges.last_scatter, hop.beside_block) + hop.tail
+    last_with_hop = backward_shows(exchanges.last_scatter, hop.beside_block) + hop.tail_s
     forward_gather = exchanges.first_forward.of_model(blocks).time_s
     forward_gather += later * exchanges.later_forward.of_model(blocks).time_s
     scatter_s = exchanges.last_scatter.of_model(blocks).time_s
@@ -243,7 +255,7 @@ def _update_s(
     shard_bytes = num_bytes / layout.partition_size
     if workload.offload_optimizer and cluster.backend == "nccl":
         return shard_bytes / _OFFLOAD_BYTES_PER_S
-    return shard_bytes / cluster.update_bytes_per_s
+    return shard_bytes / cluster.moved_bytes_per_s
 
 
 def _summary_s(cluster: ClusterProfile, layout: Layout, span: Span) -> float:

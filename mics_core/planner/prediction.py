@@ -25,7 +25,7 @@ class Workload:
     """The update rule."""
     has_momentum: bool = False
     """For SGD: whether it keeps a momentum."""
-    bucket_bytes: int = 8 * _MIB
+    bucket_bytes: int = 4 * _MIB
     """Gradients go across partition groups in buckets of whole units of at least this size."""
     offload_optimizer: bool = False
     """Whether the optimizer's state is in the host's memory; for GPUs alone."""

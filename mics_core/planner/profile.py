@@ -54,8 +54,9 @@ class ClusterProfile:
     seconds_per_flop_measured: float | None = None
     """Measured time of one operation of the model; goes before peak and efficiency."""
     memory_bytes_per_s: float | None = None
-    """Memory bandwidth of one worker, which bounds the optimizer's update. Where it is not known it
-    is taken from the peak: 200 operations a byte on GPUs, 10 on CPUs."""
+    """Bytes that one worker reads and writes in its memory in a second. It bounds the optimizer's
+    update and, on CPUs, what messages cost the processor. Where it is not known it is taken from
+    the peak: 200 operations a byte on GPUs, 10 on CPUs."""
 
     @property
     def num_workers(self) -> int:
@@ -70,8 +71,8 @@ class ClusterProfile:
         return 1.0 / (self.peak_flops_per_s * self.efficiency)
 
     @property
-    def update_bytes_per_s(self) -> float:
-        """Bytes that the optimizer's update moves through one worker's memory in a second."""
+    def moved_bytes_per_s(self) -> float:
+        """Bytes that one worker reads and writes in its memory in a second."""
         if self.memory_bytes_per_s is not None:
             return self.memory_bytes_per_s
         return self.peak_flops_per_s / _FLOPS_PER_BYTE[self.backend]

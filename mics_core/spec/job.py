@@ -289,7 +289,7 @@ class EngineSpec(SpecModel):
     hierarchical: Literal["auto", "always", "never"] = "auto"
     """Whether the collectives of a partition group over several nodes go through an inter-node and
     an intra-node stage. `auto`: the planner's choice, for each collective and message size."""
-    bucket_mib: float = Field(default=8.0, gt=0.0)
+    bucket_mib: float = Field(default=4.0, gt=0.0)
     """Gradients go across partition groups in buckets of whole units of at least this size."""
     offload_optimizer: bool = False
     """Keep the shards and the optimizer's state in the host's memory, and update there. Frees the

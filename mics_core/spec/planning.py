@@ -86,6 +86,7 @@ def profile_of(spec: ClusterSpec, backend: Backend) -> ClusterProfile:
         inter_node=_link(spec.inter_node),
         efficiency=spec.efficiency,
         backend=backend,
+        memory_bytes_per_s=None if spec.memory_gb_per_s is None else spec.memory_gb_per_s * 1e9,
     )
 
 

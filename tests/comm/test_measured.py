@@ -52,7 +52,9 @@ def report_of(
     intra: LinkFit | None, inter: LinkFit | None, nodes: int = 2, memory_bytes: int | None = 8 << 30
 ) -> ProbeReport:
     names = tuple(f"n{number}" for number in range(nodes))
-    return ProbeReport(names, 2, intra, inter, (0.1, 0.3, 0.2, 9.0), memory_bytes, 1.0)
+    return ProbeReport(
+        names, 2, intra, inter, (0.1, 0.3, 0.2, 9.0), (2e9, 4e9, 3e9, 3e9), memory_bytes, 1.0
+    )
 
 
 # The fit.
@@ -113,6 +115,7 @@ def test_a_report_becomes_a_cluster() -> None:
     findings = cluster_findings(report_of(intra, inter), name="x")
     assert findings.notes == ()
     assert findings.spec.peak_tflops == 0.25
+    assert findings.spec.memory_gb_per_s == 3
     assert findings.spec.memory_gib == 8.0
     assert findings.spec.intra_node == link_spec(intra)
     assert findings.spec.inter_node == link_spec(inter)

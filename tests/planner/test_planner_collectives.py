@@ -20,6 +20,7 @@ from mics_core.planner.collectives import (
     reduce_scatter_inside,
 )
 from mics_core.planner.profile import ClusterProfile
+from mics_core.planner.strategy import Route
 
 pytestmark = pytest.mark.pure
 
@@ -41,7 +42,21 @@ def test_a_gather_inside_a_node_is_a_ring_that_leaves_nothing_out() -> None:
     cost = all_gather(4000, Span(1, 2), CLUSTER, "flat")
     assert cost.time_s == pytest.approx(1e-4 + 2e-3)
     assert cost.node_bytes == 0
-    assert reduce_scatter(4000, Span(1, 2), CLUSTER, "flat") == cost
+    assert (cost.worker_bytes, cost.copied_bytes) == (2000, 2 * 4000 + 2 * 2000)
+    back = reduce_scatter(4000, Span(1, 2), CLUSTER, "flat")
+    assert replace(back, copied_bytes=cost.copied_bytes) == cost
+    # In and out, 4000 bytes each; the sum of two halves and adding it, 4000 + 2000 + 6000.
+    assert back.copied_bytes == 2 * 4000 + 4000 + 2000 + 6000
+
+
+@given(SIZES, SPANS, st.sampled_from(["flat", "hierarchical"]))
+def test_messages_take_the_processor_on_cpus_alone(
+    num_bytes: float, span: Span, route: Route
+) -> None:
+    cost = reduce_scatter(num_bytes, span, CLUSTER, route)
+    assert cost.processor_s(NCCL) == 0
+    passes = 8 * cost.worker_bytes + cost.copied_bytes
+    assert cost.processor_s(replace(CLUSTER, memory_bytes_per_s=1e6)) == pytest.approx(passes / 1e6)
 
 
 def test_a_flat_gather_over_nodes_runs_at_the_pace_of_the_network() -> None:
@@ -66,7 +81,7 @@ def test_nccl_runs_the_gathers_inside_as_one_batch() -> None:
 def test_gloos_own_reduce_scatter_takes_twice_the_ring() -> None:
     ring = reduce_scatter(4000, Span(2, 2), NCCL, "flat")
     native = reduce_scatter(4000, Span(2, 2), CLUSTER, "flat")
-    assert ring == all_gather(4000, Span(2, 2), NCCL, "flat")
+    assert ring.time_s == all_gather(4000, Span(2, 2), NCCL, "flat").time_s
     assert native.time_s == pytest.approx(2 * ring.time_s)
     assert native.node_bytes == pytest.approx(6000)
 

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.pure
 FORWARD, HEAD = 2e-3, 1e-3  # one sample: a block, the root
 
 
+SLOW_MEMORY = replace(CLUSTER, memory_bytes_per_s=1e6)
+
+
 def run(size: int, groups: int = 1, batch: int = 16, **changes: object) -> Prediction:
     return predict(MODEL, CLUSTER, layout(size, groups, **changes), workload(batch))
 
@@ -53,10 +56,29 @@ def test_a_single_worker_exposes_nothing() -> None:
 
 def test_the_update_moves_seven_numbers_of_each_parameter() -> None:
     # AdamW: parameter, gradient, two moments in; all but the gradient out; 4 bytes, 1 MB/s.
-    assert run(2).times.optimizer == pytest.approx(7 * 4 * 4400 / 2 / 1e6)
+    found = predict(MODEL, SLOW_MEMORY, layout(2), workload()).times.optimizer
+    assert found == pytest.approx(7 * 4 * 4400 / 2 / 1e6)
     sgd = workload(16, optimizer="sgd")
-    found = predict(MODEL, CLUSTER, layout(1), sgd).times.optimizer
+    found = predict(MODEL, SLOW_MEMORY, layout(1), sgd).times.optimizer
     assert found == pytest.approx(3 * 4 * 4400 / 1e6)
+
+
+def test_on_cpus_what_messages_take_of_the_processor_shows_whatever_is_computed() -> None:
+    # Kept parameters: one micro-batch gathers 5 units in forward and reduces 5 in backward, each of
+    # which sends half of its bytes and copies as `collectives` says.
+    endless = replace(SLOW_MEMORY, efficiency=1e-6)
+    kept = layout(2, strategy=Strategy(reshard="never"))
+    times = predict(MODEL, endless, kept, workload(2)).times
+    block, root, sent = 4000, 1600, 8 / 2
+    alone = block + root  # nothing runs beside the first block's and the root's
+    link = 2 * 1e-4 + (block + root) / 2 / 1e6
+    gathered = link + 3 * alone / 1e6 + 3 * (sent + 3) * block / 1e6
+    assert times.exposed_forward == pytest.approx(gathered)
+    reduced = link + 5 * alone / 1e6 + 3 * (sent + 5) * block / 1e6
+    assert times.exposed_backward == pytest.approx(reduced)
+    on_gpus = replace(endless, backend="nccl")
+    hidden = predict(MODEL, on_gpus, kept, workload(2)).times
+    assert hidden.exposed_forward == hidden.exposed_backward == pytest.approx(link)
 
 
 def test_gathers_inside_a_node_hide_behind_the_computing_of_one_unit() -> None:

@@ -94,7 +94,7 @@ def test_a_file_without_fields_is_refused(value: Any) -> None:
         ),
         ({"inter_node": {"latency_us": 1}}, "inter_node.bandwidth_gbit_per_s", "Add `bandwidth"),
         ({"node": 2}, "node", "Did you mean `nodes`?"),
-        ({"gpus": 2}, "gpus", "Known here: efficiency, inter_node, intra_node, memory_gib"),
+        ({"gpus": 2}, "gpus", "Known here: efficiency, inter_node, intra_node, memory_gb_per_s"),
         ({3: 2}, "3", "Put the name in quotes"),
         (
             {"inter_node": {"bandwidth_gbit": 1, "bandwidth_gbit_per_s": 1, "latency_us": 1}},

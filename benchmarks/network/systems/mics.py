@@ -21,9 +21,10 @@ from mics_core.comm.replication import Member, ReplicationGroup, connect
 from mics_core.elastic.plan import StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.trainer import StepBroken, Trainer
+from mics_core.planner.question import Question
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
-from mics_core.spec.planning import settled_spec
+from mics_core.spec.planning import settled_spec, workload_of
 
 __all__ = ["build", "settings_of"]
 
@@ -38,7 +39,7 @@ class _Choice:
     partition_size: int
     reason: str
     strategy: Strategy
-    predicted_step_s: float
+    question: Question
 
 
 def settings_of(name: str) -> dict[str, str]:
@@ -70,7 +71,7 @@ class _Mics:
         choice: _Choice,
     ):
         self.description = choice.reason
-        self.predicted_step_s: float | None = choice.predicted_step_s
+        self.question: Question | None = choice.question
         self._trainer = trainer
         self._replication = replication
         self._site = site
@@ -88,14 +89,14 @@ def _choose(name: str, spec: JobSpec, site: Site) -> _Choice:
     settings = settings_of(name)
     size = settings.pop("p", "auto")
     asked = _changed(spec, size if size == "auto" else int(size), settings)
-    plan = tune(spec, asked, site).plan
-    layout = plan.choice.layout
+    tuned = tune(spec, asked, site)
+    plan, layout = tuned.plan, tuned.plan.choice.layout
     return _Choice(
         settled_spec(asked, layout),
         layout.partition_size,
         f"p = {layout.partition_size}, {layout.strategy}: {plan.reason}",
         layout.strategy,
-        plan.choice.prediction.step_s,
+        Question(tuned.shape, tuned.profile, layout, workload_of(asked)),
     )
 
 

@@ -15,6 +15,7 @@ from mics_core.data.order import positions_of_worker
 from mics_core.data.sources import build_samples
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.sharding import ShardingOptions, shard_model
+from mics_core.planner.question import Question
 from mics_core.spec import JobSpec
 
 __all__ = ["PlainTraining", "build_optimizer", "build_whole_model"]
@@ -56,7 +57,7 @@ class PlainTraining:
     """
 
     description = ""
-    predicted_step_s: float | None = None
+    question: Question | None = None
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, spec: JobSpec, site: Site

@@ -24,7 +24,7 @@ from mics_core.spec.planning import plan_job, profile_of
 __all__ = ["Tuned", "measure_profile", "tune"]
 
 _PROBE = ProbeSettings(
-    message_bytes=(4 << 10, 64 << 10, 512 << 10, 2 << 20),
+    message_bytes=(4 << 10, 64 << 10, 512 << 10, 2 << 20, 8 << 20),
     repetitions=3,
     window_s=0.05,
     size_budget_s=4.0,
