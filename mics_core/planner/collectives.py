@@ -61,17 +61,17 @@ class Cost:
     def processor_s(self, cluster: ClusterProfile) -> float:
         """Return the time for which it takes the worker's processor from computing.
 
-        On CPUs the same cores compute, copy and drive the network. A sent byte moves through memory
-        eight times: the copies into and out of the kernel, the two between its ends, each read and
-        written. On GPUs all of it is done by other engines.
+        On CPUs the same cores compute, copy and drive the network; a byte that goes out over TCP
+        and in again costs them as much as moving 27 through memory (fitted, docs/scaling.md). On
+        GPUs all of it is done by other engines.
         """
         if cluster.backend == "nccl":
             return 0.0
-        return (_PASSES * self.worker_bytes + self.copied_bytes) / cluster.moved_bytes_per_s
+        return (_BYTES_MOVED_PER_SENT * self.worker_bytes + self.copied_bytes) / cluster.moved_bytes_per_s
 
 
 NOTHING = Cost()
-_PASSES = 8
+_BYTES_MOVED_PER_SENT = 27
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,8 @@ def _times(
     blocks, later = model.num_blocks, micro_batches - 1
 
     def alone(cost: Cost) -> float:
-        return cost.time_s + replace(cost, worker_bytes=0.0).processor_s(cluster)
+        copies_s = replace(cost, worker_bytes=0.0).processor_s(cluster)
+        return max(cost.time_s + copies_s, cost.processor_s(cluster))
 
     def beside(compute_s: float, *costs: Cost) -> float:
         whole = sum(costs, start=NOTHING)

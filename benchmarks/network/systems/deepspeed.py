@@ -36,6 +36,7 @@ def build(name: str, spec: JobSpec, site: Site) -> PlainTraining:
         "train_micro_batch_size_per_gpu": spec.training.micro_batch_size,
         "gradient_accumulation_steps": spec.num_micro_batches(site.world_size),
         "zero_optimization": zero,
+        "gradient_clipping": 0.0,  # newer releases clip unless told not to
     }
     if "mics" in name.split():
         os.environ["NDEV_PER_NODE"] = str(site.workers_per_node)
