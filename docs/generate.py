@@ -8,10 +8,12 @@ is out of date, as `tests/test_docs.py` and `tests/planner/test_planner_publishe
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +24,7 @@ from mics_core.planner.parameters import TransformerSizes
 from mics_core.planner.prediction import Prediction, Workload
 from mics_core.planner.profile import ClusterProfile
 from mics_core.planner.published import fit_constants, published_rows
+from mics_core.planner.question import Question
 from mics_core.planner.scaling import scale, worker_counts
 from mics_core.planner.shape import shape_of_transformer
 from mics_core.spec.job import JobSpec
@@ -29,6 +32,7 @@ from mics_core.spec.presets import MODEL_PRESETS
 
 TARGET = Path(__file__).parent / "job-specification.md"
 SCALING = Path(__file__).parent / "scaling.md"
+MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "network.json"
 
 _INTRODUCTION = """\
 <!-- Written by docs/generate.py from mics_core/spec/job.py. Change that, then run the script. -->
@@ -242,7 +246,8 @@ def _cell(text: str) -> str:
 
 def with_tables(page: str) -> str:
     """Return the text of `docs/scaling.md` with its tables made anew."""
-    for name, table in {"published": published_table, "scale": scale_table}.items():
+    tables = {"published": published_table, "measured": measured_table, "scale": scale_table}
+    for name, table in tables.items():
         begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
         place = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         content = "\n".join([begin, "", *table(), "", end])
@@ -265,6 +270,35 @@ def published_table() -> list[str]:
     fitted = f"The fit gives {100 * efficiency:.1f} % and {1e6 * latency_s:.0f} µs,"
     used = f"{100 * smaller.efficiency:.0f} % and {1e6 * smaller.inter_node.latency_s:.0f} µs"
     return [*lines, "", f"{fitted} of which {used} are used."]
+
+
+def measured_table() -> list[str]:
+    """Return the cost model beside the network benchmark's measurements, as lines of Markdown.
+
+    The predictions are made anew from the probes that are kept with the measurements.
+    """
+    lines = [
+        "| Nodes × workers | Mbit/s | p | Reshard | Added in | Collectives | Measured s | Model s |"
+        " Error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in json.loads(MEASURED.read_text(encoding="utf-8")):
+        questions = [Question.from_json(value) for value in row.get("predicted_from", [])]
+        for layout in dict.fromkeys(question.layout for question in questions):
+            model_s = median(q.answer().step_s for q in questions if q.layout == layout)
+            measured_s, strategy = row["step_s_median"], layout.strategy
+            routes = (
+                {strategy.gather_block, strategy.scatter_block}
+                if layout.partition_size > 1
+                else {"–"}
+            )
+            link = "unshaped" if row["link_mbit"] is None else f"{row['link_mbit']:g}"
+            lines.append(
+                f"| {row['layout'].replace('x', ' × ')} | {link} | {layout.partition_size} |"
+                f" {strategy.reshard} | {strategy.accumulation} | {', '.join(sorted(routes))} |"
+                f" {measured_s:.2f} | {model_s:.2f} | {100 * (model_s / measured_s - 1):+.0f} % |"
+            )
+    return lines
 
 
 def scale_table() -> list[str]:

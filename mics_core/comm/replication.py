@@ -159,6 +159,54 @@ class ReplicationGroup:
             work = (_scatter_inside, _reduce_across, _gather_inside)[stage]
             self._run("all-reduce of the gradient", partial(work, flat, self._scratch))
 
+    def exchange(self, rows: torch.Tensor) -> torch.Tensor:
+        """Send each member its row; all members must call it with equal shapes.
+
+        Args:
+            rows: One row a member, by rank: (N, n).
+
+        Returns:
+            The row that each member had for this one, by rank: (N, n).
+
+        Raises:
+            ReplicationError: A member was lost.
+        """
+        received = torch.empty_like(rows)
+
+        def run(ring: Ring) -> None:
+            ordered, by_place = rows[list(ring.order)], torch.empty_like(rows)
+            ring.whole.alltoall_base(by_place.view(-1), ordered.view(-1), [], []).wait()
+            received[list(ring.order)] = by_place
+
+        if self.size == 1:
+            return rows
+        self._run("exchange of gradients", run)
+        return received
+
+    def gather(self, mine: torch.Tensor) -> torch.Tensor:
+        """Gather a vector of each member; all members must call it with equal shapes.
+
+        Args:
+            mine: This member's (n).
+
+        Returns:
+            One row a member, by rank: (N, n).
+
+        Raises:
+            ReplicationError: A member was lost.
+        """
+        gathered = mine.new_empty(self.size, mine.numel())
+
+        def run(ring: Ring) -> None:
+            by_place = torch.empty_like(gathered)
+            ring.whole._allgather_base(by_place.view(-1), mine.contiguous()).wait()
+            gathered[list(ring.order)] = by_place
+
+        if self.size == 1:
+            return mine.view(1, -1)
+        self._run("gathering of gradients", run)
+        return gathered
+
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int) -> None:
         """Copy `tensors` from member `source` to all others; all members must call it.
 

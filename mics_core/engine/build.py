@@ -60,6 +60,9 @@ def build_trainer(
     )
     # One worker that holds everything needs no FSDP2, unless for its precision or offload policy.
     is_whole = partition.size == 1 and training.precision != "bf16" and not options.offloads
+    is_bitwise = training.determinism == "bitwise"
+    if is_bitwise:
+        torch.use_deterministic_algorithms(True)
     sharded = shard_model(build_meta_model(spec), None if is_whole else partition.mesh, options)
     units = UnitDriver(
         sharded,
@@ -69,6 +72,7 @@ def build_trainer(
         device=device,
         bucket_bytes=int(spec.engine.bucket_mib * (1 << 20)),
         offloads=options.offloads,
+        ordered_micro_batches=spec.num_micro_batches(partition.size) if is_bitwise else None,
     )
     model = sharded.module
     optimizer = build_optimizer(model, training.optimizer)

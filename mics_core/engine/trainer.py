@@ -179,6 +179,7 @@ class Trainer:
                 summary = _summary(loss_sum, num_tokens, offsets, pending_generation)
                 self._units.begin_last_backward(replication, summary)
             (loss / self._nominal_tokens).backward()
+            self._units.end_micro_batch(index)
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """Sum of the token losses of one micro-batch of this worker; a scalar."""

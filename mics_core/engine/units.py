@@ -26,6 +26,7 @@ from mics_core.comm.replication import ReplicationGroup
 from mics_core.comm.threads import CommThread
 from mics_core.comm.units import ScatterScratch, UnitGather, UnitScatter
 from mics_core.engine.gradients import GradientBuffer, shard_elements
+from mics_core.engine.ordered_hop import OrderedHop
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.sharding import ShardedModel, Unit
 from mics_core.planner.strategy import Strategy
@@ -46,6 +47,8 @@ class UnitDriver:
         device: Where they live.
         bucket_bytes: Smallest size of a bucket of the second hop but the last.
         offloads: Whether shards and optimizer are in the host's memory.
+        ordered_micro_batches: Micro-batches of a step, over all groups, where gradients are to be
+            added up in one order (`mics_core.engine.ordered_hop`).
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class UnitDriver:
         device: torch.device,
         bucket_bytes: int,
         offloads: bool = False,
+        ordered_micro_batches: int | None = None,
     ):
         self._strategy = strategy
         self._partition_size = partition.size
@@ -71,7 +75,10 @@ class UnitDriver:
             device=device,
             bucket_bytes=bucket_bytes,
         )
-        self._second_hop = SecondHop(self.gradients)
+        self._ordered: OrderedHop | None = None
+        if ordered_micro_batches is not None:
+            self._ordered = OrderedHop(self.gradients.flat, ordered_micro_batches)
+        self._second_hop = self._ordered or SecondHop(self.gradients)
         self._gathers: list[UnitGather] = []
         self._scatters: list[UnitScatter] = []
         self._is_last = False
@@ -86,9 +93,8 @@ class UnitDriver:
         """Begin a step: parameters may have changed, and the gradient starts from nothing."""
         for gather in self._gathers:
             gather.forget()
-        if not self._scatters:
-            self.gradients.flat.zero_()
-            self._set_whole_gradients()
+        if self._ordered is not None:
+            self._ordered.begin_step()
 
     def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
         """Prepare for the forward and backward of one micro-batch."""
@@ -96,10 +102,16 @@ class UnitDriver:
         self._parameters_left = [
             sum(parameter.requires_grad for parameter in unit.parameters) for unit in self._units
         ]
-        for scatter in self._scatters:
-            scatter.begin_micro_batch(is_first=is_first, is_last=is_last)
         if not self._scatters:
+            if is_first or self._ordered is not None:
+                self.gradients.flat.zero_()
+                self._set_whole_gradients()
             return
+        for scatter in self._scatters:
+            if self._ordered is not None:  # each micro-batch by itself
+                scatter.begin_micro_batch(is_first=True, is_last=True)
+            else:
+                scatter.begin_micro_batch(is_first=is_first, is_last=is_last)
         # See [Note: gradients of a step].
         self._clear_gradients()
         if self._strategy.reshard == "never" and isinstance(self._root, FSDPModule):
@@ -111,6 +123,16 @@ class UnitDriver:
         """Begin the backward with which the second hop overlaps."""
         self._second_hop.begin(replication, summary)
 
+    def end_micro_batch(self, index: int) -> None:
+        """Note that a micro-batch's backward has been run.
+
+        Raises:
+            RuntimeError: A worker of the partition group was lost.
+        """
+        if self._ordered is not None:
+            self._wait_for_scatters()
+            self._ordered.micro_batch_complete(index)
+
     def finish(self) -> tuple[list[list[float]], str]:
         """Wait for both hops.
 
@@ -121,8 +143,7 @@ class UnitDriver:
         Raises:
             RuntimeError: A worker of the partition group was lost.
         """
-        for scatter in self._scatters:
-            scatter.wait()
+        self._wait_for_scatters()
         return self._second_hop.finish()
 
     def hand_over(self) -> None:
@@ -239,6 +260,10 @@ class UnitDriver:
             module.set_all_reduce_hook(scatter.add_alone)
         self._gathers.append(gather)
         self._scatters.append(scatter)
+
+    def _wait_for_scatters(self) -> None:
+        for scatter in self._scatters:
+            scatter.wait()
 
     def _clear_gradients(self) -> None:
         for unit in self._units:

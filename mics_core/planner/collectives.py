@@ -67,7 +67,8 @@ class Cost:
         """
         if cluster.backend == "nccl":
             return 0.0
-        return (_BYTES_MOVED_PER_SENT * self.worker_bytes + self.copied_bytes) / cluster.moved_bytes_per_s
+        moved_bytes = _BYTES_MOVED_PER_SENT * self.worker_bytes + self.copied_bytes
+        return moved_bytes / cluster.moved_bytes_per_s
 
 
 NOTHING = Cost()

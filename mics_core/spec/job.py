@@ -192,6 +192,12 @@ class TrainingSpec(SpecModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Source of weights, data order and dropout."""
 
+    determinism: Literal["relaxed", "bitwise"] = "relaxed"
+    """`bitwise`: the parameters are the same to the bit for every number of partition groups, and
+    whatever joins and is lost on the way, for one partition size and one kind of node. The second
+    hop then sends more and hides nothing (docs/architecture.md says how much). `relaxed`: the order
+    of additions follows the groups, which shows in the last bits."""
+
     @model_validator(mode="after")
     def _micro_batches_divide_the_batch(self) -> TrainingSpec:
         if self.micro_batch_size != "auto" and self.global_batch_size % self.micro_batch_size:

@@ -1,0 +1,181 @@
+"""The second hop of `determinism: bitwise`: one order of additions, whoever computes what.
+
+[Note: one order of additions]
+The micro-batches of a step are the leaves of a binary tree: the node of size s = 2^l at k·s adds
+its two halves, or is its only half where the step ends first. Floating-point addition gives a bit
+pattern that depends on the order, so every sum here is the value of a node of this tree. A
+partition group takes a run of micro-batches and adds up whatever whole nodes lie in it, at most
+2·log2(m) for m micro-batches. Members exchange these nodes and finish the tree. Neither the number
+of groups nor who takes which micro-batch changes a bit.
+
+What it costs: with K nodes in the largest run, each member sends (K + 1)/2 times the bytes of the
+usual second hop, nothing overlaps backward, and up to K + 1 gradients are held instead of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from mics_core.comm.replication import ReplicationGroup
+from mics_core.data.order import micro_batches_of_group
+from mics_core.errors import ReplicationError
+
+__all__ = ["OrderedHop", "TreeSum", "nodes_of_run"]
+
+_SLICE_NUMBERS = 1 << 20
+"""Numbers of the gradient that are exchanged at a time, which bounds the buffers."""
+
+
+class TreeSum:
+    """Adds up a run of micro-batches, node by node.
+
+    See [Note: one order of additions].
+
+    Args:
+        num_micro_batches: Micro-batches of a step, over all groups.
+    """
+
+    def __init__(self, num_micro_batches: int):
+        self._num_micro_batches = num_micro_batches
+        self.nodes: list[tuple[range, torch.Tensor | None]] = []
+
+    def push(self, node: range, values: torch.Tensor | None) -> None:
+        """Append the node that follows, and add up what can be.
+
+        Args:
+            node: Its micro-batches.
+            values: Its sum, which is written to; none to learn the nodes alone.
+        """
+        self.nodes.append((node, values))
+        while len(self.nodes) > 1 and self._are_halves(self.nodes[-2][0], self.nodes[-1][0]):
+            right, addend = self.nodes.pop()
+            left, total = self.nodes.pop()
+            if total is not None and addend is not None:
+                total.add_(addend)
+            self.nodes.append((range(left.start, right.stop), total))
+
+    def _are_halves(self, left: range, right: range) -> bool:
+        """Whether two nodes that follow each other have the same parent."""
+        size = len(left)
+        ends = min(left.stop + size, self._num_micro_batches)
+        return left.start % (2 * size) == 0 and right.stop == ends
+
+
+def nodes_of_run(run: range, num_micro_batches: int) -> list[range]:
+    """Return the nodes that a run of micro-batches adds up to, in their order."""
+    total = TreeSum(num_micro_batches)
+    for index in run:
+        total.push(range(index, index + 1), None)
+    return [node for node, _ in total.nodes]
+
+
+class OrderedHop:
+    """Brings the gradients of a step together, in the order of the tree.
+
+    Args:
+        flat: The gradient buffer: of one micro-batch after each backward, of the step at the end.
+        num_micro_batches: Micro-batches of a step, over all groups.
+    """
+
+    def __init__(self, flat: torch.Tensor, num_micro_batches: int):
+        self._flat = flat
+        self._num_micro_batches = num_micro_batches
+        self._sum = TreeSum(num_micro_batches)
+        self._replication: ReplicationGroup | None = None
+        self._summary: Callable[[], list[float]] | None = None
+
+    def begin_step(self) -> None:
+        """Forget what is left of the last step."""
+        self._sum = TreeSum(self._num_micro_batches)
+
+    def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
+        """Begin the last micro-batch's backward.
+
+        Args:
+            replication: The replication group that the gradient crosses.
+            summary: Computes this worker's summary of the step.
+        """
+        self._replication, self._summary = replication, summary
+
+    def unit_complete(self, index: int) -> None:
+        """Do nothing: a gradient leaves as a whole."""
+
+    def micro_batch_complete(self, index: int) -> None:
+        """Take the buffer as the gradient of one micro-batch."""
+        self._sum.push(range(index, index + 1), self._flat.clone())
+
+    def finish(self) -> tuple[list[list[float]], str]:
+        """Bring the groups' nodes together in the buffer.
+
+        Returns:
+            The summaries of all members by rank, and the first error; empty without one. With an
+            error the buffer is undefined.
+        """
+        replication, summary = self._replication, self._summary
+        assert replication is not None
+        assert summary is not None
+        self._replication = self._summary = None
+        try:
+            rows = replication.gather_doubles(summary())
+            self._exchange(replication)
+        except ReplicationError as error:
+            return [], str(error)
+        return rows, ""
+
+    def close(self) -> None:
+        """Do nothing: there is no thread."""
+
+    def _exchange(self, replication: ReplicationGroup) -> None:
+        parts = [values for _, values in self._sum.nodes if values is not None]
+        if replication.size == 1:
+            (whole,) = parts
+            self._flat.copy_(whole)
+            return
+        runs = [
+            micro_batches_of_group(self._num_micro_batches, replication.size, rank)
+            for rank in range(replication.size)
+        ]
+        nodes = [nodes_of_run(run, self._num_micro_batches) for run in runs]
+        for part in _slices(self._flat.numel()):
+            pieces = [values[part.start : part.stop] for values in parts]
+            self._flat[part.start : part.stop] = self._sum_slice(replication, pieces, nodes)
+
+    def _sum_slice(
+        self,
+        replication: ReplicationGroup,
+        parts: list[torch.Tensor],
+        nodes: list[list[range]],
+    ) -> torch.Tensor:
+        """Sum one slice: each member finishes the tree for 1/N of it and hands that round.
+
+        Args:
+            replication: The replication group, of N members.
+            parts: The slice of each of this member's nodes, n numbers each.
+            nodes: The nodes of each member, by rank.
+
+        Returns:
+            The slice of the step's gradient (n).
+        """
+        length, size = parts[0].numel(), replication.size
+        most = max(len(of_member) for of_member in nodes)
+        piece = -(-length // size)
+        # Member, node, number; members with fewer nodes and the end of the slice send zeros.
+        rows = parts[0].new_zeros(size, most, piece)
+        for place, values in enumerate(parts):
+            padded = torch.nn.functional.pad(values, (0, size * piece - length))
+            rows[:, place] = padded.view(size, piece)
+        received = replication.exchange(rows.view(size, -1)).view(size, most, piece)
+        total = TreeSum(self._num_micro_batches)
+        for rank, of_member in enumerate(nodes):
+            for place, node in enumerate(of_member):
+                total.push(node, received[rank, place])
+        ((_, mine),) = total.nodes
+        assert mine is not None
+        return replication.gather(mine).view(-1)[:length]
+
+
+def _slices(length: int) -> Iterator[range]:
+    for begin in range(0, length, _SLICE_NUMBERS):
+        yield range(begin, min(begin + _SLICE_NUMBERS, length))

@@ -1,0 +1,118 @@
+"""`determinism: bitwise`: one order of additions, whoever computes which micro-batch."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mics_core.data.order import micro_batches_of_group
+from mics_core.engine.ordered_hop import TreeSum, nodes_of_run
+from tests.engine.jobs import relative_difference, small_job, train_in_one_process
+from tests.engine.layouts import train_over_groups
+from tests.engine.worker_pool import WorkerPool
+
+SETTINGS = settings(max_examples=80, deadline=None, database=None)
+
+
+def tree(values: list[float], first: int, size: int) -> float | None:
+    """The definition: a node is the sum of its halves, of those that exist."""
+    if first >= len(values):
+        return None
+    if size == 1:
+        return values[first]
+    left, right = tree(values, first, size // 2), tree(values, first + size // 2, size // 2)
+    assert left is not None
+    return left if right is None else left + right
+
+
+@SETTINGS
+@given(st.integers(1, 40), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_any_split_over_groups_gives_the_bits_of_the_tree(
+    num_micro_batches: int, num_groups: int, random: Random
+) -> None:
+    num_groups = min(num_groups, num_micro_batches)
+    values = [random.uniform(-1, 1) * 10 ** random.randint(-8, 8) for _ in range(num_micro_batches)]
+    whole = TreeSum(num_micro_batches)
+    for rank in range(num_groups):
+        of_group = TreeSum(num_micro_batches)
+        run = micro_batches_of_group(num_micro_batches, num_groups, rank)
+        for index in run:
+            leaf = torch.tensor(values[index], dtype=torch.float64)
+            of_group.push(range(index, index + 1), leaf)
+        assert [node for node, _ in of_group.nodes] == nodes_of_run(run, num_micro_batches)
+        assert len(of_group.nodes) <= max(1, 2 * num_micro_batches.bit_length())
+        for node, total in of_group.nodes:
+            whole.push(node, total)
+    ((node, total),) = whole.nodes
+    assert node == range(num_micro_batches)
+    assert total is not None
+    assert total.item() == tree(values, 0, 64)
+
+
+def bitwise(text: str, size: int, num_groups: int, **changes: object) -> object:
+    return small_job(
+        text,
+        partition_size=size,
+        training__determinism="bitwise",
+        training__global_batch_size=7 * size,
+        groups__wanted=num_groups,
+        **changes,
+    )
+
+
+# Partition size, workers of a node, and the numbers of groups that are compared.
+LAYOUTS = [(1, 1, (1, 3, 7)), (2, 2, (1, 2, 6)), (4, 2, (1, 3))]
+
+
+@pytest.mark.parametrize(("size", "workers_per_node", "numbers"), LAYOUTS)
+def test_the_bits_do_not_depend_on_the_number_of_groups(
+    pool: WorkerPool, text: str, size: int, workers_per_node: int, numbers: tuple[int, ...]
+) -> None:
+    digests, relaxed = set(), set()
+    for num_groups in numbers:
+        spec = bitwise(text, size, num_groups)
+        results = pool.run(train_over_groups, spec, num_groups, size, workers_per_node)
+        ours = [result for result in results if result is not None]
+        for rank in range(size):
+            assert len({result["digest"] for result in ours[rank::size]}) == 1
+        digests.add(tuple(result["digest"] for result in ours[:size]))
+        loose = small_job(
+            text,
+            partition_size=size,
+            training__global_batch_size=7 * size,
+            groups__wanted=num_groups,
+        )
+        found = pool.run(train_over_groups, loose, num_groups, size, workers_per_node)
+        relaxed.add(found[0]["digest"])
+    assert len(digests) == 1
+    assert len(relaxed) > 1  # it is the option that makes the difference
+    gold = train_in_one_process(spec)
+    assert ours[0]["losses"] == pytest.approx(gold.losses, rel=1e-5)
+    assert relative_difference(ours[0]["parameters"], gold.parameters) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp64"])
+def test_every_precision_is_bitwise(pool: WorkerPool, text: str, precision: str) -> None:
+    digests = {
+        pool.run(
+            train_over_groups, bitwise(text, 2, number, training__precision=precision), number, 2
+        )[0]["digest"]
+        for number in (1, 2, 4)
+    }
+    assert len(digests) == 1
+
+
+def test_dropout_and_adamw_are_bitwise(pool: WorkerPool, text: str) -> None:
+    changes = {
+        "model__dropout": 0.2,
+        "training__optimizer": {"kind": "adamw", "learning_rate": 1e-3},
+    }
+    digests = {
+        pool.run(train_over_groups, bitwise(text, 2, number, **changes), number, 2)[0]["digest"]
+        for number in (1, 3, 5)
+    }
+    assert len(digests) == 1
