@@ -1,8 +1,9 @@
 """Writes what the documentation takes from the code, so that the two cannot differ.
 
-That is `docs/job-specification.md`, from the specification, and the tables of `docs/scaling.md`,
-from the planner. `python docs/generate.py` writes both; with `--check` it ends with status 1 if one
-is out of date, as `tests/test_docs.py` and `tests/planner/test_planner_published.py` find too.
+That is `docs/job-specification.md`, from the specification, and the tables of `docs/scaling.md` and
+`README.md`, from the planner and the results of benchmarks. `python docs/generate.py` writes all;
+with `--check` it ends with status 1 if one is out of date, as `tests/test_docs.py` and
+`tests/planner/test_planner_published.py` find too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,18 @@ from mics_core.spec.presets import MODEL_PRESETS
 
 TARGET = Path(__file__).parent / "job-specification.md"
 SCALING = Path(__file__).parent / "scaling.md"
+README = Path(__file__).parents[1] / "README.md"
+SYSTEMS = {
+    "fsdp2 full": "FSDP2, full sharding",
+    "fsdp2 2d": "FSDP2, 2-D mesh",
+    "fsdp2 2d deferred": "FSDP2, 2-D mesh, all-reduce on the last micro-batch",
+    "ddp": "DDP",
+    "deepspeed zero3": "DeepSpeed 0.19.8, ZeRO-3",
+    "deepspeed mics": "DeepSpeed 0.19.2, MiCS",
+    "mics p={k}": "**mics-elastic, p = workers of a node**",
+    "mics p=8": "**mics-elastic, p = 8 over all nodes**",
+    "mics auto": "**mics-elastic, the planner's choice**",
+}
 MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "network.json"
 
 _INTRODUCTION = """\
@@ -245,14 +258,50 @@ def _cell(text: str) -> str:
 
 
 def with_tables(page: str) -> str:
-    """Return the text of `docs/scaling.md` with its tables made anew."""
-    tables = {"published": published_table, "measured": measured_table, "scale": scale_table}
+    """Return a page with those of these tables that it has made anew."""
+    tables = {
+        "network": network_table,
+        "published": published_table,
+        "measured": measured_table,
+        "scale": scale_table,
+    }
     for name, table in tables.items():
         begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
         place = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         content = "\n".join([begin, "", *table(), "", end])
         page = place.sub(lambda _match, content=content: content, page, count=1)
     return page
+
+
+def network_table() -> list[str]:
+    """Return the step times of the network benchmark, as lines of Markdown."""
+    rows = json.loads(MEASURED.read_text(encoding="utf-8"))
+    places = list(dict.fromkeys((row["layout"], row["link_mbit"]) for row in rows))
+    heads = [
+        f"{layout.replace('x', ' × ')}, {'unshaped' if link is None else f'{link:g}'}"
+        for layout, link in places
+    ]
+    lines = [f"| | {' | '.join(heads)} |", f"| --- |{' --- |' * len(places)}"]
+    for system, words in SYSTEMS.items():
+        cells = []
+        for layout, link in places:
+            size = layout.split("x")[1]
+            wanted = (system.format(k=size), layout, link)
+            keys = ("system", "layout", "link_mbit")
+            found = [row for row in rows if tuple(row[key] for key in keys) == wanted]
+            cells.append(_step_time(found[0]) if found else "–")
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return lines
+
+
+def _step_time(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return "failed"
+    time = f"{row['step_s_median']:.1f}"
+    if row["system"] != "mics auto":
+        return time
+    sizes = {question["layout"]["partition_size"] for question in row["predicted_from"]}
+    return f"{time} (p = {' or '.join(str(size) for size in sorted(sizes))})"
 
 
 def published_table() -> list[str]:
@@ -341,12 +390,12 @@ def main() -> int:
     """Write the files, or compare them; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    text, written = render(), SCALING.read_text(encoding="utf-8")
-    scaling = with_tables(written)
+    pages = {TARGET: render()}
+    pages |= {page: with_tables(page.read_text(encoding="utf-8")) for page in (README, SCALING)}
     if parser.parse_args().check:
-        return int(TARGET.read_text(encoding="utf-8") != text or written != scaling)
-    TARGET.write_text(text, encoding="utf-8")
-    SCALING.write_text(scaling, encoding="utf-8")
+        return int(any(page.read_text(encoding="utf-8") != text for page, text in pages.items()))
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
     return 0
 
 

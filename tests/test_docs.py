@@ -92,6 +92,12 @@ def test_the_page_of_the_job_specification_is_up_to_date(generator: ModuleType) 
     assert written == generator.render(), "run `python docs/generate.py`"
 
 
+def test_the_tables_of_the_readme_are_those_of_the_results(generator: ModuleType) -> None:
+    written = generator.README.read_text(encoding="utf-8")
+    assert "| **mics-elastic, the planner's choice** |" in written
+    assert written == generator.with_tables(written), "run `python docs/generate.py`"
+
+
 def test_every_field_and_every_rule_of_the_specification_has_words(generator: ModuleType) -> None:
     for model in generator.models():
         for name, field in model.model_fields.items():
