@@ -30,7 +30,7 @@ __all__ = ["measure_cluster", "measure_link"]
 
 _MAX_CALLS = 64
 """All-gathers in one timed window; more bring nothing."""
-_COPIED_BYTES = 32 << 20
+_MOVED_BYTES = 32 << 20
 """More than the caches of one worker hold."""
 
 
@@ -71,7 +71,7 @@ def measure_cluster(
             rings = [list(ring) for ring in zip(*ranks, strict=True)]
             inter = measure_link(rings, device, control, workers_per_node, settings)
         tflops = _measure_products(device, control, settings.compute_s)
-        copied = _measure_memory(device, control, settings.compute_s / 2)
+        moved = _measure_memory(device, control, settings.compute_s / 2)
         memory = _gather([_memory_bytes(device)], control)
     finally:
         dist.destroy_process_group(control)
@@ -81,7 +81,7 @@ def measure_cluster(
         intra_node=intra,
         inter_node=inter,
         tflops=tuple(tflops),
-        memory_bytes_per_s=tuple(copied),
+        memory_bytes_per_s=tuple(moved),
         memory_bytes=int(min(row[0] for row in memory)) or None,
         seconds=time.perf_counter() - start,
     )
@@ -225,7 +225,7 @@ def _measure_memory(
 ) -> list[float]:
     """Return the bytes that each worker reads and writes in a second, all busy, by rank."""
     # A product, since plain copies on CPUs pass the caches by, which kernels seldom do.
-    source = torch.ones(_COPIED_BYTES // 4, device=device)
+    source = torch.ones(_MOVED_BYTES // 4, device=device)
     target = torch.mul(source, 2.0)
     _synchronize(device)
     dist.barrier(group=control)
@@ -234,7 +234,7 @@ def _measure_memory(
         torch.mul(source, 2.0, out=target)
         _synchronize(device)
         count += 1
-    return [row[0] for row in _gather([2.0 * _COPIED_BYTES * count / elapsed_s], control)]
+    return [row[0] for row in _gather([2.0 * _MOVED_BYTES * count / elapsed_s], control)]
 
 
 def _memory_bytes(device: torch.device) -> float:

@@ -4,19 +4,11 @@ It lives outside `torch.distributed`'s world, because its members belong to diff
 and because it must be replaceable while the process lives: one object for each generation, dropped
 when a member is lost. Anything that goes wrong here surfaces as `ReplicationError`; the survivors
 then enter the next generation.
-
-[Note: the second hop by node]
-Members stand in the ring node by node, so that only one of a node's members sends out of it. If
-every node has the same number m > 1 of them, the all-reduce goes in three stages: a reduce-scatter
-inside the node, m all-reduces between nodes in parallel, one for each local place, and an
-all-gather inside the node. A node's link then carries 2(n-1)/n of the gradient for n nodes, where
-one ring over N members carries 2(N-1)/N. All stages work in place on the caller's buffer. Each has
-process groups of its own, so that one bucket may be between nodes while the next is inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -27,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from mics_core.comm.nodes import NodeGrid, node_grid
+from mics_core.comm.nodes import node_grid
+from mics_core.comm.ring import STAGES, Ring, broadcast, copy_buckets, flatten, unflatten
 from mics_core.comm.stages import Scratch
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
@@ -35,10 +28,9 @@ from mics_core.errors import ReplicationError
 __all__ = ["NUM_STAGES", "Member", "ReplicationGroup", "connect"]
 
 _RENDEZVOUS_SLICE = timedelta(milliseconds=250)
-_COPY_BUCKET_BYTES = 32 << 20
 
-NUM_STAGES = 3
-"""Stages of an all-reduce: inside the node, between nodes, inside the node."""
+NUM_STAGES = len(STAGES)
+"""Stages of an all-reduce; each has process groups of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +50,6 @@ class Member:
     rank: int
     size: int
     node: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ring:
-    """The connected process groups (`dist.ProcessGroupGloo`, whose collectives torch's stubs lack).
-
-    Args:
-        order: The members' ranks in the order of the ring: node by node.
-        grid: The members by node, in that order.
-        whole: All members.
-        scatters: The members of this worker's node, for the first stage; none without stages.
-        inter: The members of this worker's place on every node; none without stages.
-        gathers: The members of this worker's node again, for the last stage.
-    """
-
-    order: tuple[int, ...]
-    grid: NodeGrid
-    whole: Any
-    scatters: Any = None
-    inter: Any = None
-    gathers: Any = None
-
-    @property
-    def backends(self) -> list[Any]:
-        """All process groups."""
-        groups = (self.whole, self.scatters, self.inter, self.gathers)
-        return [group for group in groups if group is not None]
 
 
 class ReplicationGroup:
@@ -134,7 +99,7 @@ class ReplicationGroup:
     def all_reduce(self, flat: torch.Tensor) -> None:
         """Sum a flat tensor over the group in place; all members must call it with equal shapes.
 
-        Every member ends with the same bits. See [Note: the second hop by node].
+        Every member ends with the same bits. See [Note: the second hop by node] in `ring`.
 
         Raises:
             ReplicationError: A member was lost; `flat` is then undefined.
@@ -156,8 +121,7 @@ class ReplicationGroup:
             ReplicationError: A member was lost; `flat` is then undefined.
         """
         if self.size > 1 and flat.numel():
-            work = (_scatter_inside, _reduce_across, _gather_inside)[stage]
-            self._run("all-reduce of the gradient", partial(work, flat, self._scratch))
+            self._run("all-reduce of the gradient", partial(STAGES[stage], flat, self._scratch))
 
     def exchange(self, rows: torch.Tensor) -> torch.Tensor:
         """Send each member its row; all members must call it with equal shapes.
@@ -215,11 +179,11 @@ class ReplicationGroup:
         """
         if self.size == 1:
             return
-        for bucket in _buckets(tensors):
-            flat = _flatten(bucket)
-            self._run("copy of the model states", partial(_broadcast, flat, source))
+        for bucket in copy_buckets(tensors):
+            flat = flatten(bucket)
+            self._run("copy of the model states", partial(broadcast, flat, source))
             if self.rank != source:
-                _unflatten(flat, bucket)
+                unflatten(flat, bucket)
 
     def close(self) -> None:
         """Drop the connections.
@@ -254,21 +218,6 @@ class ReplicationGroup:
 def _close(backend: Any) -> None:
     backend.abort()
     backend.shutdown()
-
-
-def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    used_bytes = 0
-    for tensor in tensors:
-        full = used_bytes + tensor.nbytes > _COPY_BUCKET_BYTES
-        if bucket and (full or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, used_bytes = [], 0
-        if tensor.numel():
-            bucket.append(tensor)
-            used_bytes += tensor.nbytes
-    if bucket:
-        yield bucket
 
 
 def connect(
@@ -350,69 +299,6 @@ def _connect_ring(store: Store, member: Member, nodes: list[str], timeout: timed
         inter=connected(f"inter-{local}", grid.column(local)),
         gathers=connected(f"gathers-{node}", grid.row(node)),
     )
-
-
-def _parts(flat: torch.Tensor, ring: Ring) -> torch.Tensor:
-    """Return the part of each of a node's members: a row each, of equal length."""
-    length = flat.numel() // ring.grid.workers_per_node
-    return flat[: ring.grid.workers_per_node * length].view(ring.grid.workers_per_node, length)
-
-
-def _scatter_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
-    if ring.scatters is None:
-        return
-    parts = _parts(flat, ring)
-    if not parts.numel():
-        return
-    mine = parts[ring.scatters.rank()]
-    received = scratch.take(flat, parts.numel())
-    # gloo's own reduce-scatter sends twice the bytes; see [Note: collectives in stages].
-    ring.scatters.alltoall_base(received, parts.view(-1), [], []).wait()
-    rows = received.view_as(parts)
-    torch.add(rows[0], rows[1], out=mine)
-    for row in rows[2:]:
-        mine.add_(row)
-
-
-def _reduce_across(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
-    if ring.inter is None:
-        ring.whole.allreduce([flat]).wait()
-        return
-    parts = _parts(flat, ring)
-    if parts.numel():
-        ring.inter.allreduce([parts[ring.scatters.rank()]]).wait()
-    if rest := flat.numel() - parts.numel():
-        # Callers pad their buffers (`mics_core.engine.gradients`), so this is rare and small.
-        ring.whole.allreduce([flat[-rest:]]).wait()
-
-
-def _gather_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
-    if ring.gathers is None:
-        return
-    parts = _parts(flat, ring)
-    if parts.numel():
-        ring.gathers._allgather_base(parts.view(-1), parts[ring.gathers.rank()]).wait()
-
-
-def _broadcast(flat: torch.Tensor, source: int, ring: Ring) -> None:
-    options = dist.BroadcastOptions()
-    options.rootRank = ring.order.index(source)
-    ring.whole.broadcast([flat], options).wait()
-
-
-def _flatten(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    if len(tensors) == 1 and tensors[0].is_contiguous():
-        return tensors[0].detach().view(-1)
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-
-
-def _unflatten(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
-    if flat.data_ptr() == tensors[0].data_ptr():
-        return  # a single tensor was worked on in place
-    offset = 0
-    for tensor in tensors:
-        tensor.detach().copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
-        offset += tensor.numel()
 
 
 def _first_line(error: BaseException) -> str:

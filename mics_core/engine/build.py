@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from mics_core.comm.partition import PartitionGroup
@@ -61,8 +63,7 @@ def build_trainer(
     # One worker that holds everything needs no FSDP2, unless for its precision or offload policy.
     is_whole = partition.size == 1 and training.precision != "bf16" and not options.offloads
     is_bitwise = training.determinism == "bitwise"
-    if is_bitwise:
-        torch.use_deterministic_algorithms(True)
+    _use_deterministic_kernels(is_bitwise)
     sharded = shard_model(build_meta_model(spec), None if is_whole else partition.mesh, options)
     units = UnitDriver(
         sharded,
@@ -82,3 +83,12 @@ def build_trainer(
     if initialise:
         trainer.committed_steps = restore_newest(spec.checkpoint, partition, model, optimizer)
     return trainer
+
+
+def _use_deterministic_kernels(yes: bool) -> None:
+    """Have torch refuse kernels whose result depends on timing; a setting of the whole process."""
+    if yes:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
+    torch.use_deterministic_algorithms(yes)
+    # It would write into every new buffer to expose those who read it unwritten.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

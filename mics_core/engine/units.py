@@ -90,7 +90,7 @@ class UnitDriver:
             self._attach_sharded(sharded, partition, on_host=device.type == "cpu")
 
     def begin_step(self) -> None:
-        """Begin a step: parameters may have changed, and the gradient starts from nothing."""
+        """Begin a step: parameters may have changed since the last."""
         for gather in self._gathers:
             gather.forget()
         if self._ordered is not None:
@@ -98,20 +98,18 @@ class UnitDriver:
 
     def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
         """Prepare for the forward and backward of one micro-batch."""
+        alone = self._ordered is not None  # each micro-batch's gradient by itself
         self._is_last = is_last
         self._parameters_left = [
             sum(parameter.requires_grad for parameter in unit.parameters) for unit in self._units
         ]
         if not self._scatters:
-            if is_first or self._ordered is not None:
+            if is_first or alone:
                 self.gradients.flat.zero_()
                 self._set_whole_gradients()
             return
         for scatter in self._scatters:
-            if self._ordered is not None:  # each micro-batch by itself
-                scatter.begin_micro_batch(is_first=True, is_last=True)
-            else:
-                scatter.begin_micro_batch(is_first=is_first, is_last=is_last)
+            scatter.begin_micro_batch(is_first=is_first or alone, is_last=is_last or alone)
         # See [Note: gradients of a step].
         self._clear_gradients()
         if self._strategy.reshard == "never" and isinstance(self._root, FSDPModule):

@@ -13,12 +13,15 @@ GLOBAL_BATCH_SIZE = 12
 SEQUENCE_LENGTH = 16
 
 
-def recorded_job(folder: Path | None, steps: int, **changes: Any) -> JobSpec:
+def recorded_job(
+    folder: Path | None, steps: int, *, determinism: str = "relaxed", **changes: Any
+) -> JobSpec:
     """A user's model over a user's data, both steered by the `Control` of a folder.
 
     Args:
         folder: Empty, seen by all workers; none to neither steer nor record.
         steps: Steps of the run.
+        determinism: Whether the parameters are the same to the bit for every number of groups.
         changes: Other fields of the specification.
     """
     steered_by = None if folder is None else str(folder)
@@ -48,6 +51,7 @@ def recorded_job(folder: Path | None, steps: int, **changes: Any) -> JobSpec:
             "steps": steps,
             "optimizer": {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9},
             "gradient_clipping": 1.0,
+            "determinism": determinism,
         },
         "partition_size": 2,
         "groups": {"minimum": 1, "wanted": 2, "maximum": 3},

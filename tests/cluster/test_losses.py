@@ -58,7 +58,7 @@ def killed(start_job: StartJob) -> Killed:
 
     So is group 3, while Ray Train starts it.
     """
-    job = start_job(40)
+    job = start_job(40, determinism="bitwise")
     job.train_to(2)
     story = Killed(job, killed_at=3, pids_of_survivor=job.pids(0))
     os.kill(job.pids(1)[1], signal.SIGKILL)
@@ -112,6 +112,17 @@ def test_the_survivors_of_a_lost_group_are_not_restarted(killed: Killed) -> None
 
 def test_a_loss_a_join_and_a_leave_change_no_loss_value(killed: Killed) -> None:
     assert_losses_are_gold(killed.job)
+
+
+def test_with_bitwise_determinism_a_loss_a_join_and_a_leave_change_no_bit(
+    killed: Killed, start_job: StartJob
+) -> None:
+    """The norm of a step's gradient depends on every parameter that the steps before have left."""
+    undisturbed = start_job(40, determinism="bitwise", groups={"wanted": 1})
+    undisturbed.train_to_the_end()
+    norms = [step.gradient_norm for step in killed.job.steps]
+    assert {step.num_groups for step in killed.job.steps} == {1, 2}
+    assert norms == [step.gradient_norm for step in undisturbed.steps][: len(norms)]
 
 
 def test_scaling_down_lets_the_youngest_group_leave(killed: Killed) -> None:

@@ -6,7 +6,6 @@ killed while they are busy.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mics_core.errors import MicsError
+from tests.processes import process_context
 
 _ANSWER_S = 60.0
 
@@ -24,7 +24,7 @@ class MemberProcess:
     """A process that calls the functions that it is sent; each gets its dictionary of things."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = process_context()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()
@@ -58,6 +58,11 @@ class MemberProcess:
     def pid(self) -> int:
         assert self._process.pid is not None
         return self._process.pid
+
+    @property
+    def sentinel(self) -> int:
+        """What is ready, for `multiprocessing.connection.wait`, when the process has ended."""
+        return self._process.sentinel
 
     @property
     def is_alive(self) -> bool:

@@ -39,6 +39,9 @@ def test_every_rank_has_the_same_report_of_a_whole_world(pool: WorkerPool) -> No
     assert (report.nodes, report.workers_per_node) == (("a", "b"), 2)
     assert len(report.tflops) == 4
     assert all(rate > 0.0 for rate in report.tflops)
+    assert len(report.memory_bytes_per_s) == 4
+    # No memory moves a byte in less than a picosecond, none that trains in more than a microsecond.
+    assert all(1e6 < rate < 1e12 for rate in report.memory_bytes_per_s)
     for fit, rings_per_node in ((report.intra_node, 1), (report.inter_node, 2)):
         assert fit is not None
         assert (fit.ring_size, fit.rings_per_node) == (2, rings_per_node)

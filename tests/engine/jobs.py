@@ -36,7 +36,7 @@ def small_job(path: str, **changes: Any) -> JobSpec:
             "sequence_length": 16,
             "global_batch_size": 12,
             "micro_batch_size": 1,
-            "steps": 4,
+            "steps": 3,
             "optimizer": {"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9},
             "gradient_clipping": 1.0,
         },

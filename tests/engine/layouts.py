@@ -69,10 +69,11 @@ def train_over_groups(
         raise
     model = trainers[0].model
     # Activation checkpointing wraps blocks, which shows in the names.
-    whole = {
-        name.replace("_checkpoint_wrapped_module.", ""): _whole(value, partition)
+    mine = {
+        name.replace("_checkpoint_wrapped_module.", ""): value.detach()
         for name, value in model.named_parameters()
     }
+    whole = _whole(mine, partition) if rank < partition_size else None
     digest = hashlib.sha256()
     for tensor in state_tensors(model, trainers[0].optimizer):
         digest.update(tensor.contiguous().numpy().tobytes())
@@ -83,7 +84,7 @@ def train_over_groups(
         "shares": [commit.shares for commit in membership.commits],
         "digest": digest.hexdigest(),
         "checkpoints": membership.checkpoints,
-        "parameters": whole if rank == 0 else None,
+        "parameters": whole,
     }
 
 
@@ -100,15 +101,28 @@ def _partition_group(
     return _formed[key]
 
 
-def _whole(parameter: torch.Tensor, partition: PartitionGroup) -> torch.Tensor:
-    """Return the whole parameter; all workers of the partition group must call it.
+def _whole(
+    parameters: dict[str, torch.Tensor], partition: PartitionGroup
+) -> dict[str, torch.Tensor] | None:
+    """Return the whole parameters on rank 0; all workers of the partition group must call it.
 
     `full_tensor` would do, were there not many meshes over the same ranks in the pool's life: torch
     takes them for one.
     """
-    value = parameter.detach()
-    if not isinstance(value, DTensor):
-        return value
-    shards: list[Any] = [None] * partition.size
-    dist.all_gather_object(shards, value.to_local(), group=partition.control)
-    return torch.cat(shards)
+    local = {
+        name: value.to_local() if isinstance(value, DTensor) else value
+        for name, value in parameters.items()
+    }
+    all_shards: list[Any] = [None] * partition.size
+    keeps_them = partition.rank == 0
+    dist.gather_object(
+        local, all_shards if keeps_them else None, group=partition.control, group_dst=0
+    )
+    if not keeps_them:
+        return None
+    return {
+        name: torch.cat([shards[name] for shards in all_shards])
+        if isinstance(value, DTensor)
+        else value
+        for name, value in parameters.items()
+    }

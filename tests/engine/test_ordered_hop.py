@@ -13,6 +13,7 @@ from mics_core.data.order import micro_batches_of_group
 from mics_core.engine.ordered_hop import TreeSum, nodes_of_run
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
+from tests.engine.test_strategies import STRATEGIES
 from tests.engine.worker_pool import WorkerPool
 
 SETTINGS = settings(max_examples=80, deadline=None, database=None)
@@ -59,23 +60,35 @@ def bitwise(text: str, size: int, num_groups: int, **changes: object) -> object:
         partition_size=size,
         training__determinism="bitwise",
         training__global_batch_size=7 * size,
+        training__steps=2,
         groups__wanted=num_groups,
         **changes,
     )
 
 
-# Partition size, workers of a node, and the numbers of groups that are compared.
-LAYOUTS = [(1, 1, (1, 3, 7)), (2, 2, (1, 2, 6)), (4, 2, (1, 3))]
+# Partition size, workers of a node, how states move, and the numbers of groups compared.
+LAYOUTS = [
+    (1, 1, "flat", (1, 3, 7)),
+    (2, 2, "never", (1, 2, 6)),
+    (4, 2, "paper", (1, 3)),
+    (4, 2, "node, added there", (1, 2)),
+]
 
 
-@pytest.mark.parametrize(("size", "workers_per_node", "numbers"), LAYOUTS)
+@pytest.mark.parametrize(("size", "workers_per_node", "name", "numbers"), LAYOUTS)
 def test_the_bits_do_not_depend_on_the_number_of_groups(
-    pool: WorkerPool, text: str, size: int, workers_per_node: int, numbers: tuple[int, ...]
+    pool: WorkerPool,
+    text: str,
+    size: int,
+    workers_per_node: int,
+    name: str,
+    numbers: tuple[int, ...],
 ) -> None:
     digests, relaxed = set(), set()
     for num_groups in numbers:
         spec = bitwise(text, size, num_groups)
-        results = pool.run(train_over_groups, spec, num_groups, size, workers_per_node)
+        layout = (num_groups, size, workers_per_node, STRATEGIES[name])
+        results = pool.run(train_over_groups, spec, *layout)
         ours = [result for result in results if result is not None]
         for rank in range(size):
             assert len({result["digest"] for result in ours[rank::size]}) == 1
@@ -84,9 +97,10 @@ def test_the_bits_do_not_depend_on_the_number_of_groups(
             text,
             partition_size=size,
             training__global_batch_size=7 * size,
+            training__steps=2,
             groups__wanted=num_groups,
         )
-        found = pool.run(train_over_groups, loose, num_groups, size, workers_per_node)
+        found = pool.run(train_over_groups, loose, *layout)
         relaxed.add(found[0]["digest"])
     assert len(digests) == 1
     assert len(relaxed) > 1  # it is the option that makes the difference

@@ -22,7 +22,9 @@ from tests.engine.jobs import small_job
 from tests.engine.layouts import train_over_groups
 
 SIZE = 4
-SOON_S = 20.0
+START_S = 180.0
+# A collective without a sign of the loss would wait for longer.
+SOON_S = 60.0
 
 
 @pytest.fixture
@@ -92,6 +94,7 @@ def test_a_lost_worker_is_named_with_group_and_step(
         assert member.answer() is None
     for place, member in enumerate(members):
         member.begin(train_until, place, spec, strategy, collective, victim, 16)
+    assert wait([members[victim].sentinel], START_S), "the victim has not come to its end"
     # Who sees its connection break says at once who is missing, and ends, as a failed worker does;
     # that breaks the connections of those who still wait in the collective.
     waiting = {place: member for place, member in enumerate(members) if place != victim}

@@ -76,7 +76,7 @@ CASES += [(grid, name) for grid in ((8, 4), (8, 2)) for name in MOST_DIFFERENT]
 def test_every_strategy_trains_as_one_process(
     pool: WorkerPool, text: str, grid: tuple[int, int], name: str
 ) -> None:
-    check(pool, text, grid, STRATEGIES[name], training__steps=3)
+    check(pool, text, grid, STRATEGIES[name], training__steps=2)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_every_route_trains_as_one_process_in_double_precision(
         grid,
         STRATEGIES[name],
         tolerance=1e-10,
-        training__steps=3,
+        training__steps=2,
         training__precision="fp64",
         training__optimizer=ADAMW,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import traceback
@@ -12,12 +11,14 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tests.processes import process_context
+
 
 class WorkerPool:
     """`size` processes, each a rank of one default world."""
 
     def __init__(self, size: int, port: int):
-        context = multiprocessing.get_context("spawn")
+        context = process_context()
         self.size = size
         self._pipes: list[Connection] = []
         self._processes = []
