@@ -15,6 +15,7 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 from mics_core.comm.nodes import NODES_VARIABLE
+from mics_core.comm.store import LIBUV_VARIABLE
 
 __all__ = ["MicsBackend", "MicsTorchConfig"]
 
@@ -50,6 +51,7 @@ class MicsBackend(_TorchBackend):
         """Set the workers' environment and form the process group."""
         nodes = worker_group.execute(_node_id)
         worker_group.execute(_set_variable, NODES_VARIABLE, ",".join(nodes))
+        worker_group.execute(_set_variable, LIBUV_VARIABLE, "0")
         super().on_start(worker_group, backend_config)
 
 

@@ -54,6 +54,7 @@ class GroupRun:
     reservation: Reservation | None = None
     waiting: asyncio.Future[tuple[str, ...]] | None = None
     runner: Any = None
+    nodes: tuple[str, ...] = ()
     workers: dict[int, Ready] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     finished: bool = False
@@ -115,6 +116,14 @@ class GroupRuns:
                 step=run.steps.get(rank, 0),
             )
             for rank, worker in sorted(run.workers.items())
+        ]
+
+    def groups_on(self, node_id: str) -> list[int]:
+        """Return the groups that have been placed on a node and not been stopped."""
+        return [
+            group_id
+            for group_id, run in self._runs.items()
+            if node_id in run.nodes and not run.stopped
         ]
 
     def add_worker(self, run: GroupRun, worker: Ready) -> bool:
@@ -182,7 +191,7 @@ class GroupRuns:
 
     async def _run(self, run: GroupRun, begins_run: bool) -> None:
         name = f"{self._job_id}-group-{run.group_id}"
-        nodes = await self._reserve(run, name)
+        nodes = run.nodes = await self._reserve(run, name)
         self._tell(elastic.GroupPlaced(run.group_id))
         run.runner = start_runner(nodes[0])
         await run.runner.prepare.remote()

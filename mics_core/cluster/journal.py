@@ -95,6 +95,11 @@ class Journal:
         return self._recent[-1] if self._recent else None
 
     @property
+    def usual_step_s(self) -> float:
+        """Median time of the last steps; 0 before the first."""
+        return median(step.step_s for step in self._recent) if self._recent else 0.0
+
+    @property
     def tokens_per_s(self) -> float | None:
         """Median rate of the last steps of the newest generation, its first step left out.
 

@@ -87,15 +87,13 @@ class SupervisorLink:
         """Return the highest generation number heard of."""
         return self._pending
 
-    def next_plan(self, after: int) -> GenerationPlan:
-        """Wait for a generation above `after` that concerns this group."""
-        while True:
-            plan = self._ask(
-                self._supervisor.next_plan.remote(self._group_id, after, _WATCH_S), 2 * _WATCH_S
-            )
-            if plan is not None:
-                self._pending = max(self._pending, plan.number)
-                return plan  # type: ignore[no-any-return]
+    def next_plan(self, after: int) -> GenerationPlan | None:
+        """Wait a while for a generation above `after` that concerns this group."""
+        asked = self._supervisor.next_plan.remote(self._group_id, after, _WATCH_S)
+        plan: GenerationPlan | None = self._ask(asked, 2 * _WATCH_S)
+        if plan is not None:
+            self._pending = max(self._pending, plan.number)
+        return plan
 
     def plan(self, number: int) -> GenerationPlan:
         """Return the plan of an announced generation."""

@@ -12,6 +12,7 @@ import logging
 import time
 from typing import Any
 
+from mics_core.cluster.drains import draining_nodes
 from mics_core.cluster.groups import GroupRuns
 from mics_core.cluster.journal import Bell, Journal
 from mics_core.cluster.messages import (
@@ -74,7 +75,9 @@ class JobSupervisor:
         self._partition_size = partition_size
         self._created = time.time()
         groups = self._spec.groups
-        self._machine = MembershipMachine(Rules(groups.minimum, groups.wanted))
+        self._machine = MembershipMachine(
+            Rules(groups.minimum, groups.wanted, silence_s=groups.silence_s)
+        )
         self._journal = Journal()
         self._ledger = SampleLedger(self._spec.training.global_batch_size)
         self._runs = GroupRuns(
@@ -275,10 +278,16 @@ class JobSupervisor:
             await asyncio.sleep(_TICK_S)
             try:
                 self._note_steps(self._order.overdue(time.monotonic()))
-                self._tell(elastic.Tick())
+                self._tell(elastic.Tick(self._journal.usual_step_s))
+                await self._look_for_drains()
             except Exception:
                 # Launches, evictions and the grace of the start hang on this task: it must go on.
                 logger.exception("a tick failed")
+
+    async def _look_for_drains(self) -> None:
+        for node, reason in (await asyncio.to_thread(draining_nodes)).items():
+            for group_id in self._runs.groups_on(node):
+                self._tell(elastic.GroupDraining(group_id, reason))
 
     def _tell(self, event: elastic.Event) -> None:
         for decision in self._machine.handle(event, time.monotonic()):

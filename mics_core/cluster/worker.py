@@ -19,6 +19,7 @@ from mics_core.cluster.names import NAMESPACE, supervisor_name
 from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.partition import form_partition_group
+from mics_core.comm.store import host_store
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import Ending, LoopOptions, train
 from mics_core.engine.trainer import Trainer
@@ -86,12 +87,13 @@ class _Worker:
             self._report_ready()
             return self._trainer
 
-        return train(build, self._link, begins_run=self._config.begins_run, options=LoopOptions())
+        options = LoopOptions(silence_s=spec.groups.silence_s)
+        return train(build, self._link, begins_run=self._config.begins_run, options=options)
 
     def _report_ready(self) -> None:
         if self._rank == 0:
             # Any later generation may meet here; the store lives as long as this worker.
-            self._store = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
+            self._store = host_store("0.0.0.0")
         context = ray.get_runtime_context()
         self._link.send(
             Ready(

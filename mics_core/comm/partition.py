@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -83,6 +84,12 @@ class PartitionGroup:
         """This worker's node."""
         return self.nodes[self.rank]
 
+    def limit_collectives(self, timeout_s: float) -> None:
+        """Set the time limit of every collective that begins from now on."""
+        limit = timedelta(seconds=timeout_s)
+        for group in {self.control, *self.gathers.members, *self.scatters.members}:
+            dist.distributed_c10d._set_pg_timeout(limit, group)
+
     def gather_doubles(self, values: Sequence[float]) -> list[list[float]]:
         """Gather each worker's vector; all workers of the group must call it.
 
@@ -105,6 +112,15 @@ class PartitionGroup:
         with collective("exchange of a decision"):
             dist.broadcast_object_list(box, group=self.control, group_src=0)
         return box[0]
+
+    def share(self, value: Any) -> list[Any]:
+        """Return every worker's `value`, by rank; all workers of the group must call it."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with collective("exchange of findings"):
+            dist.all_gather_object(values, value, group=self.control)
+        return values
 
     @contextmanager
     def explained(self, group_id: int, step: int) -> Iterator[None]:

@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from threading import Thread
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from mics_core.comm.copies import Copies, close_backend
 from mics_core.comm.nodes import node_grid
-from mics_core.comm.ring import STAGES, Ring, broadcast, copy_buckets, flatten, unflatten
+from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
@@ -58,11 +58,18 @@ class ReplicationGroup:
     Args:
         member: This worker's place.
         ring: The connections; none when this worker is the only member.
+        connect_copies: Builds further ones, a process group of all members by rank.
     """
 
-    def __init__(self, member: Member, ring: Ring | None):
+    def __init__(
+        self,
+        member: Member,
+        ring: Ring | None,
+        connect_copies: Callable[[], Any] | None = None,
+    ):
         self.member = member
         self._ring = ring
+        self._connect_copies = connect_copies
         self._is_open = True
         self._scratch = Scratch()
 
@@ -171,19 +178,22 @@ class ReplicationGroup:
         self._run("gathering of gradients", run)
         return gathered
 
-    def broadcast(self, tensors: Sequence[torch.Tensor], source: int) -> None:
-        """Copy `tensors` from member `source` to all others; all members must call it.
+    def open_copies(self) -> Copies:
+        """Return connections for copies of model states; all members must call it.
 
         Raises:
-            ReplicationError: A member was lost; `tensors` are then undefined except at the source.
+            ReplicationError: A member was lost.
         """
-        if self.size == 1:
-            return
-        for bucket in copy_buckets(tensors):
-            flat = flatten(bucket)
-            self._run("copy of the model states", partial(broadcast, flat, source))
-            if self.rank != source:
-                unflatten(flat, bucket)
+        assert self._connect_copies is not None
+        connect = self._connect_copies
+        opened: list[Any] = []
+        self._run("connecting for copies of the model states", lambda _: opened.append(connect()))
+        return Copies(opened[0])
+
+    def limit_collectives(self, timeout_s: float) -> None:
+        """Set the time limit of every collective that begins from now on."""
+        for backend in self._ring.backends if self._ring is not None else []:
+            backend._set_default_timeout(timedelta(seconds=timeout_s))
 
     def close(self) -> None:
         """Drop the connections.
@@ -196,7 +206,7 @@ class ReplicationGroup:
         self._is_open = False
         ring, self._ring = self._ring, None
         for backend in ring.backends if ring is not None else []:
-            Thread(target=_close, args=(backend,), name="closing", daemon=True).start()
+            close_backend(backend)
 
     def _run(self, what: str, collective: Callable[[Ring], object]) -> Ring:
         ring = self._ring
@@ -213,11 +223,6 @@ class ReplicationGroup:
                 f" generation {self.member.generation}: {_first_line(error)}"
             ) from None
         return ring
-
-
-def _close(backend: Any) -> None:
-    backend.abort()
-    backend.shutdown()
 
 
 def connect(
@@ -260,7 +265,13 @@ def connect(
             f"Replication group {member.replication_index} of generation {member.generation}"
             f" cannot connect at {address.host}:{address.port}: {_first_line(error)}"
         ) from None
-    return ReplicationGroup(member, ring)
+    return ReplicationGroup(
+        member,
+        ring,
+        lambda: dist.ProcessGroupGloo(
+            PrefixStore(f"{prefix}/copies", store), member.rank, member.size, timeout
+        ),
+    )
 
 
 def _wait_for_all(

@@ -11,19 +11,15 @@ process groups of its own, so that one bucket may be between nodes while the nex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from mics_core.comm.nodes import NodeGrid
 from mics_core.comm.stages import Scratch
 
-__all__ = ["STAGES", "Ring", "broadcast", "copy_buckets", "flatten", "unflatten"]
-
-_COPY_BUCKET_BYTES = 32 << 20
+__all__ = ["STAGES", "Ring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,46 +89,6 @@ def _gather_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
     parts = _parts(flat, ring)
     if parts.numel():
         ring.gathers._allgather_base(parts.view(-1), parts[ring.gathers.rank()]).wait()
-
-
-def broadcast(flat: torch.Tensor, source: int, ring: Ring) -> None:
-    """Copy a flat tensor from the member of rank `source` to all others."""
-    options = dist.BroadcastOptions()
-    options.rootRank = ring.order.index(source)
-    ring.whole.broadcast([flat], options).wait()
-
-
-def flatten(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the numbers of all tensors in a row; a single contiguous tensor as it is."""
-    if len(tensors) == 1 and tensors[0].is_contiguous():
-        return tensors[0].detach().view(-1)
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-
-
-def unflatten(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
-    """Write what `flatten` gave back into the tensors."""
-    if flat.data_ptr() == tensors[0].data_ptr():
-        return  # a single tensor was worked on in place
-    offset = 0
-    for tensor in tensors:
-        tensor.detach().copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
-        offset += tensor.numel()
-
-
-def copy_buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Yield runs of tensors of one type, of at most 32 MiB unless a tensor alone is larger."""
-    bucket: list[torch.Tensor] = []
-    used_bytes = 0
-    for tensor in tensors:
-        full = used_bytes + tensor.nbytes > _COPY_BUCKET_BYTES
-        if bucket and (full or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, used_bytes = [], 0
-        if tensor.numel():
-            bucket.append(tensor)
-            used_bytes += tensor.nbytes
-    if bucket:
-        yield bucket
 
 
 STAGES = (_scatter_inside, _reduce_across, _gather_inside)

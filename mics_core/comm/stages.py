@@ -51,6 +51,11 @@ class StageGroups:
     intra: dist.ProcessGroup | None = None
     inter: dist.ProcessGroup | None = None
 
+    @property
+    def members(self) -> list[dist.ProcessGroup]:
+        """All of them."""
+        return [group for group in (self.whole, self.intra, self.inter) if group is not None]
+
 
 class Scratch:
     """A buffer that grows to the largest size asked for and is used by one collective at a time."""

@@ -14,6 +14,7 @@ __all__ = [
     "Decision",
     "Event",
     "GroupBroken",
+    "GroupDraining",
     "GroupEnded",
     "GroupEntered",
     "GroupLost",
@@ -112,6 +113,18 @@ class GroupLost:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupDraining:
+    """A node of a group is to be taken away.
+
+    Args:
+        reason: What is known of it, in one sentence.
+    """
+
+    group_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupEnded:
     """A group's run came to its end by itself: all steps done, or left as asked."""
 
@@ -136,7 +149,13 @@ class CancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed.
+
+    Args:
+        usual_step_s: How long a step takes at present; 0 before the first.
+    """
+
+    usual_step_s: float = 0.0
 
 
 Event = (
@@ -146,6 +165,7 @@ Event = (
     | GroupEntered
     | GroupBroken
     | GroupLost
+    | GroupDraining
     | GroupEnded
     | WantedChanged
     | CancelRequested

@@ -30,6 +30,7 @@ from mics_core.elastic.events import (
     Decision,
     Event,
     GroupBroken,
+    GroupDraining,
     GroupEnded,
     GroupEntered,
     GroupLost,
@@ -50,6 +51,8 @@ from mics_core.elastic.wording import counted, named
 
 __all__ = ["Group", "MembershipMachine", "Rules"]
 
+_STEPS = 5.0
+"""A member may still be at work on the step that broke under others, and does not know."""
 _FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED)
 
 
@@ -110,14 +113,16 @@ class MembershipMachine:
                 self._note_broken(event, now)
             case GroupLost(group_id, reason, own_error):
                 self._lost(group_id, reason, own_error, now)
+            case GroupDraining(group_id, reason):
+                self._drain(group_id, reason)
             case GroupEnded(group_id, finished):
                 self._ended(group_id, finished, now)
             case WantedChanged(wanted, reason):
                 self._want(wanted, reason)
             case CancelRequested(reason):
                 self._end(RunPhase.CANCELLED, reason)
-            case Tick():
-                self._evict_the_silent(now)
+            case Tick(usual_step_s):
+                self._evict_the_silent(now, max(self.rules.silence_s, _STEPS * usual_step_s))
         self._settle(now)
         decisions, self._decisions = self._decisions, []
         return decisions
@@ -182,13 +187,13 @@ class MembershipMachine:
         if event.generation == self.generation and event.group_id in self.members:
             self._broken.setdefault(event.group_id, event)
 
-    def _evict_the_silent(self, now: float) -> None:
+    def _evict_the_silent(self, now: float, silence_s: float) -> None:
         """Evict members of a broken generation that do not answer.
 
         In a generation that follows the broken one a member may be silent because it copies the
         states; but a group that only has to leave has no such excuse.
         """
-        due = [g for g, since in self._breaks.items() if now - since >= self.rules.silence_s]
+        due = [g for g, since in self._breaks.items() if now - since >= silence_s]
         for generation in due:
             del self._breaks[generation]
             for group in list(self.groups.values()):
@@ -197,7 +202,7 @@ class MembershipMachine:
                 is_silent = 0 < group.joined <= generation and group.broke < generation
                 if group.phase not in GONE and expected and is_silent:
                     reason = (
-                        f"It has not answered for {self.rules.silence_s:g} s since generation"
+                        f"It has not answered for {silence_s:g} s since generation"
                         f" {generation} broke."
                     )
                     self._lost(group.group_id, reason, own_error=False, now=now)
@@ -245,6 +250,13 @@ class MembershipMachine:
         else:
             self._lost(group_id, "It ended without being asked to.", own_error=False, now=now)
 
+    def _drain(self, group_id: int, reason: str) -> None:
+        group = self._living(group_id)
+        if group is None or group.phase not in ALIVE or group.draining or self._ending is not None:
+            return
+        group.draining = reason
+        self._vacancies.append(f"It replaces group {group_id}: {reason}")
+
     # What follows from the state that the event left.
 
     def _settle(self, now: float) -> None:
@@ -252,6 +264,7 @@ class MembershipMachine:
             self._keep_the_state()
         if self._ending is None and self._why_wanted:
             self._match_wanted(now)
+            self._let_the_draining_go()
             self._form_generation(now)
         if self._ending is not None:
             self._wind_down(self._ending)
@@ -291,7 +304,7 @@ class MembershipMachine:
         self._set_phase(RunPhase.WAITING, reason)
 
     def _match_wanted(self, now: float) -> None:
-        alive = self._in(*ALIVE)
+        alive = [group for group in self._in(*ALIVE) if not group.draining]
         for group in self._surplus(alive, len(alive) - self.wanted):
             verb = "is" if self.wanted == 1 else "are"
             reason = f"{counted(self.wanted)} {verb} wanted: {self._why_wanted}"
@@ -304,6 +317,18 @@ class MembershipMachine:
         if now >= self._starts.not_before:
             for _ in range(missing):
                 self._launch(self._vacancies.pop(0) if self._vacancies else self._why_wanted)
+
+    def _let_the_draining_go(self) -> None:
+        """Let groups on draining nodes leave, as soon as the others can train on without them.
+
+        Their nodes' time may run out before; then they are lost, as without a notice.
+        """
+        stay = [g for g in self._in(GroupPhase.MEMBER) if g.holds_state and not g.draining]
+        for group in self._in(*ALIVE):
+            if group.draining and not group.joined:
+                self._remove(group, GroupPhase.LEFT, group.draining)
+            elif group.draining and len(stay) >= self.rules.minimum:
+                self._move(group.group_id, GroupPhase.LEAVING, group.draining)
 
     @staticmethod
     def _surplus(alive: list[Group], number: int) -> list[Group]:
@@ -343,8 +368,14 @@ class MembershipMachine:
                 f"{counted(len(wished))} {verbs[0]} ready, {self.rules.minimum} needed."
                 f" {self._why_gone()}".rstrip(),
             )
-        else:
+        elif not self._must_wait(len(staying)):
             self._announce(wished, f"{self._why_gone()} {_why_new(new)}".strip())
+
+    def _must_wait(self, num_staying: int) -> bool:
+        """Whether newcomers wait: a change of members would begin the others' copies anew."""
+        if num_staying < len(self.members) or self._broken:
+            return False
+        return any(self.groups[member].entered < self.generation for member in self.members)
 
     def _start_is_due(self, ready: list[Group], now: float) -> bool:
         """Whether to begin with the groups that are there, or to wait for more."""

@@ -52,6 +52,7 @@ class Group:
         joined: First generation that names it; 0 before.
         entered: Newest generation that it has entered.
         broke: Newest generation that it reports broken.
+        draining: Why a node of it is to be taken away; empty if none is.
     """
 
     group_id: int
@@ -63,3 +64,4 @@ class Group:
     joined: int = 0
     entered: int = 0
     broke: int = 0
+    draining: str = ""

@@ -1,24 +1,28 @@
-"""Durable checkpoints: written in the background by one partition group, complete or invisible.
+"""Durable checkpoints: written in the background by all partition groups together.
 
-A checkpoint is a folder `step-00000100` of `torch.distributed.checkpoint` with the model states
-after that many steps, sharded as they were and loadable with any partition size. It is written
-under another name and renamed when every worker has written its part, so a folder of that name is
-always whole. Steps go on while it is written; only the copy of the shards in host memory waits.
+Every group holds the same model states, so each writes those of its share of the parameters, with
+`torch.distributed.checkpoint`, and no shard is written twice. Steps go on meanwhile; only the copy
+of the shards in host memory waits. `mics_core.spec.folders` says how a checkpoint lies there.
+
+[Note: when a checkpoint is complete]
+Nobody asks anybody. Each worker puts into the summary of every step how far its writing is; the
+smallest of these numbers tells all workers, at the same step boundary, that all have finished or
+that one has failed. The first group's first worker then makes the checkpoint visible. A group that
+is lost takes its part with it: the checkpoint is given up, and the next one is whole again.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-from collections.abc import Callable
-from concurrent.futures import Future
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
-import torch
-from torch import nn
+from torch import nn, optim
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -30,14 +34,19 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from mics_core.comm.partition import PartitionGroup
 from mics_core.errors import CheckpointError
-from mics_core.spec.folders import complete_checkpoints
+from mics_core.spec.folders import CheckpointFolder, Part, StoredCheckpoint
 from mics_core.spec.job import CheckpointSpec
 
-__all__ = ["CheckpointReport", "Checkpointer", "restore_newest"]
+__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer", "restore_newest", "share_of"]
 
 logger = logging.getLogger(__name__)
 
-_ABOUT = "mics.json"
+NOTHING_TO_WRITE = math.inf
+"""What a worker that writes no part says of its progress."""
+_UNDER_WAY = 0.0
+_LOOK_AGAIN_S = 1.0
+_FINISH_S = 600.0
+"""How long the end of a run waits for its last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,126 +64,259 @@ class CheckpointReport:
     error: str
 
 
+@dataclass(slots=True)
+class _Writing:
+    """A checkpoint under way, as this worker sees it.
+
+    Args:
+        step: Steps committed in it.
+        groups: Ids of the groups that write it, by part.
+        written: Done when this worker's part of it is written and recorded, with the problem or
+            nothing.
+        is_given_up: Whether it has been reported as failed; its end is waited for all the same.
+    """
+
+    step: int
+    groups: tuple[int, ...]
+    written: Future[str]
+    is_given_up: bool = False
+
+
 class Checkpointer:
-    """Writes the checkpoints of one worker's partition group.
+    """Writes one worker's part of the checkpoints.
 
     All workers of the partition group must build it, and call its methods together.
 
     Args:
         spec: Where, how often and how many.
         partition: The worker's partition group.
-        report: Told how each checkpoint ended; called from a background thread, on rank 0 only.
+        group_id: Its id.
+        report: Told how each checkpoint ended, by the first worker of the first group that wrote
+            it; called from a background thread.
     """
 
     def __init__(
         self,
         spec: CheckpointSpec,
         partition: PartitionGroup,
+        group_id: int,
         report: Callable[[CheckpointReport], None],
     ):
         self._spec = spec
         self._partition = partition
+        self._group_id = group_id
         self._report = report
-        self._writing: Future[Any] | None = None
-        self._finished: Future[None] | None = None
+        self._folder = CheckpointFolder(spec.directory) if spec.directory is not None else None
+        self._writing: _Writing | None = None
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
-    def is_due(self, committed_steps: int, total_steps: int) -> bool:
+    def is_due(self, committed_steps: int, *, is_last: bool) -> bool:
         """Whether a checkpoint follows this many committed steps."""
-        if self._spec.directory is None:
+        if self._folder is None:
             return False
-        return committed_steps % self._spec.interval_steps == 0 or committed_steps == total_steps
+        return is_last or committed_steps % self._spec.interval_steps == 0
 
-    def save(
-        self, committed_steps: int, model: nn.Module, optimizer: torch.optim.Optimizer
+    def begin(
+        self,
+        committed_steps: int,
+        model: nn.Module,
+        optimizer: optim.Optimizer,
+        groups: tuple[int, ...],
+        fingerprint: str,
     ) -> None:
-        """Begin a checkpoint; return as soon as the shards are copied.
+        """Begin a checkpoint; return as soon as this worker's shards are copied.
 
-        If the one before is still being written, this waits for it: two at once would only fight
-        for the same disk.
+        All workers of all groups must call it at the same step.
+
+        Args:
+            committed_steps: Steps that the states have seen.
+            model: The sharded model.
+            optimizer: Its optimizer.
+            groups: Ids of the groups of the generation; each writes one part.
+            fingerprint: Tells these states from others of that step, of an earlier attempt say.
         """
-        self.wait()
-        assert self._spec.directory is not None
-        directory = Path(self._spec.directory)
-        path = directory / f"step-{committed_steps:08d}"
-        unfinished = directory / f".{path.name}.unfinished"
-        finished: Future[None] = Future()
-        try:
-            if self._partition.rank == 0:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir(parents=True)
-            problem = ""
-        except OSError as error:
-            problem = str(error)
-        # Every worker takes the same way, also when only rank 0 saw the error.
-        problem = str(self._partition.share_from_leader(problem))
-        if problem:
-            self._done(committed_steps, path, problem, finished)
+        assert self._folder is not None
+        number, is_first = groups.index(self._group_id), self._group_id == groups[0]
+        if self._writing is not None:
+            if is_first:
+                self._tell(
+                    committed_steps,
+                    f"It was left out, for that of step {self._writing.step} is still being"
+                    " written. Write less often, or to faster storage.",
+                )
             return
-        writing = cast(
-            "Future[Any]",
-            async_save(
-                _state_dict(model, optimizer),
-                checkpoint_id=str(unfinished),
-                process_group=self._partition.background,
-            ),
-        )
-        self._writing, self._finished = writing, finished
-        writing.add_done_callback(
-            lambda future: self._publish(committed_steps, unfinished, path, future, finished)
-        )
+        problem = self._prepare(committed_steps, number)
+        written: Future[str] = Future()
+        self._writing = _Writing(committed_steps, groups, written)
+        if problem is not None:
+            written.set_result(problem)
+            return
+        state = _state_dict(model, optimizer)
+        names = share_of(_sizes(state["model"]), number, len(groups))
+        part = Part(number, tuple(names), (), fingerprint)
+        try:
+            saved = cast(
+                "Future[Any]",
+                async_save(
+                    _part_of(state, names, with_groups=number == 0),
+                    storage_writer=FsspecWriter(self._folder.path_of_part(committed_steps, number)),
+                    process_group=self._partition.background,
+                ),
+            )
+        except (Exception, CheckpointException) as error:
+            written.set_result(_cause(error))
+            return
+        saved.add_done_callback(lambda future: self._record(committed_steps, part, future, written))
 
-    def wait(self) -> None:
-        """Wait until the checkpoint that is being written, if any, has ended."""
-        if self._finished is not None:
-            self._finished.result()
-            self._writing, self._finished = None, None
+    @property
+    def progress(self) -> float:
+        """What this worker says in the summary of a step.
 
-    def _publish(
-        self, step: int, unfinished: Path, path: Path, writing: Future[Any], finished: Future[None]
-    ) -> None:
-        """Give a written checkpoint its name, and remove those that are no longer kept."""
-        error = writing.exception()
+        The step of the checkpoint that it has written, its negative if that failed, 0 while it
+        writes, `NOTHING_TO_WRITE` if there is none or what it wrote is of no use any more.
+        """
+        writing = self._writing
+        if writing is None:
+            return NOTHING_TO_WRITE
+        if not writing.written.done():
+            return _UNDER_WAY
+        if writing.is_given_up:
+            return NOTHING_TO_WRITE
+        return -float(writing.step) if writing.written.result() else float(writing.step)
+
+    def heard(self, lowest: float) -> None:
+        """Take in the lowest progress of all workers of a committed step.
+
+        See [Note: when a checkpoint is complete].
+        """
+        writing = self._writing
+        if writing is None or lowest == _UNDER_WAY:
+            return
+        if writing.is_given_up:
+            # A new one may begin when nobody works on the old one any more.
+            if lowest == NOTHING_TO_WRITE:
+                self._writing = None
+            return
+        if lowest < 0:
+            problem = writing.written.result() if writing.written.done() else ""
+            self._give_up(problem or "Another worker could not write its part; its log says why.")
+            return
+        assert lowest == writing.step, (lowest, writing.step)
+        self._writing = None
+        if self._group_id == writing.groups[0] and self._partition.rank == 0:
+            self._background.submit(self._publish, writing.step, len(writing.groups))
+
+    def members_changed(self, groups: Sequence[int]) -> None:
+        """Give up a checkpoint whose writers are not all among `groups` any more."""
+        writing = self._writing
+        if writing is None or writing.is_given_up:
+            return
+        gone = [group for group in writing.groups if group not in groups]
+        if gone:
+            self._give_up(f"Group {gone[0]} went away while it was written.", groups)
+
+    def finish(self, agree: Callable[[float], float]) -> None:
+        """Bring the checkpoint under way to its end, if there is one.
+
+        Args:
+            agree: Returns the lowest of all workers' numbers; all of them call it.
+        """
+        if self._folder is None:
+            return
+        deadline = monotonic() + _FINISH_S
+        while True:
+            if self._writing is not None:
+                wait([self._writing.written], timeout=_LOOK_AGAIN_S)
+            is_late = self._writing is not None and monotonic() > deadline
+            mine = -math.inf if is_late and self.progress == _UNDER_WAY else self.progress
+            lowest = agree(mine)
+            if lowest != _UNDER_WAY:
+                self.heard(lowest)
+                return
+
+    def close(self) -> None:
+        """Wait for what this worker writes."""
+        if self._writing is not None:
+            wait([self._writing.written], timeout=_FINISH_S)
+        self._background.shutdown(wait=True)
+
+    def _prepare(self, step: int, number: int) -> str | None:
+        """Make room for the part; return why it need not or cannot be written, or none."""
+        assert self._folder is not None
+        problem: str | None = None
+        if self._partition.rank == 0:
+            try:
+                self._folder.begin_part(step, number)
+            except OSError as error:
+                problem = _cause(error)
+        # Every worker takes the same way, also when only rank 0 saw the error.
+        shared: str | None = self._partition.share_from_leader(problem)
+        return shared
+
+    def _record(self, step: int, part: Part, saved: Future[Any], written: Future[str]) -> None:
+        """Record the part that the group has written."""
+        assert self._folder is not None
+        error = saved.exception()
         problem = _cause(error) if error is not None else ""
         try:
             if self._partition.rank == 0 and not problem:
-                problem = self._rename(step, unfinished, path)
-        finally:
-            self._done(step, path, problem, finished)
-
-    def _rename(self, step: int, unfinished: Path, path: Path) -> str:
-        """Make a whole checkpoint visible and drop the oldest; return the problem, or nothing."""
-        try:
-            (unfinished / _ABOUT).write_text(
-                json.dumps({"format": 1, "step": step}), encoding="utf-8"
-            )
-            if path.exists():
-                # The run began again before this step and came to the same states.
-                shutil.rmtree(unfinished)
-            else:
-                unfinished.rename(path)
-            for _, old in complete_checkpoints(path.parent)[: -self._spec.keep]:
-                shutil.rmtree(old, ignore_errors=True)
+                self._folder.end_part(step, part)
         except OSError as refused:
-            return str(refused)
-        return ""
-
-    def _done(self, step: int, path: Path, problem: str, finished: Future[None]) -> None:
-        try:
-            if self._partition.rank == 0:
-                if problem:
-                    logger.warning("checkpoint %s failed: %s", path, problem)
-                self._report(CheckpointReport(step, str(path), problem))
+            problem = _cause(refused)
         finally:
-            finished.set_result(None)
+            written.set_result(problem)
+
+    def _publish(self, step: int, num_parts: int) -> None:
+        """Make a whole checkpoint visible, and remove those that are no longer kept."""
+        assert self._folder is not None
+        problem = ""
+        try:
+            self._folder.commit(step, num_parts)
+            self._folder.prune(self._spec.keep)
+        except (OSError, ValueError) as error:
+            problem = _cause(error)
+        self._tell(step, problem)
+
+    def _give_up(self, problem: str, groups: Sequence[int] | None = None) -> None:
+        """Report that the checkpoint under way failed: the first writer that is left does."""
+        writing = self._writing
+        assert writing is not None
+        writing.is_given_up = True
+        left = [group for group in writing.groups if groups is None or group in groups]
+        if left and left[0] == self._group_id:
+            self._tell(writing.step, problem)
+
+    def _tell(self, step: int, problem: str) -> None:
+        assert self._folder is not None
+        path = self._folder.path_of(step)
+        if self._partition.rank == 0:
+            if problem:
+                logger.warning("checkpoint %s failed: %s", path, problem)
+            self._report(CheckpointReport(step, path, problem))
+
+
+def share_of(sizes: Mapping[str, int], number: int, num_groups: int) -> list[str]:
+    """Return the names that one of several groups writes: about as many bytes each.
+
+    The largest first, each to the group that has least: every group comes to the same result.
+    """
+    loads = [0] * num_groups
+    mine = []
+    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        least = loads.index(min(loads))
+        loads[least] += size
+        if least == number:
+            mine.append(name)
+    return sorted(mine)
 
 
 def restore_newest(
     spec: CheckpointSpec,
     partition: PartitionGroup,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: optim.Optimizer,
 ) -> int:
-    """Load the newest complete checkpoint of the job's folder, if there is one.
+    """Load the newest complete checkpoint of the job's folder whose files are what was written.
 
     `checkpoint.resume` was looked at before the job started: without it the folder was empty then,
     and what is there now is this run's own.
@@ -185,33 +327,96 @@ def restore_newest(
         Steps committed in it; 0 if nothing was loaded.
 
     Raises:
-        CheckpointError: The checkpoint does not fit the model, or cannot be read.
+        CheckpointError: Every checkpoint is damaged, or the newest whole one does not fit the
+            model.
     """
     if spec.directory is None:
         return 0
-    found = complete_checkpoints(Path(spec.directory))
+    folder = CheckpointFolder(spec.directory)
     # Rank 0 decides: the folder may change between two looks.
-    newest: tuple[int, Path] | None = partition.share_from_leader(found[-1] if found else None)
-    if newest is None:
-        return 0
-    step, path = newest
+    found: list[int] = partition.share_from_leader([step for step, _ in folder.complete()])
+    damages = []
+    for step in reversed(found):
+        stored = folder.read(step)
+        damage = _damage_of(folder, stored, partition)
+        if not damage:
+            _load(folder, stored, partition, model, optimizer)
+            logger.info("continuing from %s", stored.path)
+            return step
+        logger.warning("%s is damaged: %s", stored.path, damage)
+        damages.append(f"{stored.path}: {damage}")
+    if damages:
+        raise CheckpointError(
+            f"Every checkpoint is damaged. {' '.join(damages)}",
+            remedy="Restore the folder from a copy, or name an empty checkpoint.directory.",
+        )
+    return 0
+
+
+def _damage_of(
+    folder: CheckpointFolder, stored: StoredCheckpoint, partition: PartitionGroup
+) -> str:
+    """Check all files, each worker its share; return what is wrong on the first that found it."""
+    files = [file for part in stored.parts for file in part.files]
+    mine = folder.damage_of(stored, files[partition.rank :: partition.size])
+    return next((found for found in partition.share(mine) if found), "")
+
+
+def _load(
+    folder: CheckpointFolder,
+    stored: StoredCheckpoint,
+    partition: PartitionGroup,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+) -> None:
     state = _state_dict(model, optimizer)
+    known = {name for part in stored.parts for name in part.parameters}
+    if different := sorted(known.symmetric_difference(state["model"])):
+        raise CheckpointError(
+            f"The checkpoint {stored.path} is of another model: {different[0]!r} is in one of them"
+            f" alone ({len(different)} such).",
+            remedy="Restore the model that wrote it, or name another checkpoint.directory.",
+        )
     try:
-        load(state, checkpoint_id=str(path), process_group=partition.control)
+        for part in stored.parts:
+            with_groups = part.number == 0
+            values = _part_of(state, part.parameters, with_groups=with_groups)
+            path = folder.path_of_part(stored.step, part.number)
+            load(values, storage_reader=FsspecReader(path), process_group=partition.control)
+            if with_groups:
+                state["optimizer"]["param_groups"] = values["optimizer"]["param_groups"]
+            state["optimizer"]["state"] |= values["optimizer"]["state"]
         set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer"])
     except (Exception, CheckpointException) as error:  # the latter is no Exception
         raise CheckpointError(
-            f"The checkpoint {path} cannot be loaded: {_cause(error)}",
+            f"The checkpoint {stored.path} cannot be loaded: {_cause(error)}",
             remedy="Restore the model that wrote it, or name another checkpoint.directory.",
         ) from error
-    logger.info("continuing from %s", path)
-    return step
 
 
-def _state_dict(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _state_dict(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
     return {
         "model": get_model_state_dict(model),
         "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+
+
+def _sizes(model_state: Mapping[str, Any]) -> dict[str, int]:
+    return {name: value.numel() * value.element_size() for name, value in model_state.items()}
+
+
+def _part_of(state: dict[str, Any], names: Sequence[str], *, with_groups: bool) -> dict[str, Any]:
+    """Return the states of some parameters; the optimizer's constants with the first part."""
+    mine = set(names)
+    optimizer = state["optimizer"]
+    part: dict[str, Any] = {
+        "state": {name: value for name, value in optimizer["state"].items() if name in mine}
+    }
+    if with_groups:
+        part["param_groups"] = optimizer["param_groups"]
+    return {
+        "model": {name: value for name, value in state["model"].items() if name in mine},
+        "optimizer": part,
     }
 
 

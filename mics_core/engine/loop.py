@@ -10,15 +10,20 @@ generation finds its connections closed, votes that the generation is broken, an
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
-from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.replication import ReplicationGroup
+from mics_core.elastic.patience import Patience
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import Checkpointer
+from mics_core.engine.entering import Entry, Holding, enter
 from mics_core.engine.membership import Membership
-from mics_core.engine.state import state_tensors
+from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import StepBroken, Trainer
 from mics_core.errors import ReplicationError
 
@@ -39,18 +44,13 @@ class LoopOptions:
     """Limits of the loop.
 
     Args:
-        collective_timeout_s: Time limit of connecting and of each collective across groups.
+        collective_timeout_s: Time limit of connecting, and of each collective of a step of which
+            nothing can be foretold.
+        silence_s: Least time limit of the collectives of all other steps (`Patience`).
     """
 
     collective_timeout_s: float = 120.0
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far this worker is: the next step, and whether it holds a state worth copying."""
-
-    step: int
-    has_state: bool
+    silence_s: float = 15.0
 
 
 def train(
@@ -71,155 +71,166 @@ def train(
             its model without initial weights and copies everything from its peers.
         options: Limits.
     """
-    options = options or LoopOptions()
-    trainer = build(begins_run)
-    progress = _Progress(trainer.committed_steps, has_state=begins_run)
-    checkpointer = Checkpointer(trainer.spec.checkpoint, trainer.partition, membership.checkpointed)
-    plan = _next_plan(trainer, membership, after=0)
-    replication: ReplicationGroup | None = None
+    loop = _Loop(build(begins_run), membership, begins_run, options or LoopOptions())
     try:
-        while True:
-            position = plan.position_of(membership.group_id)
-            if position is None:
-                checkpointer.wait()
-                return Ending.LEFT
-            replication, error = _enter(trainer, membership, plan, position, progress, options)
-            if replication is None:
-                membership.broken(plan.number, progress.step, error, has_state=progress.has_state)
-                plan = _next_plan(trainer, membership, after=plan.number)
-                continue
-            membership.entered(plan.number, progress.step)
-            switch_to = _run_steps(trainer, membership, checkpointer, plan, replication, progress)
-            replication.close()
-            if switch_to is None:
-                checkpointer.wait()
-                return Ending.FINISHED
-            plan = (
-                _next_plan(trainer, membership, after=plan.number)
-                if switch_to == 0
-                else _plan(trainer, membership, switch_to)
-            )
+        return loop.run()
     finally:
-        if replication is not None:
-            replication.close()
-        trainer.close()
+        loop.close()
 
 
-def _run_steps(
-    trainer: Trainer,
-    membership: Membership,
-    checkpointer: Checkpointer,
-    plan: GenerationPlan,
-    replication: ReplicationGroup,
-    progress: _Progress,
-) -> int | None:
-    """Run steps under one generation.
+class _Loop:
+    """The loop's state: the trainer, the generation, the next step, and what is held of the states.
 
-    Returns:
-        The generation to switch to, 0 if it broke and the next is not known, none at the end.
+    Args:
+        trainer: The trainer.
+        membership: The supervisor's edge.
+        has_state: Whether the trainer's states are the run's.
+        options: Limits.
     """
-    while progress.step < trainer.spec.training.steps:
-        with trainer.partition.explained(membership.group_id, progress.step):
-            outcome = trainer.run_step(progress.step, replication, membership.pending())
-        if isinstance(outcome, StepBroken):
-            # Close before anything else: peers that wait for this worker fail at once then.
-            replication.close()
-            logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
-            membership.broken(outcome.generation, outcome.step, outcome.error, has_state=True)
-            return 0
-        progress.step += 1
-        trainer.committed_steps = progress.step
-        membership.committed(outcome)
-        # One group writes for all: every group holds the same model states.
-        if replication.rank == 0 and checkpointer.is_due(
-            progress.step, trainer.spec.training.steps
-        ):
-            checkpointer.save(progress.step, trainer.model, trainer.optimizer)
-        if progress.step < trainer.spec.training.steps and (
-            outcome.pending_generation > plan.number
-        ):
-            return outcome.pending_generation
-    return None
+
+    def __init__(
+        self, trainer: Trainer, membership: Membership, has_state: bool, options: LoopOptions
+    ):
+        self._trainer = trainer
+        self._membership = membership
+        self._options = options
+        self._holding = Holding(trainer.committed_steps, has_state)
+        self._last_step = trainer.spec.training.steps
+        self._patience = Patience(options.silence_s, options.collective_timeout_s)
+        self._checkpointer = Checkpointer(
+            trainer.spec.checkpoint, trainer.partition, membership.group_id, membership.checkpointed
+        )
+
+    def run(self) -> Ending:
+        """Go through generations until the end."""
+        plan = self._next_plan(after=0)
+        while True:
+            self._checkpointer.members_changed(plan.groups)
+            position = plan.position_of(self._membership.group_id)
+            if position is None:
+                self._checkpointer.close()
+                return Ending.LEFT
+            entry = enter(
+                self._trainer,
+                plan,
+                position,
+                self._holding,
+                superseded=partial(self._is_superseded, plan.number),
+                timeout_s=self._options.collective_timeout_s,
+            )
+            if isinstance(entry, str):
+                self._broken(plan.number, self._holding.step, entry)
+                plan = self._next_plan(after=plan.number)
+                continue
+            try:
+                switch_to = self._run_steps(plan, entry)
+            finally:
+                entry.close()
+                self._trainer.begin_catching_up(None)
+            # Between generations workers may wait for long: the supervisor decides for how long.
+            self._trainer.partition.limit_collectives(self._options.collective_timeout_s)
+            if switch_to is None:
+                return Ending.FINISHED
+            plan = self._plan(switch_to) if switch_to else self._next_plan(after=plan.number)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._trainer.close()
+
+    def _run_steps(self, plan: GenerationPlan, entry: Entry) -> int | None:
+        """Run steps under one generation.
+
+        Returns:
+            The generation to switch to, 0 if it broke and the next is not known, none at the end.
+        """
+        trainer, membership, holding = self._trainer, self._membership, self._holding
+        active, has_entered = entry.active, holding.has_state
+        if has_entered:
+            membership.entered(plan.number, holding.step)
+        self._patience.began_anew()
+        while holding.step < self._last_step:
+            begin = time.perf_counter()
+            for group in (entry.replication, trainer.partition):
+                group.limit_collectives(self._patience.limit_s)
+            with trainer.partition.explained(membership.group_id, holding.step):
+                outcome = trainer.run_step(
+                    holding.step,
+                    entry.replication,
+                    membership.pending(),
+                    active,
+                    self._checkpointer.progress,
+                )
+            if isinstance(outcome, StepBroken):
+                # Close before anything else: peers that wait for this worker fail at once then.
+                entry.close()
+                logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
+                self._broken(outcome.generation, outcome.step, outcome.error)
+                return 0
+            self._patience.took(time.perf_counter() - begin)
+            active = outcome.up_to_date
+            holding.step += 1
+            holding.has_state = entry.position in active
+            trainer.committed_steps = holding.step
+            if holding.has_state and not has_entered:
+                membership.entered(plan.number, holding.step)
+                has_entered = True
+            membership.committed(outcome)
+            self._keep_durable(plan, entry, outcome)
+            if holding.step < self._last_step and outcome.pending_generation > plan.number:
+                return outcome.pending_generation
+        return None
+
+    def _keep_durable(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
+        """Take care of checkpoints at the boundary after a committed step."""
+        checkpointer, trainer = self._checkpointer, self._trainer
+        checkpointer.heard(outcome.checkpoint)
+        is_last = self._holding.step == self._last_step
+
+        def lowest(mine: float) -> float:
+            return _lowest(trainer, entry.replication, mine)
+
+        if is_last:
+            # The last one is never left out for one that is still being written.
+            checkpointer.finish(lowest)
+        if checkpointer.is_due(self._holding.step, is_last=is_last):
+            writers = tuple(plan.groups[place] for place in outcome.up_to_date)
+            if self._membership.group_id in writers:
+                checkpointer.begin(
+                    self._holding.step,
+                    trainer.model,
+                    trainer.optimizer,
+                    writers,
+                    outcome.fingerprint,
+                )
+        if is_last:
+            checkpointer.finish(lowest)
+
+    def _is_superseded(self, number: int) -> bool:
+        return self._membership.pending() > number
+
+    def _broken(self, generation: int, step: int, error: str) -> None:
+        self._membership.broken(generation, step, error, has_state=self._holding.has_state)
+
+    def _next_plan(self, after: int) -> GenerationPlan:
+        partition = self._trainer.partition
+        while True:
+            # Rank 0 says again and again that there is none, lest the others give it up.
+            plan = self._membership.next_plan(after) if partition.rank == 0 else None
+            shared: GenerationPlan | None = partition.share_from_leader(plan)
+            if shared is not None:
+                return shared
+
+    def _plan(self, number: int) -> GenerationPlan:
+        partition = self._trainer.partition
+        plan = self._membership.plan(number) if partition.rank == 0 else None
+        shared: GenerationPlan = partition.share_from_leader(plan)
+        return shared
 
 
-def _enter(
-    trainer: Trainer,
-    membership: Membership,
-    plan: GenerationPlan,
-    position: int,
-    progress: _Progress,
-    options: LoopOptions,
-) -> tuple[ReplicationGroup | None, str]:
-    """Connect to the peers of `plan` and bring everyone to the newest committed step.
-
-    Returns:
-        The replication group, or none and the error. The same on all workers of the group.
-    """
-    assert plan.store is not None
-    partition = trainer.partition
-    member = Member(plan.number, partition.rank, position, len(plan.groups), node=partition.node)
-    replication: ReplicationGroup | None = None
-    error = ""
+def _lowest(trainer: Trainer, replication: ReplicationGroup, mine: float) -> float:
+    """Return the lowest number of all workers; below all if one cannot be asked any more."""
     try:
-        replication = connect(
-            plan.store,
-            member,
-            superseded=lambda: membership.pending() > plan.number,
-            timeout_s=options.collective_timeout_s,
-        )
-        _catch_up(trainer, replication, progress)
-    except ReplicationError as broken:
-        error = str(broken)
-        if replication is not None:
-            replication.close()
-    # See [Note: agreement inside a partition group].
-    votes = trainer.partition.gather_doubles(
-        [float(bool(error)), float(progress.step), float(progress.has_state)]
-    )
-    at_one_step = len({(step, has_state) for _, step, has_state in votes}) == 1
-    if not any(failed for failed, _, _ in votes):
-        assert at_one_step, votes
-        return replication, ""
-    if replication is not None:
-        replication.close()
-    if not at_one_step:
-        # Some workers of this group were brought up to date and others not: its shards no longer
-        # belong to one step, so the whole group copies again.
-        progress.has_state = False
-    return None, error or "Another worker of this partition group could not enter the generation."
-
-
-def _catch_up(trainer: Trainer, replication: ReplicationGroup, progress: _Progress) -> None:
-    """Copy the state of the newest committed step to every member that does not hold it."""
-    mine = float(progress.step) if progress.has_state else -1.0
-    steps = [row[0] for row in replication.gather_doubles([mine])]
-    newest = max(steps)
-    if newest < 0:
-        raise ReplicationError(
-            f"No member of generation {replication.member.generation} holds the model states."
-        )
-    if min(steps) == newest:
-        return
-    # Until the copy is complete this worker's state is neither the old nor the new one.
-    behind = mine < newest
-    if behind:
-        progress.has_state = False
-    replication.broadcast(
-        state_tensors(trainer.model, trainer.optimizer), source=steps.index(newest)
-    )
-    if behind:
-        progress.step, progress.has_state = int(newest), True
-        trainer.committed_steps = progress.step
-
-
-def _next_plan(trainer: Trainer, membership: Membership, after: int) -> GenerationPlan:
-    leads = trainer.partition.rank == 0
-    plan = membership.next_plan(after) if leads else None
-    shared: GenerationPlan = trainer.partition.share_from_leader(plan)
-    return shared
-
-
-def _plan(trainer: Trainer, membership: Membership, number: int) -> GenerationPlan:
-    plan = membership.plan(number) if trainer.partition.rank == 0 else None
-    shared: GenerationPlan = trainer.partition.share_from_leader(plan)
-    return shared
+        lowest = min(row[0] for row in replication.gather_doubles([mine]))
+    except ReplicationError:
+        lowest = -math.inf
+    return min(lowest for (lowest,) in trainer.partition.gather_doubles([lowest]))

@@ -29,8 +29,8 @@ class Membership(Protocol):
     def pending(self) -> int:
         """Return the highest generation number heard of; 0 before the first."""
 
-    def next_plan(self, after: int) -> GenerationPlan:
-        """Wait for a generation above `after` and return the newest plan."""
+    def next_plan(self, after: int) -> GenerationPlan | None:
+        """Wait a while for a generation above `after`; return the newest plan, or none yet."""
 
     def plan(self, number: int) -> GenerationPlan:
         """Return the plan of an announced generation."""
@@ -66,7 +66,7 @@ class StaticMembership:
         """Return the number of the only generation."""
         return self._plan.number
 
-    def next_plan(self, after: int) -> GenerationPlan:
+    def next_plan(self, after: int) -> GenerationPlan | None:
         """Return the only plan.
 
         Raises:

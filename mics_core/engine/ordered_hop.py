@@ -14,7 +14,7 @@ usual second hop, nothing overlaps backward, and up to K + 1 gradients are held 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -85,19 +85,26 @@ class OrderedHop:
         self._sum = TreeSum(num_micro_batches)
         self._replication: ReplicationGroup | None = None
         self._summary: Callable[[], list[float]] | None = None
+        self._active: tuple[int, ...] = ()
 
     def begin_step(self) -> None:
         """Forget what is left of the last step."""
         self._sum = TreeSum(self._num_micro_batches)
 
-    def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
+    def begin(
+        self,
+        replication: ReplicationGroup,
+        summary: Callable[[], list[float]],
+        active: Sequence[int],
+    ) -> None:
         """Begin the last micro-batch's backward.
 
         Args:
             replication: The replication group that the gradient crosses.
             summary: Computes this worker's summary of the step.
+            active: Ranks of the members that take micro-batches; the others send zeros.
         """
-        self._replication, self._summary = replication, summary
+        self._replication, self._summary, self._active = replication, summary, tuple(active)
 
     def unit_complete(self, index: int) -> None:
         """Do nothing: a gradient leaves as a whole."""
@@ -133,47 +140,48 @@ class OrderedHop:
             (whole,) = parts
             self._flat.copy_(whole)
             return
-        runs = [
-            micro_batches_of_group(self._num_micro_batches, replication.size, rank)
-            for rank in range(replication.size)
-        ]
+        runs = [range(0)] * replication.size
+        for place, rank in enumerate(self._active):
+            runs[rank] = micro_batches_of_group(self._num_micro_batches, len(self._active), place)
         nodes = [nodes_of_run(run, self._num_micro_batches) for run in runs]
         for part in _slices(self._flat.numel()):
-            pieces = [values[part.start : part.stop] for values in parts]
-            self._flat[part.start : part.stop] = self._sum_slice(replication, pieces, nodes)
+            self._flat[part.start : part.stop] = self._sum_slice(replication, parts, part, nodes)
 
     def _sum_slice(
         self,
         replication: ReplicationGroup,
         parts: list[torch.Tensor],
+        part: range,
         nodes: list[list[range]],
     ) -> torch.Tensor:
         """Sum one slice: each member finishes the tree for 1/N of it and hands that round.
 
         Args:
             replication: The replication group, of N members.
-            parts: The slice of each of this member's nodes, n numbers each.
+            parts: The sum of each of this member's nodes.
+            part: The slice of n numbers.
             nodes: The nodes of each member, by rank.
 
         Returns:
             The slice of the step's gradient (n).
         """
-        length, size = parts[0].numel(), replication.size
+        length, size = len(part), replication.size
         most = max(len(of_member) for of_member in nodes)
         piece = -(-length // size)
         # Member, node, number; members with fewer nodes and the end of the slice send zeros.
-        rows = parts[0].new_zeros(size, most, piece)
+        rows = self._flat.new_zeros(size, most, piece)
         for place, values in enumerate(parts):
-            padded = torch.nn.functional.pad(values, (0, size * piece - length))
+            mine = values[part.start : part.stop]
+            padded = torch.nn.functional.pad(mine, (0, size * piece - length))
             rows[:, place] = padded.view(size, piece)
         received = replication.exchange(rows.view(size, -1)).view(size, most, piece)
         total = TreeSum(self._num_micro_batches)
         for rank, of_member in enumerate(nodes):
             for place, node in enumerate(of_member):
                 total.push(node, received[rank, place])
-        ((_, mine),) = total.nodes
-        assert mine is not None
-        return replication.gather(mine).view(-1)[:length]
+        ((_, whole),) = total.nodes
+        assert whole is not None
+        return replication.gather(whole).view(-1)[:length]
 
 
 def _slices(length: int) -> Iterator[range]:

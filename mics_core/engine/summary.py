@@ -21,10 +21,12 @@ class Summary:
         loss_sum: Sum of the token losses.
         num_tokens: Tokens that entered the loss.
         num_samples: Samples used.
-        first_offset: Smallest place of a used sample in the global batch.
+        first_offset: Smallest place of a used sample in the global batch; infinite without one.
         offset_sum: Sum of the places of the used samples in the global batch.
         offset_square_sum: Sum of their squares.
         pending_generation: Highest generation number heard of.
+        checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
+        behind: 1 if a worker does not hold the states that this step ends with.
     """
 
     loss_sum: float
@@ -34,6 +36,8 @@ class Summary:
     offset_sum: float
     offset_square_sum: float
     pending_generation: float
+    checkpoint: float
+    behind: float
 
     def as_vector(self) -> list[float]:
         """Return the fields as doubles; counts stay exact up to 2⁵³."""
@@ -49,6 +53,8 @@ class Summary:
     @property
     def share(self) -> Share:
         """The samples used, as a run of places in the global batch."""
+        if not self.num_samples:
+            return Share(0, 0)
         return Share(int(self.first_offset), int(self.num_samples))
 
     def covers(self, first_offset: int, num_samples: int) -> bool:
@@ -73,6 +79,8 @@ def combine(parts: Sequence[Summary]) -> Summary:
         offset_sum=sum(part.offset_sum for part in parts),
         offset_square_sum=sum(part.offset_square_sum for part in parts),
         pending_generation=max(part.pending_generation for part in parts),
+        checkpoint=min(part.checkpoint for part in parts),
+        behind=max(part.behind for part in parts),
     )
 
 
@@ -113,9 +121,11 @@ class StepCommit:
         gradient_norm: Norm of the whole gradient before clipping.
         learning_rate: Learning rate of the step.
         generation: Generation that committed it.
-        num_groups: Partition groups of that generation.
+        num_groups: Partition groups that took micro-batches.
         shares: What each group used, as counted by its workers.
         pending_generation: Highest generation number that anyone has heard of.
+        checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
+        up_to_date: Places in the generation of the groups that hold the states after this step.
     """
 
     step: int
@@ -127,3 +137,10 @@ class StepCommit:
     num_groups: int
     shares: tuple[Share, ...]
     pending_generation: int
+    checkpoint: float
+    up_to_date: tuple[int, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this step from others of its number, such as one of an earlier run."""
+        return f"{self.generation}-{self.loss.hex()}-{self.gradient_norm.hex()}"

@@ -14,10 +14,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 
 from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.partition import form_partition_group
+from mics_core.comm.store import host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
@@ -47,11 +47,7 @@ def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:
     groups = [list(range(first, first + size)) for first in range(0, world, size)]
     partition = form_partition_group(groups, _nodes(world), device)
     # The store of the only generation; kept by rank 0 until everybody is done.
-    store = (
-        TCPStore(os.environ["MASTER_ADDR"], 0, is_master=True, wait_for_workers=False)
-        if dist.get_rank() == 0
-        else None
-    )
+    store = host_store(os.environ["MASTER_ADDR"]) if dist.get_rank() == 0 else None
     box = [store.port if store is not None else 0]
     dist.broadcast_object_list(box, src=0)
     address = StoreAddress(os.environ["MASTER_ADDR"], box[0])

@@ -13,15 +13,16 @@ A step goes through these exchanges, none of which asks a server:
    the group waits for the next generation.
 
 So inside a partition group a step is committed by all workers or by none. Two groups may disagree
-when a member dies during step 2; entering the next generation compares the committed steps and
-copies the states from a group that is ahead (`mics_core.engine.loop`). No exception leaves a hook
-of FSDP2: an exception inside backward would leave gradients behind that spoil the repeated step.
+when a member dies during step 2; entering the next generation compares the committed steps, and who
+is behind catches up while the others train on (`mics_core.engine.copying`). No exception leaves a
+hook of FSDP2: an exception inside backward would leave gradients behind that spoil the repeated
+step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,10 +35,12 @@ from mics_core.data.batches import Batch, build_batch
 from mics_core.data.masking import build_masking
 from mics_core.data.order import micro_batches_of_group, positions_of_worker, stream_seed
 from mics_core.data.samples import Samples
+from mics_core.engine.catch_up import CatchUp
+from mics_core.engine.checkpoint import NOTHING_TO_WRITE
 from mics_core.engine.optimizer import learning_rate
 from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
 from mics_core.engine.units import UnitDriver
-from mics_core.errors import GroupFailedError
+from mics_core.errors import GroupFailedError, ReplicationError
 from mics_core.spec.job import JobSpec
 
 __all__ = ["StepBroken", "Trainer"]
@@ -80,6 +83,7 @@ class Trainer:
         self.optimizer = optimizer
         self.partition = partition
         self.committed_steps = 0
+        self._catch_up: CatchUp | None = None
         self._units = units
         self._samples = samples
         self._device = device
@@ -87,7 +91,12 @@ class Trainer:
         self._num_micro_batches = spec.num_micro_batches(partition.size)
 
     def run_step(
-        self, step: int, replication: ReplicationGroup, pending_generation: int
+        self,
+        step: int,
+        replication: ReplicationGroup,
+        pending_generation: int,
+        active: Sequence[int] | None = None,
+        checkpoint: float = NOTHING_TO_WRITE,
     ) -> StepCommit | StepBroken:
         """Train one step; all workers of all groups of the generation must call it.
 
@@ -97,6 +106,9 @@ class Trainer:
             step: Number of the step.
             replication: The worker's replication group.
             pending_generation: Highest generation number that this worker has heard of.
+            active: Ranks of the members that take micro-batches; the others catch up. All by
+                default.
+            checkpoint: How far its checkpoint is (`Checkpointer.progress`).
 
         Returns:
             The commit, or why there is none; the same kind on all workers of a partition group.
@@ -104,8 +116,18 @@ class Trainer:
         Raises:
             GroupFailedError: A sample was used twice or left out, or the loss is not finite.
         """
-        self._run_micro_batches(step, replication, pending_generation)
-        rows, error = self._units.finish()
+        active = range(replication.size) if active is None else active
+        error = ""
+        if self._catch_up is not None:
+            error = self._advance(self._catch_up)
+        behind = float(self._catch_up is not None)
+        report = _Report(pending_generation, checkpoint, behind)
+        if replication.rank in active:
+            self._run_micro_batches(step, replication, active, report)
+        else:
+            self._units.begin_listening(replication, _summary(None, 0, [], report), active)
+        rows, broken = self._units.finish()
+        error = error or broken
         votes = self.partition.gather_doubles(
             [
                 float(bool(error)),
@@ -113,7 +135,7 @@ class Trainer:
                 *Summary.flatten(rows, replication.size),
             ]
         )
-        if any(broken for broken, *_ in votes):
+        if any(failed for failed, *_ in votes):
             self._units.end_step()
             error = error or "Another worker of this partition group lost its replication group."
             return StepBroken(step, replication.member.generation, error)
@@ -123,18 +145,42 @@ class Trainer:
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
         norm = math.sqrt(sum(square for _, square, *_ in votes)) * scale
         self._check(step, total, groups)
-        rate = self._apply(step, scale, norm)
+        scale *= self._clipping(norm)
+        if self._catch_up is None:
+            self._apply(step, scale, listened=replication.rank not in active)
+        else:
+            self._catch_up.keep(step, scale, self._units.gradients.flat)
+            self._units.end_step()
         return StepCommit(
             step=step,
             loss=total.loss_sum / total.num_tokens,
             num_tokens=int(total.num_tokens),
             gradient_norm=norm,
-            learning_rate=rate,
+            learning_rate=learning_rate(step, self.spec.training),
             generation=replication.member.generation,
-            num_groups=replication.size,
+            num_groups=len(active),
             shares=tuple(group.share for group in groups),
             pending_generation=int(total.pending_generation),
+            checkpoint=total.checkpoint,
+            up_to_date=tuple(rank for rank, group in enumerate(groups) if not group.behind),
         )
+
+    def begin_catching_up(self, catch_up: CatchUp | None) -> None:
+        """Set how this worker comes to its peers' states; none if it has them."""
+        self._catch_up = catch_up
+
+    def _advance(self, catch_up: CatchUp) -> str:
+        """Apply kept gradients if the copy is there; return what went wrong."""
+        try:
+            kept = catch_up.take()
+        except ReplicationError as error:
+            return str(error)
+        for gradient in kept:
+            self._units.gradients.flat.copy_(gradient.values)
+            self._apply(gradient.step, gradient.scale, listened=True)
+        if catch_up.has_arrived:
+            self._catch_up = None
+        return ""
 
     def close(self) -> None:
         """End the threads of the trainer's collectives."""
@@ -147,14 +193,18 @@ class Trainer:
         return self.spec.training.global_batch_size * self.spec.training.sequence_length
 
     def _run_micro_batches(
-        self, step: int, replication: ReplicationGroup, pending_generation: int
+        self,
+        step: int,
+        replication: ReplicationGroup,
+        active: Sequence[int],
+        report: _Report,
     ) -> None:
         """Run this worker's part of the group's micro-batches and start both hops."""
         training = self.spec.training
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         num_tokens, offsets = 0, []
         indices = micro_batches_of_group(
-            self._num_micro_batches, replication.size, replication.rank
+            self._num_micro_batches, len(active), active.index(replication.rank)
         )
         self._units.begin_step()
         for place, index in enumerate(indices):
@@ -176,8 +226,8 @@ class Trainer:
             num_tokens += batch.num_tokens
             offsets += [position - step * training.global_batch_size for position in positions]
             if is_last:
-                summary = _summary(loss_sum, num_tokens, offsets, pending_generation)
-                self._units.begin_last_backward(replication, summary)
+                summary = _summary(loss_sum, num_tokens, offsets, report)
+                self._units.begin_last_backward(replication, summary, active)
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
 
@@ -210,37 +260,49 @@ class Trainer:
                 remedy="Lower training.optimizer.learning_rate, add warm-up or gradient_clipping.",
             )
 
-    def _apply(self, step: int, scale: float, norm: float) -> float:
-        """Scale the gradient, clip it and update the shards; return the learning rate."""
-        training = self.spec.training
-        if training.gradient_clipping is not None:
-            # The same formula as torch.nn.utils.clip_grad_norm_, its small constant included.
-            scale *= min(1.0, training.gradient_clipping / (norm + 1e-6))
+    def _clipping(self, norm: float) -> float:
+        """Return the factor of gradient clipping."""
+        most = self.spec.training.gradient_clipping
+        # The same formula as torch.nn.utils.clip_grad_norm_, its small constant included.
+        return 1.0 if most is None else min(1.0, most / (norm + 1e-6))
+
+    def _apply(self, step: int, scale: float, *, listened: bool) -> None:
+        """Scale the gradient and update the shards."""
         if scale != 1.0:
             self._units.gradients.flat.mul_(scale)
-        self._units.hand_over()
-        rate = learning_rate(step, training)
+        self._units.hand_over(listened=listened)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(step, self.spec.training)
         self.optimizer.step()
         self._units.end_step()
-        return rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What a worker says of itself in the summary of a step, beside what it has computed."""
+
+    pending_generation: int
+    checkpoint: float
+    behind: float
 
 
 def _summary(
-    loss_sum: torch.Tensor, num_tokens: int, offsets: list[int], pending_generation: int
+    loss_sum: torch.Tensor | None, num_tokens: int, offsets: list[int], report: _Report
 ) -> Callable[[], list[float]]:
     """Return what computes a worker's summary: on a GPU it waits for the loss, so not at once."""
     return lambda: Summary(
-        loss_sum=loss_sum.item(),
+        loss_sum=loss_sum.item() if loss_sum is not None else 0.0,
         num_tokens=num_tokens,
         num_samples=len(offsets),
-        first_offset=min(offsets),
+        first_offset=min(offsets, default=math.inf),
         offset_sum=sum(offsets),
         offset_square_sum=sum(offset * offset for offset in offsets),
-        pending_generation=pending_generation,
+        pending_generation=report.pending_generation,
+        checkpoint=report.checkpoint,
+        behind=report.behind,
     ).as_vector()
 
 
 def _run_of(group: Summary) -> tuple[int, int]:
-    return int(group.first_offset), int(group.num_samples)
+    share = group.share
+    return share.first_offset, share.num_samples

@@ -13,7 +13,7 @@ of the buffer from the beginning, and autograd adds to them in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -116,10 +116,24 @@ class UnitDriver:
             self._root.set_reshard_after_backward(is_last)
 
     def begin_last_backward(
-        self, replication: ReplicationGroup, summary: Callable[[], list[float]]
+        self,
+        replication: ReplicationGroup,
+        summary: Callable[[], list[float]],
+        active: Sequence[int],
     ) -> None:
         """Begin the backward with which the second hop overlaps."""
-        self._second_hop.begin(replication, summary)
+        self._second_hop.begin(replication, summary, active)
+
+    def begin_listening(
+        self,
+        replication: ReplicationGroup,
+        summary: Callable[[], list[float]],
+        active: Sequence[int],
+    ) -> None:
+        """Begin a step without micro-batches: receive the others' gradient."""
+        self.begin_step()
+        self.gradients.flat.zero_()
+        self._second_hop.begin(replication, summary, active)
 
     def end_micro_batch(self, index: int) -> None:
         """Note that a micro-batch's backward has been run.
@@ -144,16 +158,25 @@ class UnitDriver:
         self._wait_for_scatters()
         return self._second_hop.finish()
 
-    def hand_over(self) -> None:
+    def hand_over(self, *, listened: bool) -> None:
         """Give the optimizer the gradient, where it does not see the buffer itself.
 
         With offload FSDP2 has copied every micro-batch's sum to the host before the second hop;
-        the true gradient replaces these copies.
+        the true gradient replaces these copies. Without micro-batches nothing has set gradients.
+
+        Args:
+            listened: Whether the step had no micro-batches here.
         """
-        if not self._offloads:
+        if not self._scatters:
+            if listened:
+                self._set_whole_gradients()
+            return
+        if not (self._offloads or listened):
             return
         for index, unit in enumerate(self._units):
-            part, offset = self.gradients.of_unit(index).cpu(), 0
+            part, offset = self.gradients.of_unit(index), 0
+            if self._offloads:
+                part = part.cpu()
             for parameter in unit.parameters:
                 if not parameter.requires_grad:
                     continue

@@ -6,8 +6,8 @@ import glob
 import os
 from pathlib import Path
 
-from mics_core.errors import Problem, SpecificationError
-from mics_core.spec.folders import complete_checkpoints
+from mics_core.errors import CheckpointError, Problem, SpecificationError
+from mics_core.spec.folders import CheckpointFolder, protocol_of
 from mics_core.spec.job import FileData, JobSpec
 
 __all__ = ["check_files", "expanded", "files_matching"]
@@ -54,16 +54,27 @@ def check_files(spec: JobSpec) -> None:
 
 def _problems_of_checkpoints(directory: str, resume: bool) -> list[Problem]:
     folder = expanded(directory)
-    if "://" in directory or not folder.is_absolute():
+    if protocol_of(directory) == "file" and not folder.is_absolute():
         return [
             Problem(
                 "checkpoint.directory",
                 repr(directory),
-                "it must be an absolute path that means the same folder on every node.",
-                "Give the absolute path of a shared folder.",
+                "it must be an absolute path that means the same folder on every node, or a URL.",
+                "Give the absolute path of a shared folder, or a URL such as s3://bucket/run.",
             )
         ]
-    if not resume and (found := complete_checkpoints(folder)):
+    try:
+        found = CheckpointFolder(directory if "://" in directory else str(folder)).complete()
+    except (CheckpointError, OSError) as error:
+        return [
+            Problem(
+                "checkpoint.directory",
+                repr(directory),
+                f"it cannot be read: {error}",
+                "Give a folder that the service and all nodes can read and write.",
+            )
+        ]
+    if not resume and found:
         return [
             Problem(
                 "checkpoint.resume",

@@ -1,18 +1,245 @@
-"""How a job's checkpoint folder is laid out; known to those who check it without torch too."""
+"""A job's checkpoints as they lie in its folder; known to those who look without torch too.
+
+    step-00000100/
+      part-0/        what partition group 0 wrote, in the form of torch.distributed.checkpoint
+      part-0.json    its parameters, and its files with their sizes and hashes
+      part-1/ …
+      mics.json      all parts: written last, so that a checkpoint is complete or invisible
+
+The folder is a local path or any URL that fsspec opens. Object stores cannot rename, so no name but
+that of `mics.json` says that a checkpoint is whole.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-__all__ = ["complete_checkpoints"]
+import fsspec
+from fsspec.core import url_to_fs
+
+from mics_core.errors import CheckpointError
+
+__all__ = ["CheckpointFolder", "Part", "StoredCheckpoint", "StoredFile", "protocol_of"]
 
 _NAME = re.compile(r"^step-(\d{8,})$")
+_MANIFEST = "mics.json"
+_FORMAT = 2
+_CHUNK_BYTES = 8 << 20
 
 
-def complete_checkpoints(directory: Path) -> list[tuple[int, Path]]:
-    """Return the complete checkpoints in a folder with their steps, oldest first."""
-    if not directory.is_dir():
-        return []
-    found = [(_NAME.match(path.name), path) for path in directory.iterdir() if path.is_dir()]
-    return sorted((int(match.group(1)), path) for match, path in found if match is not None)
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a part.
+
+    Args:
+        name: Its path in the checkpoint's folder.
+        num_bytes: Its size.
+        sha256: The hash of its content.
+    """
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one partition group wrote.
+
+    Args:
+        number: 0, 1, …
+        parameters: Names of its parameters and buffers.
+        files: Its files.
+        fingerprint: The same for all parts of one checkpoint.
+    """
+
+    number: int
+    parameters: tuple[str, ...]
+    files: tuple[StoredFile, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A complete checkpoint.
+
+    Args:
+        step: Steps committed in it.
+        path: Its folder, a path or URL.
+        parts: Its parts; every parameter is in one of them.
+    """
+
+    step: int
+    path: str
+    parts: tuple[Part, ...]
+
+
+class CheckpointFolder:
+    """The checkpoints of a job.
+
+    Args:
+        url: The folder: a path, or a URL such as `s3://bucket/run`.
+
+    Raises:
+        CheckpointError: Nothing here opens such a URL.
+    """
+
+    def __init__(self, url: str):
+        self._url = url.rstrip("/")
+        try:
+            self._files, root = url_to_fs(self._url)
+        except (ImportError, ValueError) as error:
+            raise CheckpointError(
+                f"{url} cannot be opened: {error}",
+                remedy="Install the package of its file system, such as s3fs or gcsfs.",
+            ) from error
+        self._root: str = root.rstrip("/")
+
+    def complete(self) -> list[tuple[int, str]]:
+        """Return the steps and folders of all complete checkpoints, oldest first."""
+        return sorted(
+            (step, self.path_of(step)) for step in self._steps() if self.is_complete(step)
+        )
+
+    def is_complete(self, step: int) -> bool:
+        """Whether the checkpoint of a step is there and whole."""
+        return bool(self._files.exists(f"{self._inside(step)}/{_MANIFEST}"))
+
+    def path_of(self, step: int) -> str:
+        """Return the folder of a step's checkpoint, as it is told to people and to torch."""
+        return f"{self._url}/{_name(step)}"
+
+    def path_of_part(self, step: int, number: int) -> str:
+        """Return the folder of a part."""
+        return f"{self.path_of(step)}/part-{number}"
+
+    def begin_part(self, step: int, number: int) -> None:
+        """Make room for a part; what an earlier attempt left of it is removed."""
+        inside = self._inside(step)
+        for name in (f"part-{number}", f"part-{number}.json"):
+            if self._files.exists(f"{inside}/{name}"):
+                self._files.rm(f"{inside}/{name}", recursive=True)
+        self._files.makedirs(f"{inside}/part-{number}", exist_ok=True)
+
+    def end_part(self, step: int, part: Part) -> None:
+        """Record a part that has been written, with the hashes of what lies there now."""
+        inside = self._inside(step)
+        found = self._files.find(f"{inside}/part-{part.number}", detail=False)
+        files = tuple(self._stored(path, inside) for path in sorted(found))
+        self._put(f"{inside}/part-{part.number}.json", asdict(replace(part, files=files)))
+
+    def commit(self, step: int, num_parts: int) -> None:
+        """Make a checkpoint visible whose parts have all been recorded.
+
+        Raises:
+            OSError: A part is not there.
+            ValueError: The parts are not of the same states.
+        """
+        inside = self._inside(step)
+        parts = [self._get(f"{inside}/part-{number}.json") for number in range(num_parts)]
+        if len({part["fingerprint"] for part in parts}) > 1:
+            raise ValueError("A part of it is left from an earlier attempt.")
+        self._put(f"{inside}/{_MANIFEST}", {"format": _FORMAT, "step": step, "parts": parts})
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest `keep` checkpoints, and what never became one before them."""
+        kept = [step for step, _ in self.complete()][-keep:]
+        for step in self._steps():
+            if not kept or step in kept or step > kept[-1]:
+                continue
+            inside = self._inside(step)
+            if self._files.exists(f"{inside}/{_MANIFEST}"):
+                self._files.rm(f"{inside}/{_MANIFEST}")  # first, so that no half of it is visible
+            self._files.rm(inside, recursive=True)
+
+    def read(self, step: int) -> StoredCheckpoint:
+        """Return a complete checkpoint.
+
+        Raises:
+            CheckpointError: Its record cannot be read.
+        """
+        path = self.path_of(step)
+        try:
+            value = self._get(f"{self._inside(step)}/{_MANIFEST}")
+            if value["format"] != _FORMAT:
+                raise CheckpointError(
+                    f"{path} has format {value['format']}, and this version reads {_FORMAT}.",
+                    remedy="Continue it with the version that wrote it.",
+                )
+            parts = tuple(
+                Part(
+                    part["number"],
+                    tuple(part["parameters"]),
+                    tuple(StoredFile(**file) for file in part["files"]),
+                    part["fingerprint"],
+                )
+                for part in value["parts"]
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}/{_MANIFEST} cannot be read: {type(error).__name__}: {error}",
+                remedy="Remove that folder to continue from the checkpoint before it.",
+            ) from error
+        return StoredCheckpoint(step, path, parts)
+
+    def damage_of(self, stored: StoredCheckpoint, files: Sequence[StoredFile]) -> str:
+        """Compare files with their records; return what differs, or nothing."""
+        inside = self._inside(stored.step)
+        for file in files:
+            try:
+                found = self._stored(f"{inside}/{file.name}", inside)
+            except OSError as error:
+                return f"{file.name} cannot be read ({type(error).__name__})."
+            if found != file:
+                return (
+                    f"{file.name} has {found.num_bytes} bytes with hash {found.sha256[:12]}…,"
+                    f" not {file.num_bytes} with {file.sha256[:12]}…."
+                )
+        return ""
+
+    def _steps(self) -> list[int]:
+        try:
+            names = self._files.ls(self._root, detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            return []
+        matches = [_NAME.match(name.rstrip("/").rsplit("/", 1)[-1]) for name in names]
+        return [int(match.group(1)) for match in matches if match is not None]
+
+    def _inside(self, step: int) -> str:
+        return f"{self._root}/{_name(step)}"
+
+    def _stored(self, path: str, inside: str) -> StoredFile:
+        digest, num_bytes = hashlib.sha256(), 0
+        with self._files.open(path, "rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                num_bytes += len(chunk)
+        return StoredFile(path.removeprefix(f"{inside}/"), num_bytes, digest.hexdigest())
+
+    def _get(self, path: str) -> Any:
+        return json.loads(self._files.cat_file(path))
+
+    def _put(self, path: str, value: Any) -> None:
+        """Write a small file at once: a reader sees all of it or none."""
+        content = (json.dumps(value, indent=1) + "\n").encode()
+        if isinstance(self._files, fsspec.get_filesystem_class("file")):
+            self._files.pipe_file(f"{path}.new", content)
+            self._files.mv(f"{path}.new", path)
+        else:
+            self._files.pipe_file(path, content)
+
+
+def protocol_of(url: str) -> str:
+    """Return the protocol of a folder: `file` for a path."""
+    return url.split("://", 1)[0] if "://" in url else "file"
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"

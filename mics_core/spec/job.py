@@ -236,6 +236,10 @@ class GroupsSpec(SpecModel):
     maximum: int | None = Field(default=None, gt=0)
     """Upper bound of scaling; the default is `wanted`."""
 
+    silence_s: float = Field(default=15.0, ge=1.0)
+    """A group that makes no progress for so long is evicted and replaced; where steps are long, for
+    five times the longest of the last steps."""
+
     @model_validator(mode="after")
     def _ordered(self) -> GroupsSpec:
         if not self.minimum <= self.wanted <= self.upper_bound:

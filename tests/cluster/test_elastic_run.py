@@ -10,6 +10,7 @@ import pytest
 from mics_core.cluster.local import LocalCluster
 from mics_core.spec.status import (
     GenerationEvent,
+    GroupEvent,
     GroupState,
     JobEvent,
     JobState,
@@ -39,6 +40,11 @@ class Story:
     pids_of_killed_node: list[int]
     killed_at: int
 
+    @property
+    def contributes_from(self) -> int:
+        """The first step with three groups."""
+        return next(step.step for step in self.steps if step.num_groups == 3)
+
     def pids(self, group_id: int) -> list[int]:
         return [worker.pid for worker in self.status.groups[group_id].workers]
 
@@ -52,7 +58,9 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
     job.scale(3)
     job.train_to(5)
     job.wait_until(lambda job: job.group_events(2, GroupState.READY), "a third group that is ready")
-    job.train_until(lambda job: job.has_entered(0, 1, 2), "the entry of the third group")
+    job.train_until(
+        lambda job: job.group_events(2, GroupState.MEMBER), "the entry of the third group"
+    )
     job.train_to(job.control.allowed + 2)
     # All workers are held while they read the next step, or will be.
     killed_at = job.control.allowed + 1
@@ -101,7 +109,11 @@ def test_the_committed_attempt_of_every_step_read_each_sample_exactly_once(story
     """Seen by the data itself: the last attempts of the workers that committed the step."""
     groups_of = {record.number: record.groups for record in story.status.generations}
     for step in story.steps:
-        members = [pid for group in groups_of[step.generation] for pid in story.pids(group)]
+        groups = groups_of[step.generation]
+        if step.step < story.contributes_from:
+            groups = [group for group in groups if group != 2]  # it copies, and reads nothing
+        assert step.num_groups == len(groups)
+        members = [pid for group in groups for pid in story.pids(group)]
         attempts = [story.reads.of_last_attempt(step.step, pid) for pid in members]
         assert all(attempts), f"a member of step {step.step} read nothing: {attempts}"
         read = sorted(place for attempt in attempts for place in attempt)
@@ -145,7 +157,21 @@ def test_steps_name_the_generation_that_was_entered_before_them(story: Story) ->
     assert None not in starts
     for step in story.steps:
         number = sum(start <= step.step for start in starts if start is not None)
-        assert (step.generation, step.num_groups) == (number, (2, 3, 2)[number - 1])
+        assert step.generation == number
+
+
+def test_a_newcomer_has_its_share_once_it_holds_the_states(story: Story) -> None:
+    first = story.contributes_from
+    member = next(
+        event
+        for event in story.events
+        if isinstance(event, GroupEvent) and (event.group_id, event.state) == (2, GroupState.MEMBER)
+    )
+    assert member.reason == f"It trains since step {first} (generation 2)."
+    begins = story.status.generations[1].step
+    assert begins is not None
+    # The members train on while it copies: the step that it joins with is theirs alone.
+    assert begins < first <= story.killed_at
 
 
 def test_the_others_train_on_while_a_group_starts(story: Story) -> None:

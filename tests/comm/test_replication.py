@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 from tests.comm.members import MemberProcess, Things, ask_all, member_processes
@@ -31,13 +32,13 @@ def members(processes: list[MemberProcess], request: pytest.FixtureRequest) -> l
 
 
 def connect_all(members: list[MemberProcess], nodes: list[str] | None = None) -> None:
-    port = members[0].call(host_store)
+    port = members[0].call(begin)
     answers = ask_all(members, enter, len(members), port, nodes or [""] * len(members))
     assert answers == [None] * len(members)
 
 
-def host_store(things: Things) -> int:
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def begin(things: Things) -> int:
+    store = host_store("127.0.0.1")
     things["store"] = store
     return int(store.port)
 
@@ -59,17 +60,6 @@ def gather(things: Things, place: int) -> list[list[float]]:
 def test_a_gather_has_one_row_a_member_in_their_order(members: list[MemberProcess]) -> None:
     expected = [[float(place), place / 3, 2.0**53] for place in range(len(members))]
     assert ask_all(members, gather) == [expected] * len(members)
-
-
-def tensors_of(place: int) -> list[torch.Tensor]:
-    """Tensors of many shapes; every member's differ, and no order of summation is exact."""
-    random = torch.Generator().manual_seed(place)
-    shapes = [(3,), (0,), (2, 5), (), (7, 3, 2), (1000,), (0, 4), (1,)]
-    kinds = [torch.float32, torch.float32, torch.float64, torch.float64, torch.float32]
-    return [
-        torch.randn(shape, generator=random, dtype=kinds[index % len(kinds)])
-        for index, shape in enumerate(shapes)
-    ]
 
 
 def flat_of(place: int, num_elements: int) -> torch.Tensor:
@@ -123,9 +113,6 @@ def test_members_of_one_node_reduce_among_themselves_first(
         check_all_reduce(processes, num_elements)
     rows = [[float(place), place / 3, 2.0**53] for place in range(MOST)]
     assert ask_all(processes, gather) == [rows] * MOST
-    for source in range(MOST):
-        for tensors in ask_all(processes, broadcast, source):
-            assert torch.equal(tensors[-1], torch.full((2, 2), source))
     assert ask_all(processes, grid_of) == [grid] * MOST
 
 
@@ -133,19 +120,6 @@ def grid_of(things: Things, place: int) -> tuple[int, int]:
     ring = things["group"]._ring
     assert (ring.inter is not None) == ring.grid.has_stages
     return ring.grid.num_nodes, ring.grid.workers_per_node
-
-
-def broadcast(things: Things, place: int, source: int) -> list[torch.Tensor]:
-    tensors = [*tensors_of(place), torch.full((2, 2), place).t()]
-    things["group"].broadcast(tensors, source)
-    return [tensor.clone() for tensor in tensors]
-
-
-def test_a_broadcast_copies_the_bits_of_any_source(members: list[MemberProcess]) -> None:
-    for source in range(len(members)):
-        gold = [*tensors_of(source), torch.full((2, 2), source)]
-        for tensors in ask_all(members, broadcast, source):
-            assert all(torch.equal(a, b) for a, b in zip(tensors, gold, strict=True))
 
 
 def sum_and_close(things: Things, place: int) -> float:
@@ -185,7 +159,6 @@ def test_a_member_without_peers_needs_no_connection() -> None:
     group = connect(nowhere, Member(1, 0, 0, 1), superseded=lambda: False, timeout_s=1)
     values = torch.ones(3)
     group.all_reduce(values)
-    group.broadcast([values], 0)
     assert group.gather_doubles([4.0, 2.0]) == [[4.0, 2.0]]
     assert torch.equal(values, torch.ones(3))
     group.close()

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 from tests.comm.members import MemberProcess, Things, ask_all, member_processes, seconds_since
-from tests.comm.test_replication import connect_all, host_store
+from tests.comm.test_replication import begin, connect_all
 
 SOON_S = 2.0
 SIZE = 4
@@ -107,7 +108,7 @@ def rendezvous(
 
 
 def test_a_superseded_rendezvous_ends_promptly() -> None:
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = host_store("127.0.0.1")
     looks = iter([False, False, True])
     start = time.monotonic()
     with pytest.raises(ReplicationError) as raised:
@@ -146,7 +147,7 @@ def wait_at_store(things: Things, port: int) -> tuple[float, str]:
 def test_a_store_that_dies_while_members_gather_is_named_with_its_address(
     members: list[MemberProcess],
 ) -> None:
-    port = members[0].call(host_store)
+    port = members[0].call(begin)
     members[1].begin(wait_at_store, port)
     assert members[1].answer() == "waiting"
     killed = time.monotonic()

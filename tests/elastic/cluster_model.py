@@ -15,6 +15,7 @@ from mics_core.elastic.events import (
     Decision,
     Event,
     GroupBroken,
+    GroupDraining,
     GroupEnded,
     GroupEntered,
     GroupLost,
@@ -99,7 +100,7 @@ class ClusterModel:
         for decision in decisions:
             self._carry_out(decision)
         alive = [group for group in self.machine.groups.values() if group.phase in ALIVE]
-        assert len(alive) <= self.machine.wanted
+        assert sum(not group.draining for group in alive) <= self.machine.wanted
         if self.machine.phase in FINAL:
             assert not alive
             assert all(
@@ -156,6 +157,8 @@ class ClusterModel:
                 return self._take_plan(group)
             case Life.CONNECTING:
                 return self._connect(group.generation)
+            case Life.TRAINING if not group.has_state:
+                return self._arrive(group)
             case Life.TRAINING:
                 return self._train(group.generation)
             case _:
@@ -188,8 +191,21 @@ class ClusterModel:
             return True
         newest = max(group.step for group in holders)
         for group in here:
-            group.life, group.step, group.has_state = Life.TRAINING, newest, True
-            group.outbox.append(GroupEntered(group.group_id, number, newest))
+            # Who is behind listens, and enters when the copy has arrived.
+            group.has_state = group.has_state and group.step == newest
+            group.life, group.step = Life.TRAINING, newest
+            if group.has_state:
+                group.outbox.append(GroupEntered(group.group_id, number, newest))
+        return True
+
+    def _arrive(self, group: SimGroup) -> bool:
+        """Let a group that is behind hold the states of its peers, if they still train."""
+        members = [self.groups[member] for member in self.plans[group.generation]]
+        here = [g for g in members if self._is_in(g, Life.TRAINING, group.generation)]
+        if len(here) < len(members):
+            return self._train(group.generation)
+        group.has_state = True
+        group.outbox.append(GroupEntered(group.group_id, group.generation, group.step))
         return True
 
     def _train(self, number: int) -> bool:
@@ -269,6 +285,11 @@ class ClusterModel:
         self._break(
             [g for g in self.groups.values() if self._is_in(g, Life.TRAINING, number)], number
         )
+
+    def drain(self, group_id: int) -> None:
+        """Tell that a node of a group is to be taken away; it is told again and again."""
+        if group_id not in self._stopped | self._told_gone:
+            self.tell(GroupDraining(group_id, "Its node is being drained."))
 
     # Messages and time.
 

@@ -23,6 +23,7 @@ WEIGHTS = {
     "lose_while_copying": 1,
     "lose_in_commit": 1,
     "hang": 1,
+    "drain": 1,
     "break": 1,
 }
 ACTIONS = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
@@ -65,6 +66,8 @@ def act(cluster: ClusterModel, action: str, number: int) -> None:
                 case "lose_in_commit":
                     if cluster.groups[group_id].life == Life.TRAINING:
                         cluster.lose_in_commit(group_id)
+                case "drain":
+                    cluster.drain(group_id)
                 case "hang":
                     cluster.hang(group_id)
                 case "break":

@@ -48,11 +48,17 @@ def test_a_group_joins_behind_the_members() -> None:
     ]
 
 
-def test_each_group_that_is_ready_joins_at_once() -> None:
+def test_a_group_that_is_ready_waits_until_those_before_it_hold_the_states() -> None:
     driver = training(1)
-    scaled(driver, 3)
+    scaled(driver, 4)
     assert driver.ready(2)[-1] == AnnounceGeneration(2, (0, 2), "Group 2 joins.")
-    assert driver.ready(1)[-1] == AnnounceGeneration(3, (0, 2, 1), "Group 1 joins.")
+    for late in (1, 3):
+        assert driver.ready(late) == [MarkGroup(late, GroupPhase.READY, BUILT)]
+    driver.enter(0, step=3)
+    # Group 2 has copied; those that came meanwhile join together.
+    assert driver.enter(2, step=5)[-1] == AnnounceGeneration(
+        3, (0, 2, 1, 3), "Groups 1 and 3 join."
+    )
 
 
 def test_groups_that_waited_for_the_minimum_join_together() -> None:
@@ -289,6 +295,7 @@ def test_scaling_up_again_while_a_group_leaves_launches_a_new_one() -> None:
     scaled(driver, 1)
     assert scaled(driver, 2) == launched(2, "The user asked for 2.")
     assert driver.phase(1) == GroupPhase.LEAVING
+    driver.enter(0)
     assert driver.ready(2)[-1] == AnnounceGeneration(3, (0, 2), "Group 2 joins.")
 
 

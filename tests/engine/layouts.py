@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 from torch.distributed.tensor import DTensor
 
 from mics_core.comm.partition import PartitionGroup, form_partition_group
+from mics_core.comm.store import host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
@@ -45,8 +45,8 @@ def train_over_groups(
     device = torch.device("cpu")
     nodes = [f"node-{place // workers_per_node}" for place in range(busy)]
     nodes += [f"idle-{place}" for place in idle]
-    partition = _partition_group([*ranks, idle] if idle else ranks, nodes, device)
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if rank == 0 else None
+    partition = partition_group([*ranks, idle] if idle else ranks, nodes, device)
+    store = host_store("127.0.0.1") if rank == 0 else None
     port: list[Any] = [store.port if store is not None else None]
     dist.broadcast_object_list(port, src=0)
     if rank >= busy:
@@ -74,21 +74,26 @@ def train_over_groups(
         for name, value in model.named_parameters()
     }
     whole = _whole(mine, partition) if rank < partition_size else None
-    digest = hashlib.sha256()
-    for tensor in state_tensors(model, trainers[0].optimizer):
-        digest.update(tensor.contiguous().numpy().tobytes())
     dist.barrier()
     return {
         "losses": [commit.loss for commit in membership.commits],
         "norms": [commit.gradient_norm for commit in membership.commits],
         "shares": [commit.shares for commit in membership.commits],
-        "digest": digest.hexdigest(),
+        "digest": digest_of(trainers[0]),
         "checkpoints": membership.checkpoints,
         "parameters": whole,
     }
 
 
-def _partition_group(
+def digest_of(trainer: Trainer) -> str:
+    """The bits of all that a worker holds of the states."""
+    digest = hashlib.sha256()
+    for tensor in state_tensors(trainer.model, trainer.optimizer):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def partition_group(
     ranks: list[list[int]], nodes: list[str], device: torch.device
 ) -> PartitionGroup:
     """Form partition groups once for each layout; the pool serves many tests.

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mics_core.engine.checkpoint import share_of
 from mics_core.errors import SpecificationError
 from mics_core.spec import JobSpec, check_files
-from mics_core.spec.folders import complete_checkpoints
+from mics_core.spec.folders import CheckpointFolder
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
 from tests.engine.worker_pool import WorkerPool
@@ -34,7 +35,7 @@ def test_a_run_continues_with_any_layout_as_if_it_had_not_been_cut(
 ) -> None:
     groups, size = before
     pool.run(train_over_groups, job(text, tmp_path, size, steps=4), groups, size)
-    assert [step for step, _ in complete_checkpoints(tmp_path)] == [2, 4]
+    assert steps_in(tmp_path)[-1] == 4
     groups, size = after
     continued = pool.run(train_over_groups, job(text, tmp_path, size, steps=7), groups, size)[0]
     gold = train_in_one_process(job(text, tmp_path, 1, steps=7))
@@ -42,19 +43,79 @@ def test_a_run_continues_with_any_layout_as_if_it_had_not_been_cut(
     assert relative_difference(continued["parameters"], gold.parameters) < 1e-10
 
 
+def steps_in(folder: Path) -> list[int]:
+    return [step for step, _ in CheckpointFolder(str(folder)).complete()]
+
+
+def test_all_groups_write_together_and_nothing_twice(
+    pool: WorkerPool, text: str, tmp_path: Path
+) -> None:
+    spec = job(text, tmp_path, 2, steps=2)
+    result = pool.run(train_over_groups, spec, 3, 2)[0]
+    stored = CheckpointFolder(str(tmp_path)).read(2)
+    names = [name for part in stored.parts for name in part.parameters]
+    assert len(stored.parts) == 3
+    assert all(part.parameters for part in stored.parts)
+    assert sorted(names) == sorted({*names})
+    assert {*names} >= {*result["parameters"]}
+    numbers = sum(value.numel() for value in result["parameters"].values())
+    num_bytes = sum(file.num_bytes for part in stored.parts for file in part.files)
+    # Parameters and two moments in double precision; the rest is torch's record of them.
+    assert 3 * 8 * numbers < num_bytes < 1.3 * 3 * 8 * numbers
+
+
 def test_only_the_newest_checkpoints_are_kept_and_nothing_unfinished_stays(
     pool: WorkerPool, text: str, tmp_path: Path
 ) -> None:
-    pool.run(train_over_groups, job(text, tmp_path, 2, steps=9), 2, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000008", "step-00000009"]
+    reports = pool.run(train_over_groups, job(text, tmp_path, 2, steps=9), 2, 2)[0]["checkpoints"]
+    written = [report.step for report in reports if not report.error]
+    assert written[-1] == 9
+    assert len(written) >= 2
+    assert steps_in(tmp_path) == written[-2:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"step-{step:08d}" for step in written[-2:]
+    ]
+    # Steps of milliseconds are faster than any storage; what is left out is told.
+    assert {report.step for report in reports} == {2, 4, 6, 8, 9}
+    assert all("left out" in report.error for report in reports if report.error)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
+    pool: WorkerPool, text: str, tmp_path: Path
+) -> None:
+    pool.run(train_over_groups, job(text, tmp_path, 2, steps=2), 2, 2)
+    pool.run(train_over_groups, job(text, tmp_path, 2, steps=3), 1, 2)
+    assert steps_in(tmp_path) == [2, 3]
+    damage(tmp_path / "step-00000003")
+    again = pool.run(train_over_groups, job(text, tmp_path, 2, steps=4), 1, 2)[0]
+    assert len(again["losses"]) == 2  # from the one of step 2
+    for step in steps_in(tmp_path):
+        damage(tmp_path / f"step-{step:08d}")
+    with pytest.raises(AssertionError, match=r"(?s)Every checkpoint is damaged.*with hash"):
+        pool.run(train_over_groups, job(text, tmp_path, 2, steps=5), 1, 2)
+
+
+def damage(checkpoint: Path) -> None:
+    """Change one byte of the largest file, as a failing disk would."""
+    largest = max(checkpoint.rglob("*.distcp"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] = (content[len(content) // 2] + 1) % 256
+    largest.write_bytes(bytes(content))
 
 
 def test_an_unfinished_checkpoint_is_invisible(pool: WorkerPool, text: str, tmp_path: Path) -> None:
     pool.run(train_over_groups, job(text, tmp_path, 2, steps=2), 1, 2)
-    whole = tmp_path / "step-00000002"
-    whole.rename(tmp_path / ".step-00000002.unfinished")
+    (tmp_path / "step-00000002" / "mics.json").unlink()
     again = pool.run(train_over_groups, job(text, tmp_path, 2, steps=3), 1, 2)[0]
     assert len(again["losses"]) == 3  # it began at the beginning
+
+
+def test_a_url_of_fsspec_is_as_good_as_a_path(pool: WorkerPool, text: str, tmp_path: Path) -> None:
+    spec = job(text, tmp_path, 2, steps=2)
+    url = {"checkpoint": spec.checkpoint.model_copy(update={"directory": f"file://{tmp_path}"})}
+    pool.run(train_over_groups, spec.model_copy(update=url), 2, 2)
+    longer = job(text, tmp_path, 2, steps=3).model_copy(update=url)
+    assert len(pool.run(train_over_groups, longer, 1, 2)[0]["losses"]) == 1
 
 
 def test_a_folder_with_checkpoints_is_refused_unless_the_run_may_continue_them(
@@ -65,7 +126,10 @@ def test_a_folder_with_checkpoints_is_refused_unless_the_run_may_continue_them(
         update={"checkpoint": spec.checkpoint.model_copy(update={"resume": False})}
     )
     check_files(anew)
-    (tmp_path / "step-00000002").mkdir()
+    whole = tmp_path / "step-00000002"
+    whole.mkdir()
+    check_files(anew)  # nothing complete is there
+    (whole / "mics.json").write_text("{}")
     check_files(spec)
     with pytest.raises(SpecificationError, match=r"checkpoint\.resume.*up to step 2.*empty folder"):
         check_files(anew)
@@ -88,4 +152,13 @@ def test_a_folder_that_cannot_be_written_fails_the_checkpoint_and_not_the_run(
     result = pool.run(train_over_groups, job(text, blocked / "sub", 2, steps=4), 1, 2)[0]
     assert len(result["losses"]) == 4
     assert [report.step for report in result["checkpoints"]] == [2, 4]
-    assert all("Not a directory" in report.error for report in result["checkpoints"])
+    assert all("NotADirectory" in report.error for report in result["checkpoints"])
+
+
+def test_groups_share_the_writing_evenly_and_without_a_word() -> None:
+    sizes = {f"{place}": size for place, size in enumerate([90, 60, 50, 40, 30, 20, 10, 0])}
+    for num_groups in range(1, 10):
+        shares = [share_of(sizes, number, num_groups) for number in range(num_groups)]
+        assert sorted(name for share in shares for name in share) == sorted(sizes)
+        loads = [sum(sizes[name] for name in share) for share in shares]
+        assert max(loads) <= max(90, sum(loads) / num_groups + 30)

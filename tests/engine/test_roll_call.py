@@ -15,6 +15,7 @@ import pytest
 import torch.distributed as dist
 
 from mics_core.comm import units as unit_collectives
+from mics_core.comm.store import host_store
 from mics_core.planner.strategy import Strategy, default_strategy
 from mics_core.spec import JobSpec
 from tests.comm.members import MemberProcess, Things, member_processes
@@ -87,7 +88,7 @@ def test_a_lost_worker_is_named_with_group_and_step(
     path = tmp_path / "text.txt"
     path.write_bytes(Path(socket.__file__).read_bytes())
     spec = small_job(str(path), partition_size=SIZE, training__steps=50)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = host_store("127.0.0.1")
     for place, member in enumerate(members):
         member.begin(join_world, place, store.port)
     for member in members:

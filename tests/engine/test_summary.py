@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -16,15 +17,24 @@ QUICK = settings(max_examples=60, deadline=None, database=None)
 RUNS = st.tuples(st.integers(0, 5000), st.integers(1, 60))
 
 
-def summary_of(places: list[int], *, loss: float = 0.0, pending: int = 0) -> Summary:
+def summary_of(
+    places: list[int],
+    *,
+    loss: float = 0.0,
+    pending: int = 0,
+    checkpoint: float = math.inf,
+    behind: float = 0.0,
+) -> Summary:
     return Summary(
         loss_sum=loss,
         num_tokens=10.0 * len(places),
         num_samples=len(places),
-        first_offset=min(places),
+        first_offset=min(places, default=math.inf),
         offset_sum=sum(places),
         offset_square_sum=sum(place * place for place in places),
         pending_generation=pending,
+        checkpoint=checkpoint,
+        behind=behind,
     )
 
 
@@ -99,7 +109,11 @@ def test_the_summaries_of_all_groups_cover_the_batch(sizes: list[int]) -> None:
 
 
 def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
-    parts = [summary_of([4, 5], loss=1.5, pending=3), summary_of([0, 1, 2], loss=0.25, pending=7)]
+    parts = [
+        summary_of([4, 5], loss=1.5, pending=3, checkpoint=20.0),
+        summary_of([0, 1, 2], loss=0.25, pending=7, checkpoint=-20.0),
+        summary_of([], behind=1.0),
+    ]
     total = combine(parts)
     assert total == Summary(
         loss_sum=1.75,
@@ -109,7 +123,11 @@ def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
         offset_sum=12,
         offset_square_sum=46,
         pending_generation=7,
+        checkpoint=-20.0,
+        behind=1.0,
     )
+    assert parts[2].share == Share(0, 0)
+    assert parts[2].covers(0, 0)
 
 
 @QUICK
@@ -144,6 +162,8 @@ def test_the_largest_batch_whose_squares_are_exact_is_accepted() -> None:
         0.0,
         float(number * (number - 1) // 2),
         float((number - 1) * number * (2 * number - 1) // 6),
+        0.0,
+        math.inf,
         0.0,
     )
     assert summary.offset_square_sum < 2**53

@@ -74,6 +74,10 @@ def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
+    from mics_core.comm.store import LIBUV_VARIABLE
+
+    os.environ[LIBUV_VARIABLE] = "0"
+
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=120))
     while True:

@@ -18,6 +18,7 @@ from benchmarks.harness.site import Site
 from benchmarks.network.systems.tuning import tune
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.trainer import StepBroken, Trainer
@@ -111,7 +112,7 @@ def _share_store(site: Site) -> tuple[TCPStore | None, StoreAddress]:
     """Start the generation's store on rank 0 and tell everybody where it is."""
     store = None
     if site.rank == 0:
-        store = TCPStore(site.master_address, 0, is_master=True, wait_for_workers=False)
+        store = host_store(site.master_address)
     box = [store.port if store is not None else 0]
     dist.broadcast_object_list(box, src=0)
     return store, StoreAddress(site.master_address, box[0])

@@ -1,0 +1,1 @@
+"""What a fault costs those who survive it: `python -m benchmarks.recovery`."""

@@ -1,0 +1,43 @@
+"""How long to wait for those who make no progress: a limit that follows the time of a step."""
+
+from __future__ import annotations
+
+from collections import deque
+
+__all__ = ["Patience"]
+
+_STEPS = 5.0
+_REMEMBERED = 10
+
+
+class Patience:
+    """Knows the last steps' times, and how long a step may take now.
+
+    Args:
+        floor_s: Never less than this.
+        ceiling_s: Never more; also the limit of a step of which nothing can be foretold.
+    """
+
+    def __init__(self, floor_s: float, ceiling_s: float):
+        self._floor_s = floor_s
+        self._ceiling_s = max(ceiling_s, floor_s)
+        self._times_s: deque[float] = deque(maxlen=_REMEMBERED)
+        self._is_first = True
+
+    def began_anew(self) -> None:
+        """Note that the members changed: a newcomer's first step may be much longer."""
+        self._is_first = True
+
+    def took(self, step_s: float) -> None:
+        """Note a step's time."""
+        if not self._is_first:
+            self._times_s.append(step_s)
+        self._is_first = False
+
+    @property
+    def limit_s(self) -> float:
+        """How long the next step may take."""
+        if self._is_first:
+            return self._ceiling_s
+        longest_s = max(self._times_s, default=self._ceiling_s)
+        return min(self._ceiling_s, max(self._floor_s, _STEPS * longest_s))

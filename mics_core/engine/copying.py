@@ -1,0 +1,162 @@
+"""Copies the model states to members that are behind, while the others train on.
+
+[Note: joining without holding anyone up]
+Some members of a generation hold the states of its first step s, others are behind: newcomers, and
+a group that missed the end of the last step. Those that hold them keep a snapshot, each of its part
+of the states, send it in the background over connections of their own, and train on. A member that
+is behind takes part in the exchanges of every step too, with no micro-batches and a gradient of
+zero. So it receives the reduced gradient of each step; it keeps them, and when the snapshot is
+there it applies them in order. That brings it to the bits of its peers. It says so in the summary
+of the step that it can apply at once, and from the next one on it takes its share of micro-batches.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
+
+import torch
+
+from mics_core.comm.copies import Copies
+from mics_core.errors import ReplicationError
+
+__all__ = ["Incoming", "Outgoing"]
+
+_PIECE_BYTES = 4 << 20
+
+
+class Outgoing:
+    """Sends this member's part of the states, as they are now.
+
+    Args:
+        tensors: The states (`mics_core.engine.state.state_tensors`).
+        copies: The connections.
+        source: Which of the sources this is, from 0.
+        num_sources: Members that hold the states.
+        listeners: Ranks of the members that are behind.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],
+        copies: Copies,
+        source: int,
+        num_sources: int,
+        listeners: Sequence[int],
+    ):
+        snapshot = [
+            tensors[index].detach().reshape(-1)[part.start : part.stop].to("cpu", copy=True)
+            for index, part in _pieces_of(tensors, source, num_sources)
+        ]
+        self._copies = copies
+        self._listeners = tuple(listeners)
+        self._is_closed = threading.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies-out")
+        self._thread.submit(self._send, snapshot)
+        self._thread.shutdown(wait=False)
+
+    def close(self) -> None:
+        """Send no more."""
+        self._is_closed.set()
+        self._copies.close()
+
+    def _send(self, snapshot: list[torch.Tensor]) -> None:
+        try:
+            while snapshot and not self._is_closed.is_set():
+                self._copies.send(snapshot.pop(0), self._listeners)
+        except ReplicationError:
+            return  # who was lost breaks the next step too, and that says so
+
+
+class Incoming:
+    """Receives the states.
+
+    Args:
+        tensors: The states, which are overwritten.
+        copies: The connections.
+        sources: Ranks of the members that hold them.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], copies: Copies, sources: Sequence[int]):
+        self._tensors = list(tensors)
+        self._copies = copies
+        self._sources = tuple(sources)
+        self._lock = threading.Lock()
+        self._is_closed = False
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies-in")
+        self._received: Future[None] = thread.submit(self._receive)
+        thread.shutdown(wait=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is there.
+
+        Raises:
+            ReplicationError: A source was lost.
+        """
+        if not self._received.done():
+            return False
+        self._received.result()
+        return True
+
+    def wait(self) -> None:
+        """Wait until all is there.
+
+        Raises:
+            ReplicationError: A source was lost.
+        """
+        self._received.result()
+
+    def close(self) -> None:
+        """Write no more into the states; what still arrives is thrown away."""
+        with self._lock:
+            self._is_closed = True
+        self._copies.close()
+
+    def _receive(self) -> None:
+        number = len(self._sources)
+        parts = [_pieces_of(self._tensors, source, number) for source in range(number)]
+        # Tensors that are no plain row of numbers are put together beside themselves.
+        rows = [
+            tensor.detach().view(-1) if tensor.is_contiguous() else tensor.new_empty(tensor.numel())
+            for tensor in self._tensors
+        ]
+        # One piece of each source at a time, so that all of them send at once.
+        for turn in zip_longest(*parts):
+            pieces = [
+                (rank, *piece)
+                for rank, piece in zip(self._sources, turn, strict=True)
+                if piece is not None
+            ]
+            buffers = [
+                torch.empty(len(part), dtype=self._tensors[index].dtype)
+                for _, index, part in pieces
+            ]
+            ranks = [rank for rank, *_ in pieces]
+            self._copies.receive(list(zip(buffers, ranks, strict=True)))
+            with self._lock:
+                if self._is_closed:
+                    raise ReplicationError("The copy of the model states was given up.")
+                for buffer, (_, index, part) in zip(buffers, pieces, strict=True):
+                    rows[index][part.start : part.stop].copy_(buffer)
+        with self._lock:
+            for tensor, row in zip(self._tensors, rows, strict=True):
+                if not tensor.is_contiguous() and not self._is_closed:
+                    tensor.detach().copy_(row.view(tensor.shape))
+
+
+_Piece = tuple[int, range]
+"""A tensor's index, and a run of its numbers."""
+
+
+def _pieces_of(tensors: Sequence[torch.Tensor], source: int, num_sources: int) -> Iterator[_Piece]:
+    """Yield the pieces that one of several sources sends: every n-th."""
+    number = 0
+    for index, tensor in enumerate(tensors):
+        length = max(1, _PIECE_BYTES // tensor.element_size())
+        for begin in range(0, tensor.numel(), length):
+            if number % num_sources == source:
+                yield index, range(begin, min(begin + length, tensor.numel()))
+            number += 1

@@ -1,0 +1,129 @@
+"""Entering a generation: connect to its members, and see who holds the newest states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.elastic.plan import GenerationPlan
+from mics_core.engine.catch_up import CatchUp
+from mics_core.engine.copying import Incoming, Outgoing
+from mics_core.engine.state import state_tensors
+from mics_core.engine.trainer import Trainer
+from mics_core.errors import ReplicationError
+
+__all__ = ["Entry", "Holding", "enter"]
+
+
+@dataclass(slots=True)
+class Holding:
+    """What a worker has: the same on all workers of its partition group.
+
+    Args:
+        step: The next step.
+        has_state: Whether its states are those that this step begins with.
+    """
+
+    step: int
+    has_state: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A generation that has been entered.
+
+    Args:
+        replication: The worker's replication group.
+        position: Its partition group's place in the generation.
+        active: Places of the groups that take micro-batches from the first step on.
+        copying: The copy of the states that goes on beside the steps, if there is one.
+    """
+
+    replication: ReplicationGroup
+    position: int
+    active: tuple[int, ...]
+    copying: Incoming | Outgoing | None
+
+    def close(self) -> None:
+        """Drop all connections."""
+        self.replication.close()
+        if self.copying is not None:
+            self.copying.close()
+
+
+def enter(
+    trainer: Trainer,
+    plan: GenerationPlan,
+    position: int,
+    holding: Holding,
+    *,
+    superseded: Callable[[], bool],
+    timeout_s: float,
+) -> Entry | str:
+    """Connect to the peers of a generation; all workers of all its groups must call it.
+
+    Args:
+        trainer: The trainer.
+        plan: The generation.
+        position: This worker's partition group's place in it.
+        holding: What the worker has. A member that is behind is put to the step of the others, and
+            holds no state until it has caught up ([Note: joining without holding anyone up]).
+        superseded: Whether a newer generation has been announced.
+        timeout_s: Time limit of connecting and of what follows.
+
+    Returns:
+        The generation, or why it could not be entered; the same kind on all workers of the group.
+    """
+    assert plan.store is not None
+    partition = trainer.partition
+    member = Member(plan.number, partition.rank, position, len(plan.groups), node=partition.node)
+    entry: Entry | None = None
+    replication: ReplicationGroup | None = None
+    error, step = "", holding.step
+    try:
+        replication = connect(plan.store, member, superseded=superseded, timeout_s=timeout_s)
+        step, entry = _compare(trainer, replication, position, holding)
+    except ReplicationError as broken:
+        error = str(broken)
+    # See [Note: agreement inside a partition group] in `mics_core.engine.loop`.
+    failed = any(failed for (failed,) in partition.gather_doubles([float(bool(error))]))
+    if not failed:
+        assert entry is not None
+        if position not in entry.active:
+            holding.step, holding.has_state = step, False
+        return entry
+    if entry is not None:
+        entry.close()
+        if isinstance(entry.copying, Incoming):
+            holding.has_state = False  # what was there may be half overwritten
+    elif replication is not None:
+        replication.close()
+    trainer.begin_catching_up(None)
+    holding.has_state = all(has for (has,) in partition.gather_doubles([float(holding.has_state)]))
+    return error or "Another worker of this partition group could not enter the generation."
+
+
+def _compare(
+    trainer: Trainer, replication: ReplicationGroup, position: int, holding: Holding
+) -> tuple[int, Entry]:
+    """Find out who holds the newest states, and begin to copy them to all others."""
+    mine = float(holding.step) if holding.has_state else -1.0
+    steps = [row[0] for row in replication.gather_doubles([mine])]
+    newest = max(steps)
+    if newest < 0:
+        raise ReplicationError(
+            f"No member of generation {replication.member.generation} holds the model states."
+        )
+    sources = tuple(rank for rank, step in enumerate(steps) if step == newest)
+    listeners = [rank for rank, step in enumerate(steps) if step != newest]
+    copying: Incoming | Outgoing | None = None
+    if listeners:
+        copies = replication.open_copies()
+        states = state_tensors(trainer.model, trainer.optimizer)
+        if position in sources:
+            copying = Outgoing(states, copies, sources.index(position), len(sources), listeners)
+        else:
+            copying = Incoming(states, copies, sources)
+            trainer.begin_catching_up(CatchUp(copying))
+    return int(newest), Entry(replication, position, sources, copying)

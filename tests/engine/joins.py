@@ -1,0 +1,132 @@
+"""Functions that the worker pool runs: a run whose last group joins while the others train."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from mics_core.comm.copies import Copies
+from mics_core.comm.store import host_store
+from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine.build import build_trainer
+from mics_core.engine.loop import train
+from mics_core.engine.membership import StaticMembership
+from mics_core.engine.summary import StepCommit
+from mics_core.engine.trainer import Trainer
+from mics_core.spec import JobSpec
+from tests.engine.layouts import digest_of, partition_group
+
+
+class JoiningMembership(StaticMembership):
+    """A second generation with more groups is announced after some steps of the first.
+
+    Args:
+        plans: The two generations.
+        group_id: This worker's partition group.
+        join_after: Steps of the first generation.
+        arrive_after: Steps that a newcomer must have heard before a byte of the copy is taken.
+    """
+
+    def __init__(
+        self,
+        plans: tuple[GenerationPlan, GenerationPlan],
+        group_id: int,
+        join_after: int,
+        arrive_after: int,
+    ):
+        super().__init__(plans[0], group_id)
+        self._plans = plans
+        self._join_after = join_after
+        self._arrive_after = arrive_after
+        self.entries: list[tuple[int, int]] = []
+        self.may_arrive = threading.Event()
+
+    def pending(self) -> int:
+        late = self.group_id not in self._plans[0].groups
+        return 2 if late or len(self.commits) >= self._join_after else 1
+
+    def next_plan(self, after: int) -> GenerationPlan:
+        return self._plans[self.pending() - 1]
+
+    def plan(self, number: int) -> GenerationPlan:
+        return self._plans[number - 1]
+
+    def entered(self, generation: int, step: int) -> None:
+        self.entries.append((generation, step))
+
+    def committed(self, commit: StepCommit) -> None:
+        super().committed(commit)
+        if len(self.commits) >= self._arrive_after:
+            self.may_arrive.set()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What one worker saw."""
+
+    losses: list[float]
+    num_groups: list[int]
+    entries: list[tuple[int, int]]
+    digest: str
+
+
+def train_with_a_join(
+    spec: JobSpec,
+    groups: tuple[int, int],
+    partition_size: int,
+    join_after: int,
+    arrive_after: int,
+    begins_run: bool,
+) -> Joined | None:
+    """Train with `groups[0]` partition groups at first and `groups[1]` later.
+
+    With `begins_run` the newcomers have initial weights, which are states of an older step.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    before, after = groups
+    busy = after * partition_size
+    ranks = [list(range(first, first + partition_size)) for first in range(0, busy, partition_size)]
+    if busy < world:
+        ranks.append(list(range(busy, world)))
+    device = torch.device("cpu")
+    partition = partition_group(ranks, ["node"] * world, device)
+    stores = [host_store("127.0.0.1") for _ in range(2)]
+    ports: list[Any] = [store.port for store in stores]
+    dist.broadcast_object_list(ports, src=0)
+    if rank >= busy:
+        dist.barrier()
+        return None
+    plans = (
+        GenerationPlan(1, tuple(range(before)), StoreAddress("127.0.0.1", ports[0]), "begins"),
+        GenerationPlan(2, tuple(range(after)), StoreAddress("127.0.0.1", ports[1]), "joins"),
+    )
+    group_id = rank // partition_size
+    membership = JoiningMembership(plans, group_id, join_after, arrive_after)
+    trainers: list[Trainer] = []
+
+    def build(initialise: bool) -> Trainer:
+        trainers.append(build_trainer(spec, partition, device, initialise=initialise))
+        return trainers[0]
+
+    receive = Copies.receive
+
+    def receive_later(copies: Copies, values: Any) -> None:
+        assert membership.may_arrive.wait(60.0)
+        receive(copies, values)
+
+    try:
+        with mock.patch.object(Copies, "receive", receive_later):
+            train(build, membership, begins_run=begins_run or group_id < before)
+    finally:
+        dist.barrier()
+    return Joined(
+        [commit.loss for commit in membership.commits],
+        [commit.num_groups for commit in membership.commits],
+        membership.entries,
+        digest_of(trainers[0]),
+    )

@@ -1,0 +1,81 @@
+"""A group joins: it copies the states while the others train on, and changes no result."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.jobs import small_job, train_in_one_process
+from tests.engine.joins import Joined, train_with_a_join
+from tests.engine.layouts import train_over_groups
+from tests.engine.worker_pool import WorkerPool
+
+STEPS, JOIN_AFTER, ARRIVE_AFTER = 30, 2, 3
+SWITCH = JOIN_AFTER + 1
+"""The step that the second generation begins with: the one before carries the news of it."""
+ADAMW = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1}
+
+
+def join(
+    pool: WorkerPool,
+    text: str,
+    groups: tuple[int, int],
+    size: int,
+    *,
+    begins_run: bool = False,
+    **changes: object,
+) -> tuple[list[Joined], list[float]]:
+    """Return what the workers saw, by rank, and the losses of one process."""
+    options = {"training__precision": "fp64", "training__optimizer": ADAMW, **changes}
+    spec = small_job(
+        text,
+        partition_size=size,
+        training__global_batch_size=6 * size,
+        training__steps=STEPS,
+        groups__wanted=groups[1],
+        **options,
+    )
+    results = pool.run(train_with_a_join, spec, groups, size, JOIN_AFTER, ARRIVE_AFTER, begins_run)
+    return [result for result in results if result is not None], train_in_one_process(spec).losses
+
+
+@pytest.mark.parametrize(
+    ("groups", "size", "begins_run"),
+    [((1, 2), 1, False), ((2, 3), 2, False), ((1, 3), 2, False), ((2, 3), 2, True)],
+    ids=["1 and 1", "2 and 1, sharded", "1 and 2 at once", "one that holds older states"],
+)
+def test_members_train_on_while_a_newcomer_copies(
+    pool: WorkerPool, text: str, groups: tuple[int, int], size: int, begins_run: bool
+) -> None:
+    before, after = groups
+    workers, gold = join(pool, text, groups, size, begins_run=begins_run)
+    members, newcomers = workers[: before * size], workers[before * size :]
+    for worker in members:
+        assert worker.losses == pytest.approx(gold, rel=1e-10)
+        assert worker.entries == [(1, 0), (2, SWITCH)]
+    first = STEPS - members[0].num_groups[::-1].index(before)
+    # It heard at least so many steps before the copy arrived, and the members took all of them.
+    assert SWITCH + ARRIVE_AFTER <= first < STEPS
+    for worker in members:
+        assert worker.num_groups == [before] * first + [after] * (STEPS - first)
+    for worker in newcomers:
+        assert worker.losses == pytest.approx(gold[SWITCH:], rel=1e-10)
+        # It enters when it holds the states: its share of micro-batches begins with that step.
+        assert worker.entries == [(2, first)]
+    for rank in range(size):
+        assert len({worker.digest for worker in workers[rank::size]}) == 1
+
+
+def test_a_join_changes_no_bit_where_determinism_is_bitwise(pool: WorkerPool, text: str) -> None:
+    changes = {"training__determinism": "bitwise", "training__precision": "fp32"}
+    workers, _ = join(pool, text, (2, 3), 2, **changes)
+    spec = small_job(
+        text,
+        partition_size=2,
+        training__global_batch_size=12,
+        training__steps=STEPS,
+        training__optimizer=ADAMW,
+        **changes,
+    )
+    alone = pool.run(train_over_groups, spec, 1, 2)
+    for rank in range(2):
+        assert {worker.digest for worker in workers[rank::2]} == {alone[rank]["digest"]}
