@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-.PHONY: bench-network bench-weak bench-memory bench-gpu
+.PHONY: bench-network bench-weak bench-memory bench-gpu bench-recovery
 
 bench-network: $(STAMP)  ## our engine and its peers over emulated nodes with shaped links (root)
 	$(BIN)/python -m benchmarks.network $(ARGS)
@@ -40,6 +40,9 @@ bench-weak: $(STAMP)  ## weak scaling with emulated compute over shaped links (r
 
 bench-memory: $(STAMP)  ## peak memory of a worker against model_states / p
 	$(BIN)/python -m benchmarks.memory $(ARGS)
+
+bench-recovery: $(STAMP)  ## what faults cost the survivors of a run on simulated nodes
+	$(BIN)/python -m benchmarks.recovery $(ARGS)
 
 bench-gpu: $(STAMP)  ## model FLOP/s utilisation on one GPU
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

@@ -84,10 +84,7 @@ class Shooting:
         node = self._random.choice(self._members()).workers[0].node_id
         normal_s, before, at = self._normal_s(), len(self._job.steps), time.time()
         self._job.cluster.kill_node(node)
-        outcome = self._recovered(at, before, normal_s)
-        self._job.cluster.add_node()
-        self.settle()
-        return outcome
+        return self._recovered(at, before, normal_s, self._job.cluster.add_node)
 
     def _add_node(self) -> Outcome:
         """A fourth node, and a fourth group that wants it."""
@@ -117,7 +114,13 @@ class Shooting:
         extra_s = first.step_s - max(normal_s, after_s)
         return Outcome(max(0.0, extra_s), 0, extra_s / normal_s)
 
-    def _recovered(self, at: float, before: int, normal_s: float) -> Outcome:
+    def _recovered(
+        self,
+        at: float,
+        before: int,
+        normal_s: float,
+        bring_room: Callable[[], object] = lambda: None,
+    ) -> Outcome:
         """Measure from a fault at `at` on, and wait for three groups."""
         self._job.wait_until(
             lambda: any(step.num_groups == 2 for step in self._job.steps[before:]),
@@ -125,6 +128,7 @@ class Shooting:
         )
         first = next(step for step in self._job.steps[before:] if step.num_groups == 2)
         outcome = Outcome(first.time - at - normal_s, 1, first.step_s / normal_s - 1.0)
+        bring_room()
         self.settle()
         return outcome
 

@@ -34,6 +34,8 @@ NUM_MICRO_BATCHES = 4
 SEQUENCE_LENGTH = 4
 LOSS_TOLERANCE = 1e-4
 GOAL = 0.99
+OURS = f"mics p={PARTITION_SIZE} bucket_mib=0.5"
+"""A layer's shard is half a MiB: buckets of the usual size would leave after the last layer."""
 
 
 def main() -> int:
@@ -129,11 +131,11 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weak", description=__doc__)
     add = parser.add_argument
     add("--groups", type=_numbers, default=[2, 4, 8], help="partition groups, such as 2,4,8")
-    add("--systems", type=_names, default=[f"mics p={PARTITION_SIZE}", "fsdp2 full"])
+    add("--systems", type=_names, default=[OURS, "fsdp2 full"])
     add("--link", type=float, default=1000.0, help="Mbit/s of each node's link")
     add("--turns", type=int, default=2, help="turns of each system")
-    add("--steps", type=int, default=3, help="measured steps of a turn")
-    add("--forward-s", type=float, default=0.15, help="emulated forward of a layer; backward twice")
+    add("--steps", type=int, default=2, help="measured steps of a turn")
+    add("--forward-s", type=float, default=0.3, help="emulated forward of a layer; backward twice")
     add("--layers", type=int, default=4, help="layers")
     add("--width", type=int, default=512, help="width of a layer; its square is its parameters")
     add("--output", type=Path, default=RESULTS / "weak.json", help="where to write the results")

@@ -153,13 +153,19 @@ class _Loop:
             for group in (entry.replication, trainer.partition):
                 group.limit_collectives(self._patience.limit_s)
             with trainer.partition.explained(membership.group_id, holding.step):
-                outcome = trainer.run_step(
-                    holding.step,
-                    entry.replication,
-                    membership.pending(),
-                    active,
-                    self._checkpointer.progress,
-                )
+                try:
+                    outcome = trainer.run_step(
+                        holding.step,
+                        entry.replication,
+                        membership.pending(),
+                        active,
+                        self._checkpointer.progress,
+                    )
+                except BaseException:
+                    # Before anyone asks who is missing: this group is lost, and its peers, who
+                    # would wait for this worker, are to know it at once.
+                    entry.close()
+                    raise
             if isinstance(outcome, StepBroken):
                 # Close before anything else: peers that wait for this worker fail at once then.
                 entry.close()
