@@ -16,11 +16,13 @@ from torch._C._distributed_c10d import TCPStore
 
 from benchmarks.harness.site import Site
 from benchmarks.network.systems.tuning import tune
+from mics_core.comm.nodes import node_grid
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.replication import Member, ReplicationGroup, connect
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.engine.build import build_trainer
+from mics_core.engine.strategy import settle_strategy
 from mics_core.engine.trainer import StepBroken, Trainer
 from mics_core.planner.question import Question
 from mics_core.planner.strategy import Strategy
@@ -40,7 +42,7 @@ class _Choice:
     partition_size: int
     reason: str
     strategy: Strategy
-    question: Question
+    question: Question | None
 
 
 def settings_of(name: str) -> dict[str, str]:
@@ -72,7 +74,7 @@ class _Mics:
         choice: _Choice,
     ):
         self.description = choice.reason
-        self.question: Question | None = choice.question
+        self.question = choice.question
         self._trainer = trainer
         self._replication = replication
         self._site = site
@@ -90,6 +92,10 @@ def _choose(name: str, spec: JobSpec, site: Site) -> _Choice:
     settings = settings_of(name)
     size = settings.pop("p", "auto")
     asked = _changed(spec, size if size == "auto" else int(size), settings)
+    if len({*site.nodes_of_ranks}) == 1 and size != "auto":
+        # One node has no links to measure, and a measuring model would spoil its peak of memory.
+        strategy = settle_strategy(asked.engine, node_grid(list(site.nodes_of_ranks)))
+        return _Choice(asked, int(size), "One node: not planned.", strategy, None)
     tuned = tune(spec, asked, site)
     plan, layout = tuned.plan, tuned.plan.choice.layout
     return _Choice(
