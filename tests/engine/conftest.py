@@ -1,4 +1,4 @@
-"""What the engine's tests share: one pool of workers, and a text."""
+"""What the engine's tests share: a pool of workers, and a text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 from tests.engine.worker_pool import WorkerPool, running_pool
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
+    """Twelve workers for each module: they keep the process groups of every layout that they have
+    seen, and each has a thread that wakes up a hundred times a second.
+    """
     with running_pool(12) as pool:
         yield pool
 
