@@ -13,10 +13,10 @@ from typing import Any
 import ray
 from rich.table import Table
 
+from benchmarks.harness.followed import FollowedJob
 from benchmarks.harness.jobs import VOCAB_SIZE, gpt2, training_job, write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.recovery.faults import FAULTS, Outcome, Shooting
-from benchmarks.recovery.followed import FollowedJob
 from mics_core.cluster.local import LocalCluster
 from mics_core.cluster.names import NAMESPACE
 
@@ -44,14 +44,16 @@ def main() -> int:
         with LocalCluster(NUM_GROUPS, PARTITION_SIZE) as cluster:
             ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
             try:
-                with FollowedJob(cluster, spec) as job:
-                    shooting = Shooting(job, seed=options.seed)
+                with FollowedJob(spec) as job:
+                    shooting = Shooting(job, cluster, seed=options.seed)
                     shooting.settle()
                     for turn in range(options.repetitions):
                         for fault in options.faults:
                             outcome = shooting.inflict(fault)
                             outcomes[fault].append(outcome)
                             console.print(f"{turn + 1}: {fault}: {outcome}")
+                    job.cancel()
+                    job.ended()
             finally:
                 ray.shutdown()
     rows = [_row("mics-elastic", fault, found) for fault, found in outcomes.items() if found]

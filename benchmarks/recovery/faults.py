@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.recovery.followed import FollowedJob
-from mics_core.spec.status import GroupState, GroupStatus
+from benchmarks.harness.followed import FollowedJob
+from mics_core.cluster.local import LocalCluster
+from mics_core.spec.status import GroupState, GroupStatus, StepRecord
 
 __all__ = ["FAULTS", "Outcome", "Shooting"]
 
@@ -25,8 +26,9 @@ class Outcome:
 
     Args:
         stall_s: From the fault to the survivors' next committed step, less a normal step.
-        steps_redone: Steps that survivors ran again.
-        extra_step_ratio: What the change of membership added to a step, in normal steps.
+        steps_redone: Steps that survivors began or committed, and ran again.
+        extra_step_ratio: What the change of membership added to the members' steps, from its
+            generation to the last newcomer's first share, in normal steps.
         until_contribution_s: From a node to its first part in a step; none where none came.
     """
 
@@ -41,17 +43,19 @@ class Shooting:
 
     Args:
         job: The job.
+        cluster: Its nodes.
         seed: Of the choice of victims.
     """
 
-    def __init__(self, job: FollowedJob, seed: int):
+    def __init__(self, job: FollowedJob, cluster: LocalCluster, seed: int):
         self._job = job
+        self._cluster = cluster
         self._random = random.Random(seed)
 
     def settle(self) -> None:
         """Wait for three groups that have trained for a while."""
-        self._job.wait_until(lambda: self._newest_groups() == 3, "a step of three groups")
-        self._job.wait_for_steps(_NORMAL_STEPS)
+        self._job.wait_until(lambda _: self._newest_groups() == 3, "a step of three groups")
+        self._wait_for_steps()
 
     def inflict(self, fault: str) -> Outcome:
         """Do one fault and measure it; returns when three groups train again."""
@@ -83,36 +87,53 @@ class Shooting:
     def _lose_node(self) -> Outcome:
         node = self._random.choice(self._members()).workers[0].node_id
         normal_s, before, at = self._normal_s(), len(self._job.steps), time.time()
-        self._job.cluster.kill_node(node)
-        return self._recovered(at, before, normal_s, self._job.cluster.add_node)
+        self._cluster.kill_node(node)
+        return self._recovered(at, before, normal_s, self._cluster.add_node)
 
     def _add_node(self) -> Outcome:
         """A fourth node, and a fourth group that wants it."""
         normal_s, before, at = self._normal_s(), len(self._job.steps), time.time()
         self._job.scale(4)
-        self._job.cluster.add_node()
-        self._job.wait_until(lambda: self._newest_groups() == 4, "a step of four groups")
+        self._cluster.add_node()
+        self._job.wait_until(lambda _: self._newest_groups() == 4, "a step of four groups")
         first = next(step for step in self._job.steps[before:] if step.num_groups == 4)
-        self._job.wait_for_steps(_NORMAL_STEPS)
-        outcome = Outcome(0.0, 0, first.step_s / normal_s - 1.0, first.time - at)
+        self._wait_for_steps()
+        outcome = self._changed(before, first, normal_s, first.time - at)
         self._job.scale(3)
         self.settle()
         node = self._empty_node()
-        self._job.cluster.kill_node(node)
+        self._cluster.kill_node(node)
         return outcome
 
     def _drain(self) -> Outcome:
         normal_s, before = self._normal_s(), len(self._job.steps)
         self._job.scale(2)
-        self._job.wait_until(lambda: self._newest_groups() == 2, "a step of two groups")
+        self._job.wait_until(lambda _: self._newest_groups() == 2, "a step of two groups")
         first = next(step for step in self._job.steps[before:] if step.num_groups == 2)
-        self._job.wait_for_steps(_NORMAL_STEPS)
-        # Two groups do the work of three: the step after the first is what is normal now.
+        self._wait_for_steps()
+        # Two groups do the work of three: the steps after the first are what is normal now.
         after_s = median(step.step_s for step in self._job.steps if step.step > first.step)
+        outcome = self._changed(before, first, max(normal_s, after_s))
         self._job.scale(3)
         self.settle()
-        extra_s = first.step_s - max(normal_s, after_s)
-        return Outcome(max(0.0, extra_s), 0, extra_s / normal_s)
+        return outcome
+
+    def _changed(
+        self, before: int, first: StepRecord, normal_s: float, until_s: float | None = None
+    ) -> Outcome:
+        """Measure a change without a loss, from its generation to the first step that shows it."""
+        begins = next(
+            step for step in self._job.steps[before:] if step.generation == first.generation
+        )
+        steps = [s for s in self._job.steps[before:] if begins.step <= s.step <= first.step]
+        extra_s = sum(step.step_s - normal_s for step in steps)
+        redone = self._redone(begins) - 1  # none was under way
+        return Outcome(max(0.0, extra_s), redone, extra_s / normal_s, until_s)
+
+    def _redone(self, first: StepRecord) -> int:
+        """Return the steps that were begun before `first` and done again: the one under way too."""
+        earlier = [step.step for step in self._job.steps if step.generation < first.generation]
+        return max(earlier) + 2 - first.step
 
     def _recovered(
         self,
@@ -123,16 +144,22 @@ class Shooting:
     ) -> Outcome:
         """Measure from a fault at `at` on, and wait for three groups."""
         self._job.wait_until(
-            lambda: any(step.num_groups == 2 for step in self._job.steps[before:]),
+            lambda _: any(step.num_groups == 2 for step in self._job.steps[before:]),
             "a step of the two groups that are left",
         )
         first = next(step for step in self._job.steps[before:] if step.num_groups == 2)
-        outcome = Outcome(first.time - at - normal_s, 1, first.step_s / normal_s - 1.0)
+        stall_s = first.time - at - normal_s
+        redone = self._redone(first)
+        outcome = Outcome(stall_s, redone, first.step_s / normal_s - 1.0)
         bring_room()
         self.settle()
         return outcome
 
     # What is there.
+
+    def _wait_for_steps(self) -> None:
+        goal = len(self._job.steps) + _NORMAL_STEPS
+        self._job.wait_until(lambda job: len(job.steps) >= goal, f"step {goal}")
 
     def _members(self) -> list[GroupStatus]:
         groups = self._job.status().groups
@@ -140,7 +167,7 @@ class Shooting:
 
     def _empty_node(self) -> str:
         busy = {worker.node_id for group in self._members() for worker in group.workers}
-        return next(node for node in self._job.cluster.node_ids if node not in busy)
+        return next(node for node in self._cluster.node_ids if node not in busy)
 
     def _newest_groups(self) -> int:
         return self._job.steps[-1].num_groups if self._job.steps else 0

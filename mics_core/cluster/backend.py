@@ -11,24 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.store import LIBUV_VARIABLE
 
-__all__ = ["GroupTrainer", "MicsBackend", "MicsTorchConfig"]
-
-
-class GroupTrainer(TorchTrainer):
-    """A `TorchTrainer` without Ray Data, whose actor each run would wait for.
-
-    The workers read their data themselves: which sample is due follows from the step.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if type(each).__name__ != "DatasetsCallback"]
+__all__ = ["MicsBackend", "MicsTorchConfig"]
 
 
 @dataclass

@@ -57,6 +57,8 @@ class GroupRun:
     nodes: tuple[str, ...] = ()
     workers: dict[int, Ready] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+    entered_at: int = 0
+    trained: int = 0
     finished: bool = False
     stopped: bool = False
     first_error: str = ""

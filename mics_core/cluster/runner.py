@@ -66,12 +66,13 @@ class PartitionGroupRunner:
             ray.train.TrainingFailedError: A worker failed or died.
         """
         from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
 
-        from mics_core.cluster.backend import GroupTrainer, MicsTorchConfig
+        from mics_core.cluster.backend import MicsTorchConfig
         from mics_core.cluster.worker import train_worker
 
         uses_gpus = bool(settings.resources_per_worker.get("GPU"))
-        trainer = GroupTrainer(
+        trainer = TorchTrainer(
             train_worker,
             train_loop_config={"config": settings.worker},
             torch_config=MicsTorchConfig(uses_gpus=uses_gpus),

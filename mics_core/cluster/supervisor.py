@@ -48,6 +48,7 @@ __all__ = ["JobSupervisor"]
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.5
+_DRAINS_S = 1.0
 _REPORTED_WITHIN_S = 5.0
 
 
@@ -89,12 +90,12 @@ class JobSupervisor:
         self._step = 0
         self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
         self._cancelling = False
-        self._clock: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin the run."""
         self._tell(elastic.StartRequested())
-        self._clock = asyncio.create_task(self._tick())
+        self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._watch_drains())]
 
     # For clients; everything is plain data.
 
@@ -209,11 +210,15 @@ class JobSupervisor:
                     self._tell(elastic.GroupReady(group_id))
             case Entered(rank, generation, step):
                 if rank == 0:
+                    run.entered_at = step
                     self._note_entered(generation, step)
                     self._tell(elastic.GroupEntered(group_id, generation, step))
             case Committed(rank, step):
                 run.steps[rank] = step + 1
                 if commit := message.commit:
+                    if commit.generation > run.trained and commit.step >= run.entered_at:
+                        run.trained = commit.generation
+                        self._tell(elastic.GroupTrained(group_id, commit.generation))
                     now = time.monotonic()
                     self._note_steps(self._order.take(commit.step, commit.generation, message, now))
             case ReplicationBroke(rank, generation, step, error, has_state):
@@ -279,15 +284,20 @@ class JobSupervisor:
             try:
                 self._note_steps(self._order.overdue(time.monotonic()))
                 self._tell(elastic.Tick(self._journal.usual_step_s))
-                await self._look_for_drains()
             except Exception:
                 # Launches, evictions and the grace of the start hang on this task: it must go on.
                 logger.exception("a tick failed")
 
-    async def _look_for_drains(self) -> None:
-        for node, reason in (await asyncio.to_thread(draining_nodes)).items():
-            for group_id in self._runs.groups_on(node):
-                self._tell(elastic.GroupDraining(group_id, reason))
+    async def _watch_drains(self) -> None:
+        """A task of its own: Ray's head may take its time to answer."""
+        while not self._state.is_final:
+            await asyncio.sleep(_DRAINS_S)
+            try:
+                for node, reason in (await asyncio.to_thread(draining_nodes)).items():
+                    for group_id in self._runs.groups_on(node):
+                        self._tell(elastic.GroupDraining(group_id, reason))
+            except Exception:
+                logger.exception("Ray does not say which nodes are draining")
 
     def _tell(self, event: elastic.Event) -> None:
         for decision in self._machine.handle(event, time.monotonic()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any
 
@@ -47,7 +47,7 @@ class Copies:
             self._is_open = False
             close_backend(self._backend)
 
-    def _finish(self, begin: Any) -> None:
+    def _finish(self, begin: Callable[[], list[Any]]) -> None:
         if not self._is_open:
             raise ReplicationError("The copy of the model states was given up.")
         try:

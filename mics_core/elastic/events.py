@@ -21,6 +21,7 @@ __all__ = [
     "GroupPhase",
     "GroupPlaced",
     "GroupReady",
+    "GroupTrained",
     "LaunchGroup",
     "MarkGroup",
     "RunPhase",
@@ -81,6 +82,14 @@ class GroupEntered:
     group_id: int
     generation: int
     step: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTrained:
+    """A group has done its first step under a generation that it has entered."""
+
+    group_id: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,7 @@ Event = (
     | GroupPlaced
     | GroupReady
     | GroupEntered
+    | GroupTrained
     | GroupBroken
     | GroupLost
     | GroupDraining

@@ -37,6 +37,7 @@ from mics_core.elastic.events import (
     GroupPhase,
     GroupPlaced,
     GroupReady,
+    GroupTrained,
     LaunchGroup,
     MarkGroup,
     RunPhase,
@@ -109,6 +110,8 @@ class MembershipMachine:
                 self._ready(group_id, now)
             case GroupEntered(group_id, generation, step):
                 self._entered(group_id, generation, step)
+            case GroupTrained(group_id, generation):
+                self._trained(group_id, generation)
             case GroupBroken():
                 self._note_broken(event, now)
             case GroupLost(group_id, reason, own_error):
@@ -176,6 +179,11 @@ class MembershipMachine:
         if generation == self.generation and self._ending is None:
             self._set_phase(RunPhase.RUNNING, f"Training with {counted(len(self.members))}.")
 
+    def _trained(self, group_id: int, generation: int) -> None:
+        group = self._living(group_id)
+        if group is not None and group.trained < generation <= group.entered:
+            group.trained = generation
+
     def _note_broken(self, event: GroupBroken, now: float) -> None:
         group = self._living(event.group_id)
         if group is None or not 0 < group.joined <= event.generation <= self.generation:
@@ -193,19 +201,22 @@ class MembershipMachine:
         In a generation that follows the broken one a member may be silent because it copies the
         states; but a group that only has to leave has no such excuse.
         """
-        due = [g for g, since in self._breaks.items() if now - since >= silence_s]
-        for generation in due:
-            del self._breaks[generation]
+        first_step_s = max(self.rules.first_step_s, silence_s)
+        for generation, since in list(self._breaks.items()):
+            waited_s = now - since
             for group in list(self.groups.values()):
+                limit_s = silence_s if group.trained >= generation else first_step_s
                 only_leaves = group.phase == GroupPhase.LEAVING or self._ending is not None
                 expected = generation == self.generation or only_leaves
                 is_silent = 0 < group.joined <= generation and group.broke < generation
-                if group.phase not in GONE and expected and is_silent:
-                    reason = (
-                        f"It has not answered for {silence_s:g} s since generation"
-                        f" {generation} broke."
-                    )
-                    self._lost(group.group_id, reason, own_error=False, now=now)
+                if group.phase in GONE or not (expected and is_silent) or waited_s < limit_s:
+                    continue
+                reason = (
+                    f"It has not answered for {limit_s:g} s since generation {generation} broke."
+                )
+                self._lost(group.group_id, reason, own_error=False, now=now)
+            if waited_s >= first_step_s:
+                del self._breaks[generation]
 
     def _lost(self, group_id: int, reason: str, own_error: bool, now: float) -> None:
         group = self._living(group_id)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 __all__ = ["Patience"]
 
-_STEPS = 5.0
+_USUAL_STEPS = 5.0
+_LONGEST_STEPS = 2.0
+"""One slow step, for instance one that waited for data, says little of the next."""
 _REMEMBERED = 10
 
 
@@ -25,7 +28,7 @@ class Patience:
         self._is_first = True
 
     def began_anew(self) -> None:
-        """Note that the members changed: a newcomer's first step may be much longer."""
+        """Note that others compute now: a newcomer's first step may be much longer."""
         self._is_first = True
 
     def took(self, step_s: float) -> None:
@@ -39,5 +42,8 @@ class Patience:
         """How long the next step may take."""
         if self._is_first:
             return self._ceiling_s
-        longest_s = max(self._times_s, default=self._ceiling_s)
-        return min(self._ceiling_s, max(self._floor_s, _STEPS * longest_s))
+        if not self._times_s:
+            return self._ceiling_s
+        usual_s = _USUAL_STEPS * median(self._times_s)
+        longest_s = _LONGEST_STEPS * max(self._times_s)
+        return min(self._ceiling_s, max(self._floor_s, usual_s, longest_s))

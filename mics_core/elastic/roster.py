@@ -23,6 +23,8 @@ class Rules:
         wanted: Groups wanted at the start; never below `minimum`.
         start_grace_s: How long the first ready group waits for the others of the start.
         silence_s: How long a member may take to answer after its generation broke under others.
+        first_step_s: How long if it was at its first step under that generation, of which nothing
+            can be foretold: it may be compiling.
         max_failed_starts: Attempts in a row to start groups that may fail, with no group alive
             that trains, until the run is given up. Groups launched side by side are one attempt.
         back_off_s: Pause after the first failed attempt; it doubles with each further one.
@@ -33,6 +35,7 @@ class Rules:
     wanted: int
     start_grace_s: float = 20.0
     silence_s: float = 60.0
+    first_step_s: float = 120.0
     max_failed_starts: int = 3
     back_off_s: float = 1.0
     max_back_off_s: float = 60.0
@@ -51,6 +54,7 @@ class Group:
         ready_at: When its workers were ready.
         joined: First generation that names it; 0 before.
         entered: Newest generation that it has entered.
+        trained: Newest generation under which it has done a step.
         broke: Newest generation that it reports broken.
         draining: Why a node of it is to be taken away; empty if none is.
     """
@@ -63,5 +67,6 @@ class Group:
     ready_at: float = 0.0
     joined: int = 0
     entered: int = 0
+    trained: int = 0
     broke: int = 0
     draining: str = ""

@@ -9,9 +9,9 @@ import torch
 from mics_core.comm.partition import PartitionGroup
 from mics_core.data.samples import Samples
 from mics_core.data.sources import build_samples
-from mics_core.engine.checkpoint import restore_newest
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.optimizer import build_optimizer
+from mics_core.engine.restore import restore_newest
 from mics_core.engine.sharding import ShardingOptions, shard_model
 from mics_core.engine.strategy import settle_strategy
 from mics_core.engine.trainer import Trainer

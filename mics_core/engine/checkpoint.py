@@ -22,22 +22,16 @@ from time import monotonic
 from typing import Any, cast
 
 from torch import nn, optim
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from mics_core.comm.partition import PartitionGroup
-from mics_core.errors import CheckpointError
-from mics_core.spec.folders import CheckpointFolder, Part, StoredCheckpoint
+from mics_core.engine.checkpoint_state import cause_of, part_of, state_dict_of
+from mics_core.spec.folders import CheckpointFolder, Part
 from mics_core.spec.job import CheckpointSpec
 
-__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer", "restore_newest", "share_of"]
+__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer", "share_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,20 +145,20 @@ class Checkpointer:
         if problem is not None:
             written.set_result(problem)
             return
-        state = _state_dict(model, optimizer)
+        state = state_dict_of(model, optimizer)
         names = share_of(_sizes(state["model"]), number, len(groups))
         part = Part(number, tuple(names), (), fingerprint)
         try:
             saved = cast(
                 "Future[Any]",
                 async_save(
-                    _part_of(state, names, with_groups=number == 0),
+                    part_of(state, names, with_groups=number == 0),
                     storage_writer=FsspecWriter(self._folder.path_of_part(committed_steps, number)),
                     process_group=self._partition.background,
                 ),
             )
         except (Exception, CheckpointException) as error:
-            written.set_result(_cause(error))
+            written.set_result(cause_of(error))
             return
         saved.add_done_callback(lambda future: self._record(committed_steps, part, future, written))
 
@@ -248,7 +242,7 @@ class Checkpointer:
             try:
                 self._folder.begin_part(step, number)
             except OSError as error:
-                problem = _cause(error)
+                problem = cause_of(error)
         # Every worker takes the same way, also when only rank 0 saw the error.
         shared: str | None = self._partition.share_from_leader(problem)
         return shared
@@ -257,12 +251,12 @@ class Checkpointer:
         """Record the part that the group has written."""
         assert self._folder is not None
         error = saved.exception()
-        problem = _cause(error) if error is not None else ""
+        problem = cause_of(error) if error is not None else ""
         try:
             if self._partition.rank == 0 and not problem:
                 self._folder.end_part(step, part)
         except OSError as refused:
-            problem = _cause(refused)
+            problem = cause_of(refused)
         finally:
             written.set_result(problem)
 
@@ -274,7 +268,7 @@ class Checkpointer:
             self._folder.commit(step, num_parts)
             self._folder.prune(self._spec.keep)
         except (OSError, ValueError) as error:
-            problem = _cause(error)
+            problem = cause_of(error)
         self._tell(step, problem)
 
     def _give_up(self, problem: str, groups: Sequence[int] | None = None) -> None:
@@ -310,119 +304,5 @@ def share_of(sizes: Mapping[str, int], number: int, num_groups: int) -> list[str
     return sorted(mine)
 
 
-def restore_newest(
-    spec: CheckpointSpec,
-    partition: PartitionGroup,
-    model: nn.Module,
-    optimizer: optim.Optimizer,
-) -> int:
-    """Load the newest complete checkpoint of the job's folder whose files are what was written.
-
-    `checkpoint.resume` was looked at before the job started: without it the folder was empty then,
-    and what is there now is this run's own.
-
-    All workers of the partition group must call it.
-
-    Returns:
-        Steps committed in it; 0 if nothing was loaded.
-
-    Raises:
-        CheckpointError: Every checkpoint is damaged, or the newest whole one does not fit the
-            model.
-    """
-    if spec.directory is None:
-        return 0
-    folder = CheckpointFolder(spec.directory)
-    # Rank 0 decides: the folder may change between two looks.
-    found: list[int] = partition.share_from_leader([step for step, _ in folder.complete()])
-    damages = []
-    for step in reversed(found):
-        stored = folder.read(step)
-        damage = _damage_of(folder, stored, partition)
-        if not damage:
-            _load(folder, stored, partition, model, optimizer)
-            logger.info("continuing from %s", stored.path)
-            return step
-        logger.warning("%s is damaged: %s", stored.path, damage)
-        damages.append(f"{stored.path}: {damage}")
-    if damages:
-        raise CheckpointError(
-            f"Every checkpoint is damaged. {' '.join(damages)}",
-            remedy="Restore the folder from a copy, or name an empty checkpoint.directory.",
-        )
-    return 0
-
-
-def _damage_of(
-    folder: CheckpointFolder, stored: StoredCheckpoint, partition: PartitionGroup
-) -> str:
-    """Check all files, each worker its share; return what is wrong on the first that found it."""
-    files = [file for part in stored.parts for file in part.files]
-    mine = folder.damage_of(stored, files[partition.rank :: partition.size])
-    return next((found for found in partition.share(mine) if found), "")
-
-
-def _load(
-    folder: CheckpointFolder,
-    stored: StoredCheckpoint,
-    partition: PartitionGroup,
-    model: nn.Module,
-    optimizer: optim.Optimizer,
-) -> None:
-    state = _state_dict(model, optimizer)
-    known = {name for part in stored.parts for name in part.parameters}
-    if different := sorted(known.symmetric_difference(state["model"])):
-        raise CheckpointError(
-            f"The checkpoint {stored.path} is of another model: {different[0]!r} is in one of them"
-            f" alone ({len(different)} such).",
-            remedy="Restore the model that wrote it, or name another checkpoint.directory.",
-        )
-    try:
-        for part in stored.parts:
-            with_groups = part.number == 0
-            values = _part_of(state, part.parameters, with_groups=with_groups)
-            path = folder.path_of_part(stored.step, part.number)
-            load(values, storage_reader=FsspecReader(path), process_group=partition.control)
-            if with_groups:
-                state["optimizer"]["param_groups"] = values["optimizer"]["param_groups"]
-            state["optimizer"]["state"] |= values["optimizer"]["state"]
-        set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer"])
-    except (Exception, CheckpointException) as error:  # the latter is no Exception
-        raise CheckpointError(
-            f"The checkpoint {stored.path} cannot be loaded: {_cause(error)}",
-            remedy="Restore the model that wrote it, or name another checkpoint.directory.",
-        ) from error
-
-
-def _state_dict(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
-    return {
-        "model": get_model_state_dict(model),
-        "optimizer": get_optimizer_state_dict(model, optimizer),
-    }
-
-
 def _sizes(model_state: Mapping[str, Any]) -> dict[str, int]:
     return {name: value.numel() * value.element_size() for name, value in model_state.items()}
-
-
-def _part_of(state: dict[str, Any], names: Sequence[str], *, with_groups: bool) -> dict[str, Any]:
-    """Return the states of some parameters; the optimizer's constants with the first part."""
-    mine = set(names)
-    optimizer = state["optimizer"]
-    part: dict[str, Any] = {
-        "state": {name: value for name, value in optimizer["state"].items() if name in mine}
-    }
-    if with_groups:
-        part["param_groups"] = optimizer["param_groups"]
-    return {
-        "model": {name: value for name, value in state["model"].items() if name in mine},
-        "optimizer": part,
-    }
-
-
-def _cause(error: BaseException) -> str:
-    """The first sentence of what went wrong on the first worker that failed."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

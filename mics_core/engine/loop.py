@@ -148,10 +148,13 @@ class _Loop:
         if has_entered:
             membership.entered(plan.number, holding.step)
         self._patience.began_anew()
+        limit_s = 0.0
         while holding.step < self._last_step:
             begin = time.perf_counter()
-            for group in (entry.replication, trainer.partition):
-                group.limit_collectives(self._patience.limit_s)
+            if self._patience.limit_s != limit_s:
+                limit_s = self._patience.limit_s
+                for group in (entry.replication, trainer.partition):
+                    group.limit_collectives(limit_s)
             with trainer.partition.explained(membership.group_id, holding.step):
                 try:
                     outcome = trainer.run_step(
@@ -173,7 +176,10 @@ class _Loop:
                 self._broken(outcome.generation, outcome.step, outcome.error)
                 return 0
             self._patience.took(time.perf_counter() - begin)
-            active = outcome.up_to_date
+            if outcome.up_to_date != active:
+                # A newcomer's first share of micro-batches: it may have to compile its blocks.
+                active = outcome.up_to_date
+                self._patience.began_anew()
             holding.step += 1
             holding.has_state = entry.position in active
             trainer.committed_steps = holding.step

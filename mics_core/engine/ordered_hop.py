@@ -87,24 +87,23 @@ class OrderedHop:
         self._summary: Callable[[], list[float]] | None = None
         self._active: tuple[int, ...] = ()
 
-    def begin_step(self) -> None:
-        """Forget what is left of the last step."""
+    def begin_step(self, active: Sequence[int]) -> None:
+        """Forget what is left of the last step.
+
+        Args:
+            active: Ranks of the members that take micro-batches; the others send zeros.
+        """
+        self._active = tuple(active)
         self._sum = TreeSum(self._num_micro_batches)
 
-    def begin(
-        self,
-        replication: ReplicationGroup,
-        summary: Callable[[], list[float]],
-        active: Sequence[int],
-    ) -> None:
+    def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Begin the last micro-batch's backward.
 
         Args:
             replication: The replication group that the gradient crosses.
             summary: Computes this worker's summary of the step.
-            active: Ranks of the members that take micro-batches; the others send zeros.
         """
-        self._replication, self._summary, self._active = replication, summary, tuple(active)
+        self._replication, self._summary = replication, summary
 
     def unit_complete(self, index: int) -> None:
         """Do nothing: a gradient leaves as a whole."""

@@ -10,7 +10,7 @@ is summed up inside the node and the one before is handed round there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -50,18 +50,12 @@ class SecondHop:
         self._error = ""
         self._fault: BaseException | None = None
 
-    def begin(
-        self,
-        replication: ReplicationGroup,
-        summary: Callable[[], list[float]],
-        active: Sequence[int],
-    ) -> None:
+    def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Begin the last micro-batch's backward.
 
         Args:
             replication: The replication group that the gradient crosses.
             summary: Computes this worker's summary of the step, which is gathered first.
-            active: Ranks of the members that take micro-batches; the others send zeros.
         """
         self._replication = replication
         self._complete = [False] * len(self._buffer.units)

@@ -122,10 +122,12 @@ class Trainer:
             error = self._advance(self._catch_up)
         behind = float(self._catch_up is not None)
         report = _Report(pending_generation, checkpoint, behind)
-        if replication.rank in active:
-            self._run_micro_batches(step, replication, active, report)
+        listens = replication.rank not in active
+        self._units.begin_step(active)
+        if listens:
+            self._units.listen(replication, _summary(None, 0, [], report))
         else:
-            self._units.begin_listening(replication, _summary(None, 0, [], report), active)
+            self._run_micro_batches(step, replication, active, report)
         rows, broken = self._units.finish()
         error = error or broken
         votes = self.partition.gather_doubles(
@@ -147,7 +149,7 @@ class Trainer:
         self._check(step, total, groups)
         scale *= self._clipping(norm)
         if self._catch_up is None:
-            self._apply(step, scale, listened=replication.rank not in active)
+            self._apply(step, scale, listened=listens)
         else:
             self._catch_up.keep(step, scale, self._units.gradients.flat)
             self._units.end_step()
@@ -206,7 +208,6 @@ class Trainer:
         indices = micro_batches_of_group(
             self._num_micro_batches, len(active), active.index(replication.rank)
         )
-        self._units.begin_step()
         for place, index in enumerate(indices):
             positions = positions_of_worker(
                 step,
@@ -227,7 +228,7 @@ class Trainer:
             offsets += [position - step * training.global_batch_size for position in positions]
             if is_last:
                 summary = _summary(loss_sum, num_tokens, offsets, report)
-                self._units.begin_last_backward(replication, summary, active)
+                self._units.begin_last_backward(replication, summary)
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
 

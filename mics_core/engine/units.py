@@ -89,12 +89,16 @@ class UnitDriver:
         else:
             self._attach_sharded(sharded, partition, on_host=device.type == "cpu")
 
-    def begin_step(self) -> None:
-        """Begin a step: parameters may have changed since the last."""
+    def begin_step(self, active: Sequence[int]) -> None:
+        """Begin a step: parameters may have changed since the last.
+
+        Args:
+            active: Ranks of the replication group's members that take micro-batches.
+        """
         for gather in self._gathers:
             gather.forget()
         if self._ordered is not None:
-            self._ordered.begin_step()
+            self._ordered.begin_step(active)
 
     def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
         """Prepare for the forward and backward of one micro-batch."""
@@ -116,24 +120,15 @@ class UnitDriver:
             self._root.set_reshard_after_backward(is_last)
 
     def begin_last_backward(
-        self,
-        replication: ReplicationGroup,
-        summary: Callable[[], list[float]],
-        active: Sequence[int],
+        self, replication: ReplicationGroup, summary: Callable[[], list[float]]
     ) -> None:
         """Begin the backward with which the second hop overlaps."""
-        self._second_hop.begin(replication, summary, active)
+        self._second_hop.begin(replication, summary)
 
-    def begin_listening(
-        self,
-        replication: ReplicationGroup,
-        summary: Callable[[], list[float]],
-        active: Sequence[int],
-    ) -> None:
-        """Begin a step without micro-batches: receive the others' gradient."""
-        self.begin_step()
+    def listen(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
+        """Take no micro-batches in this step, and receive the others' gradient."""
         self.gradients.flat.zero_()
-        self._second_hop.begin(replication, summary, active)
+        self._second_hop.begin(replication, summary)
 
     def end_micro_batch(self, index: int) -> None:
         """Note that a micro-batch's backward has been run.

@@ -238,7 +238,7 @@ class GroupsSpec(SpecModel):
 
     silence_s: float = Field(default=15.0, ge=1.0)
     """A group that makes no progress for so long is evicted and replaced; where steps are long, for
-    five times the longest of the last steps."""
+    five times their usual time."""
 
     @model_validator(mode="after")
     def _ordered(self) -> GroupsSpec:

@@ -1,52 +1,20 @@
-"""Runs a job on the connected cluster, in threads of the test, and follows it by its events."""
+"""A job whose steps the test holds and lets go."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
-import ray
-from pydantic import TypeAdapter
-
-from mics_core.cluster.driver import new_job_id, run_job
-from mics_core.cluster.names import NAMESPACE, supervisor_name
+from benchmarks.harness.followed import FollowedJob, eventually
 from mics_core.spec import JobSpec
-from mics_core.spec.status import (
-    GenerationEvent,
-    GenerationRecord,
-    GroupEvent,
-    GroupState,
-    JobEvent,
-    JobState,
-    JobStatus,
-    StateEvent,
-    StepEvent,
-    StepRecord,
-)
+from mics_core.spec.status import JobStatus
 from tests.cluster.control import Control
 
-DEADLINE_S = 180.0
-_POLL_S = 2.0
-_EVENT: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
-
-_Found = TypeVar("_Found")
+__all__ = ["RunningJob", "eventually"]
 
 
-def eventually(probe: Callable[[], _Found], what: str, deadline_s: float = DEADLINE_S) -> _Found:
-    """Return the first true answer of `probe`; fails with `what` was missing at the deadline."""
-    deadline = time.monotonic() + deadline_s
-    while time.monotonic() < deadline:
-        if found := probe():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what} was missing after {deadline_s:g} s")
-
-
-class RunningJob:
-    """A job, from its start on; leaving the context ends it whatever it does.
+class RunningJob(FollowedJob):
+    """A followed job, held at its steps by the control of its data.
 
     Args:
         spec: A job of `tests.cluster.jobs`.
@@ -54,104 +22,15 @@ class RunningJob:
     """
 
     def __init__(self, spec: JobSpec, control: Control):
-        self.spec = spec
+        super().__init__(spec)
         self.control = control
-        self.job_id = new_job_id(spec.name)
-        self.events: list[JobEvent] = []
-        self.final: JobStatus | None = None
-        self.returned: JobState | None = None
-        self._error: BaseException | None = None
-        self._supervisor: Any = None
-        self._news = threading.Condition()
-        self._threads = [
-            threading.Thread(target=self._guarded, args=(work,), daemon=True)
-            for work in (self._drive, self._read)
-        ]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.final is None and self._supervisor is not None:
-            # Its groups are its children and end with it.
-            ray.kill(self._supervisor)
-        for thread in self._threads:
-            thread.join(DEADLINE_S)
-            assert not thread.is_alive(), f"job {self.job_id} did not end"
-
-    # What the job says.
-
-    @property
-    def steps(self) -> list[StepRecord]:
-        """The committed steps, in the order of their events."""
-        return [event.record for event in self.events if isinstance(event, StepEvent)]
-
-    @property
-    def entered(self) -> list[GenerationRecord]:
-        """The generations that trained, in order."""
-        generations = [e.generation for e in self.events if isinstance(e, GenerationEvent)]
-        return [generation for generation in generations if generation.step is not None]
-
-    @property
-    def states(self) -> list[StateEvent]:
-        """The changes of the job's state."""
-        return [event for event in self.events if isinstance(event, StateEvent)]
-
-    def group_events(self, group_id: int, state: GroupState) -> list[GroupEvent]:
-        """Return the changes of a group to a state."""
-        groups = [event for event in self.events if isinstance(event, GroupEvent)]
-        return [e for e in groups if (e.group_id, e.state) == (group_id, state)]
-
-    def status(self) -> JobStatus:
-        """Ask for the live status; after the end, return the last one."""
-        if self.final is not None:
-            return self.final
-        return JobStatus.model_validate(ray.get(self._supervisor.status.remote()))
-
-    def pids(self, group_id: int) -> list[int]:
-        """Return the worker processes of a group by rank."""
-        return [worker.pid for worker in self.status().groups[group_id].workers]
-
-    def node_of(self, group_id: int) -> str:
-        """Return the node of a group's first worker."""
-        return self.status().groups[group_id].workers[0].node_id
-
-    # What the test does.
-
-    def scale(self, wanted: int) -> None:
-        """Ask for another number of groups."""
-        ray.get(self._supervisor.scale.remote(wanted, "The test asks for it."))
-
-    def cancel(self) -> None:
-        """Stop the job."""
-        ray.get(self._supervisor.cancel.remote("The test has seen enough."))
-
-    def wait_until(
-        self, happened: Callable[[RunningJob], object], what: str, deadline_s: float = DEADLINE_S
-    ) -> None:
-        """Wait until the events say that something happened; fails with `what` was missing."""
-        with self._news:
-            self._news.wait_for(lambda: self._error or happened(self), deadline_s)
-            if happened(self):
-                return
-            if self._error is not None:
-                raise AssertionError(f"{what} never came: {self._error!r}") from self._error
-            last = "\n  ".join(str(event) for event in self.events[-12:])
-            raise AssertionError(f"{what} was missing after {deadline_s:g} s; last:\n  {last}")
 
     def train_to(self, step: int) -> None:
         """Let the job commit the steps up to `step`, and hold it there."""
         self.control.allow(step)
         self.wait_until(lambda job: job.has_committed(step), f"step {step}")
 
-    def train_until(self, happened: Callable[[RunningJob], object], what: str) -> None:
+    def train_until(self, happened: Callable[[Self], object], what: str) -> None:
         """Let the job train step by step until something happened; it is held after that step."""
         while not happened(self):
             step = self.control.allowed + 1
@@ -166,55 +45,3 @@ class RunningJob:
         """Let the job train as far as it will, and return its last status."""
         self.control.allow(self.spec.training.steps)
         return self.ended()
-
-    def ended(self) -> JobStatus:
-        """Wait for the job's end and return its last status."""
-        self.wait_until(lambda job: job.final, "the end of the job")
-        self._threads[0].join(DEADLINE_S)
-        assert self.returned is not None, "the driver did not return"
-        assert self.final is not None
-        return self.final
-
-    def has_committed(self, step: int) -> bool:
-        """Whether a step was committed."""
-        return any(record.step == step for record in self.steps)
-
-    def has_entered(self, *groups: int) -> bool:
-        """Whether the newest generation that trains has these groups."""
-        return bool(self.entered) and self.entered[-1].groups == list(groups)
-
-    # The threads.
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            with self._news:
-                self._error = self._error or error
-                self._news.notify_all()
-
-    def _drive(self) -> None:
-        self.returned = run_job(self.job_id, self.spec)
-
-    def _read(self) -> None:
-        self._supervisor = eventually(self._find, f"the supervisor of job {self.job_id}")
-        while self.final is None:
-            after = len(self.events)
-            fresh = ray.get(self._supervisor.events.remote(after, _POLL_S))
-            events = [_EVENT.validate_python(value) for value in fresh]
-            ends = any(isinstance(event, StateEvent) and event.state.is_final for event in events)
-            final = self.status() if ends else None
-            with self._news:
-                self.events += events
-                self.final = final
-                self._news.notify_all()
-        # Asking beyond the last event tells the driver that it was read.
-        ray.get(self._supervisor.events.remote(len(self.events), 0.0))
-
-    def _find(self) -> Any:
-        try:
-            return ray.get_actor(supervisor_name(self.job_id), namespace=NAMESPACE)
-        except ValueError:
-            if self._error is not None:
-                raise self._error from None
-            return None

@@ -12,6 +12,7 @@ from mics_core.elastic.events import (
     GroupPhase,
     GroupPlaced,
     GroupReady,
+    GroupTrained,
     LaunchGroup,
     MarkGroup,
     StartRequested,
@@ -86,6 +87,8 @@ def training(wanted: int, minimum: int = 1, step: int = 0, **rules: float) -> Dr
     driver.start()
     driver.ready(*range(wanted))
     driver.enter(*range(wanted), step=step)
+    for group_id in range(wanted):
+        assert driver.tell(GroupTrained(group_id, 1)) == []
     assert driver.machine.members == tuple(range(wanted))
     return driver
 

@@ -370,6 +370,16 @@ def test_a_silent_member_of_a_broken_generation_is_evicted_with_the_reason() -> 
     assert driver.wait(1000) == []
 
 
+def test_a_group_at_its_first_step_under_a_generation_is_given_longer() -> None:
+    driver = training(3, silence_s=60, first_step_s=120)
+    driver.tell(GroupLost(2, GONE))
+    driver.enter(0, 1, step=4)  # of the second generation; neither has done a step
+    driver.breaks(0, step=4)
+    assert driver.wait(119.5) == []
+    reason = "It has not answered for 120 s since generation 2 broke."
+    assert driver.wait(0.5)[:2] == removed(1, GroupPhase.LOST, reason)
+
+
 def test_groups_that_wait_below_the_minimum_are_not_stopped_over_and_over() -> None:
     driver = training(3, minimum=3, silence_s=60)
     driver.tell(GroupLost(2, GONE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -12,9 +13,10 @@ import torch.distributed as dist
 
 from mics_core.comm.copies import Copies
 from mics_core.comm.store import host_store
+from mics_core.data.batches import Batch
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
-from mics_core.engine.loop import train
+from mics_core.engine.loop import LoopOptions, train
 from mics_core.engine.membership import StaticMembership
 from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
@@ -82,10 +84,13 @@ def train_with_a_join(
     join_after: int,
     arrive_after: int,
     begins_run: bool,
+    compiles_s: float = 0.0,
+    silence_s: float = 15.0,
 ) -> Joined | None:
     """Train with `groups[0]` partition groups at first and `groups[1]` later.
 
-    With `begins_run` the newcomers have initial weights, which are states of an older step.
+    With `begins_run` the newcomers have initial weights, which are states of an older step. Their
+    first micro-batch takes `compiles_s` longer.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     before, after = groups
@@ -119,9 +124,26 @@ def train_with_a_join(
         assert membership.may_arrive.wait(60.0)
         receive(copies, values)
 
+    compute, is_newcomer = Trainer._loss, group_id >= before
+    compiled: list[bool] = []
+
+    def compute_later(trainer: Trainer, batch: Batch) -> torch.Tensor:
+        if is_newcomer and not compiled:
+            compiled.append(True)
+            time.sleep(compiles_s)
+        return compute(trainer, batch)
+
     try:
-        with mock.patch.object(Copies, "receive", receive_later):
-            train(build, membership, begins_run=begins_run or group_id < before)
+        with (
+            mock.patch.object(Copies, "receive", receive_later),
+            mock.patch.object(Trainer, "_loss", compute_later),
+        ):
+            train(
+                build,
+                membership,
+                begins_run=begins_run or not is_newcomer,
+                options=LoopOptions(silence_s=silence_s),
+            )
     finally:
         dist.barrier()
     return Joined(

@@ -22,6 +22,8 @@ def join(
     size: int,
     *,
     begins_run: bool = False,
+    compiles_s: float = 0.0,
+    silence_s: float = 15.0,
     **changes: object,
 ) -> tuple[list[Joined], list[float]]:
     """Return what the workers saw, by rank, and the losses of one process."""
@@ -34,7 +36,10 @@ def join(
         groups__wanted=groups[1],
         **options,
     )
-    results = pool.run(train_with_a_join, spec, groups, size, JOIN_AFTER, ARRIVE_AFTER, begins_run)
+    join_at = (JOIN_AFTER, ARRIVE_AFTER)
+    results = pool.run(
+        train_with_a_join, spec, groups, size, *join_at, begins_run, compiles_s, silence_s
+    )
     return [result for result in results if result is not None], train_in_one_process(spec).losses
 
 
@@ -63,6 +68,15 @@ def test_members_train_on_while_a_newcomer_copies(
         assert worker.entries == [(2, first)]
     for rank in range(size):
         assert len({worker.digest for worker in workers[rank::size]}) == 1
+
+
+def test_a_newcomers_first_share_of_a_step_may_take_long(pool: WorkerPool, text: str) -> None:
+    # Compiling, say. The others' limit follows their own steps, which take milliseconds.
+    workers, gold = join(pool, text, (2, 3), 1, compiles_s=3.0, silence_s=0.5)
+    for worker in workers[:2]:
+        assert worker.losses == pytest.approx(gold, rel=1e-10)
+        assert worker.entries == [(1, 0), (2, SWITCH)]
+        assert worker.num_groups[-1] == 3
 
 
 def test_a_join_changes_no_bit_where_determinism_is_bitwise(pool: WorkerPool, text: str) -> None:

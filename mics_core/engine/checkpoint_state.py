@@ -1,0 +1,46 @@
+"""The model states as a checkpoint holds them, and errors of `torch.distributed.checkpoint`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn, optim
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+)
+
+__all__ = ["cause_of", "part_of", "state_dict_of"]
+
+
+def state_dict_of(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
+    """Return the states of a sharded model and its optimizer, by `model` and `optimizer`."""
+    return {
+        "model": get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+
+
+def part_of(state: dict[str, Any], names: Sequence[str], *, with_groups: bool) -> dict[str, Any]:
+    """Return the states of some parameters; the optimizer's constants with the first part."""
+    mine = set(names)
+    optimizer = state["optimizer"]
+    part: dict[str, Any] = {
+        "state": {name: value for name, value in optimizer["state"].items() if name in mine}
+    }
+    if with_groups:
+        part["param_groups"] = optimizer["param_groups"]
+    return {
+        "model": {name: value for name, value in state["model"].items() if name in mine},
+        "optimizer": part,
+    }
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the first sentence of what went wrong on the first worker that failed."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
