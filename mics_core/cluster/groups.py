@@ -14,13 +14,18 @@ reserve the same room for itself. In between, the room is anybody's:
 A run whose controller is killed while it shuts down leaves its reservation behind too. So a group
 is ended by killing its workers, which can then do nothing any more; the run sees that, gives its
 room back and ends by itself. Only one that does not is killed whole.
+
+[Note: starting after a loss]
+Room for a group in another's place is asked for at once, for it may have to be created. But its
+processes start only when the survivors have committed a step again: where they share machines with
+it they would have to share their processors while everybody waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +62,7 @@ class GroupRun:
     nodes: tuple[str, ...] = ()
     workers: dict[int, Ready] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+    entered: int = 0
     entered_at: int = 0
     trained: int = 0
     finished: bool = False
@@ -74,6 +80,7 @@ class GroupRuns:
         strategy: How a partition group moves its model states.
         storage_path: Folder for Ray Train's own files.
         tell: Takes what happens to the groups.
+        regrouped: Waits until those who survived a loss train again, or for a while.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class GroupRuns:
         strategy: Strategy,
         storage_path: str,
         tell: Callable[[elastic.Event], None],
+        regrouped: Callable[[], Awaitable[None]],
     ):
         self._job_id = job_id
         self._spec = spec
@@ -91,6 +99,7 @@ class GroupRuns:
         self._strategy = strategy
         self._storage_path = storage_path
         self._tell = tell
+        self._regrouped = regrouped
         self._runs: dict[int, GroupRun] = {}
         self._handing_over: set[int] = set()
         self._settled = Bell()
@@ -195,6 +204,7 @@ class GroupRuns:
         name = f"{self._job_id}-group-{run.group_id}"
         nodes = run.nodes = await self._reserve(run, name)
         self._tell(elastic.GroupPlaced(run.group_id))
+        await self._regrouped()  # see [Note: starting after a loss]
         run.runner = start_runner(nodes[0])
         await run.runner.prepare.remote()
         self._begin_hand_over(run)

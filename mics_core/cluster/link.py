@@ -52,7 +52,7 @@ class SupervisorLink:
         self._supervisor = supervisor
         self._group_id = group_id
         self._rank = rank
-        self._pending = 0
+        self._pending = self._after_loss = 0
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._last_commit: float | None = None
@@ -86,6 +86,10 @@ class SupervisorLink:
     def pending(self) -> int:
         """Return the highest generation number heard of."""
         return self._pending
+
+    def after_loss(self) -> int:
+        """Return the highest generation heard of that was announced because a member is gone."""
+        return self._after_loss
 
     def next_plan(self, after: int) -> GenerationPlan | None:
         """Wait a while for a generation above `after` that concerns this group."""
@@ -140,10 +144,11 @@ class SupervisorLink:
     def _watch(self) -> None:
         while not self._closed.is_set():
             try:
-                newest = ray.get(
+                newest, after_loss = ray.get(
                     self._supervisor.newest_generation.remote(self._pending, _WATCH_S),
                     timeout=2 * _WATCH_S,
                 )
+                self._after_loss = max(self._after_loss, after_loss)
                 self._pending = max(self._pending, newest)
             except (GetTimeoutError, RayActorError) as error:
                 logger.warning("the supervisor does not answer: %s", error)

@@ -12,9 +12,12 @@ import logging
 import time
 from typing import Any
 
+import ray.util
+
 from mics_core.cluster.drains import draining_nodes
-from mics_core.cluster.groups import GroupRuns
+from mics_core.cluster.groups import GroupRun, GroupRuns
 from mics_core.cluster.journal import Bell, Journal
+from mics_core.cluster.lifeline import LifelineAddress, Lifelines
 from mics_core.cluster.messages import (
     Checkpointed,
     Committed,
@@ -30,6 +33,7 @@ from mics_core.elastic import events as elastic
 from mics_core.elastic.ledger import SampleLedger
 from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine.summary import StepCommit
 from mics_core.errors import JobConflictError, ScaleError
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import parse_job_spec
@@ -50,6 +54,7 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.5
 _DRAINS_S = 1.0
 _REPORTED_WITHIN_S = 5.0
+_REGROUPED_WITHIN_S = 10.0
 
 
 class JobSupervisor:
@@ -82,10 +87,21 @@ class JobSupervisor:
         self._journal = Journal()
         self._ledger = SampleLedger(self._spec.training.global_batch_size)
         self._runs = GroupRuns(
-            job_id, self._spec, partition_size, strategy, storage_path, self._tell
+            job_id,
+            self._spec,
+            partition_size,
+            strategy,
+            storage_path,
+            self._tell,
+            self._until_regrouped,
         )
         self._plans: dict[int, GenerationPlan] = {}
         self._generations: list[GenerationRecord] = []
+        self._after_loss = 0
+        self._regrouped = asyncio.Event()
+        self._regrouped.set()
+        self._lifelines = Lifelines(self._note_death)
+        self._lifeline: LifelineAddress | None = None
         self._news = Bell()
         self._step = 0
         self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
@@ -94,6 +110,7 @@ class JobSupervisor:
 
     async def start(self) -> None:
         """Begin the run."""
+        self._lifeline = await self._lifelines.listen(ray.util.get_node_ip_address())
         self._tell(elastic.StartRequested())
         self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self._watch_drains())]
 
@@ -166,11 +183,21 @@ class JobSupervisor:
 
     # For the workers.
 
-    async def newest_generation(self, after: int, timeout_s: float) -> int:
-        """Return the newest generation's number; wait up to the limit for one above `after`."""
+    async def lifeline(self) -> LifelineAddress:
+        """Return where workers connect for as long as they live."""
+        assert self._lifeline is not None, "the run has not begun"
+        return self._lifeline
+
+    async def newest_generation(self, after: int, timeout_s: float) -> tuple[int, int]:
+        """Wait up to the limit for a generation above `after`.
+
+        Returns:
+            The newest generation's number, and that of the newest one that was announced because a
+            member is gone.
+        """
         if self._machine.generation <= after:
             await self._news.wait(timeout_s)
-        return self._machine.generation
+        return self._machine.generation, self._after_loss
 
     async def next_plan(self, group_id: int, after: int, timeout_s: float) -> GenerationPlan | None:
         """Return the newest plan above `after` that concerns a group, or none after the limit.
@@ -210,15 +237,13 @@ class JobSupervisor:
                     self._tell(elastic.GroupReady(group_id))
             case Entered(rank, generation, step):
                 if rank == 0:
-                    run.entered_at = step
+                    run.entered, run.entered_at = generation, step
                     self._note_entered(generation, step)
                     self._tell(elastic.GroupEntered(group_id, generation, step))
             case Committed(rank, step):
                 run.steps[rank] = step + 1
                 if commit := message.commit:
-                    if commit.generation > run.trained and commit.step >= run.entered_at:
-                        run.trained = commit.generation
-                        self._tell(elastic.GroupTrained(group_id, commit.generation))
+                    self._note_trained(run, commit)
                     now = time.monotonic()
                     self._note_steps(self._order.take(commit.step, commit.generation, message, now))
             case ReplicationBroke(rank, generation, step, error, has_state):
@@ -235,6 +260,25 @@ class JobSupervisor:
             case Ended(rank, finished):
                 if rank == 0:
                     run.finished = finished
+
+    def _note_trained(self, run: GroupRun, commit: StepCommit) -> None:
+        """Tell of a group's first step under a generation; those that it listened to are none."""
+        is_own = commit.generation == run.entered and commit.step >= run.entered_at
+        if is_own and run.trained < run.entered:
+            run.trained = run.entered
+            self._tell(elastic.GroupTrained(run.group_id, run.trained))
+
+    def _note_death(self, group_id: int, rank: int) -> None:
+        run = self._runs.get(group_id)
+        if run is None or not self._runs.is_alive(group_id):
+            return
+        where = f" on node {run.nodes[rank][:8]}" if rank < len(run.nodes) else ""
+        reason = f"The process of rank {rank}{where} is gone: its connection closed."
+        self._tell(elastic.GroupLost(group_id, reason))
+
+    async def _until_regrouped(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._regrouped.wait(), _REGROUPED_WITHIN_S)
 
     def _note_entered(self, generation: int, step: int) -> None:
         record = self._generations[generation - 1]
@@ -259,6 +303,8 @@ class JobSupervisor:
         shares = [(share.first_offset, share.num_samples) for share in commit.shares]
         if not self._ledger.commit(commit.step, commit.generation, shares):
             return
+        if commit.generation >= self._after_loss:
+            self._regrouped.set()
         self._step = commit.step + 1
         self._journal.step(
             StepRecord(
@@ -316,6 +362,10 @@ class JobSupervisor:
             case elastic.AnnounceGeneration(number, groups, reason):
                 logger.info("generation %d, groups %s: %s", number, groups, reason)
                 store = self._store_of(groups[0]) if groups else None
+                before = self._plans.get(number - 1)
+                if before is not None and not all(map(self._runs.is_alive, before.groups)):
+                    self._after_loss = number
+                    self._regrouped.clear()
                 self._plans[number] = GenerationPlan(number, groups, store, reason)
                 record = GenerationRecord(
                     number=number, groups=list(groups), reason=reason, step=None, time=time.time()

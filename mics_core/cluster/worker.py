@@ -13,6 +13,7 @@ import ray.train.torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
+from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Ready
 from mics_core.cluster.names import NAMESPACE, supervisor_name
@@ -43,6 +44,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     supervisor = ray.get_actor(supervisor_name(config.job_id), namespace=NAMESPACE)
     link = SupervisorLink(supervisor, config.group_id, rank)
     link.start()
+    lifeline = Lifeline(ray.get(supervisor.lifeline.remote()), config.group_id, rank)
     worker = _Worker(config, rank, link)
     try:
         ending = worker.run()
@@ -56,6 +58,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         ) from error
     finally:
         link.close()
+        lifeline.end()
 
 
 class _Worker:

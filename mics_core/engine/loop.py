@@ -130,6 +130,7 @@ class _Loop:
             # Between generations workers may wait for long: the supervisor decides for how long.
             self._trainer.partition.limit_collectives(self._options.collective_timeout_s)
             if switch_to is None:
+                self._checkpointer.close()
                 return Ending.FINISHED
             plan = self._plan(switch_to) if switch_to else self._next_plan(after=plan.number)
 
@@ -163,6 +164,7 @@ class _Loop:
                         membership.pending(),
                         active,
                         self._checkpointer.progress,
+                        partial(self._has_lost_member, plan.number),
                     )
                 except BaseException:
                     # Before anyone asks who is missing: this group is lost, and its peers, who
@@ -216,6 +218,9 @@ class _Loop:
                 )
         if is_last:
             checkpointer.finish(lowest)
+
+    def _has_lost_member(self, number: int) -> bool:
+        return self._membership.after_loss() > number
 
     def _is_superseded(self, number: int) -> bool:
         return self._membership.pending() > number

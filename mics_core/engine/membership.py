@@ -18,8 +18,8 @@ __all__ = ["Membership", "StaticMembership"]
 class Membership(Protocol):
     """The supervisor as a worker sees it.
 
-    Only `pending` and the reports are used while steps run, and none of them waits for a
-    message. `next_plan` and `plan` may wait; they are called between generations.
+    Only `pending`, `after_loss` and the reports are used while steps run, and none of them waits
+    for a message. `next_plan` and `plan` may wait; they are called between generations.
     """
 
     @property
@@ -28,6 +28,12 @@ class Membership(Protocol):
 
     def pending(self) -> int:
         """Return the highest generation number heard of; 0 before the first."""
+
+    def after_loss(self) -> int:
+        """Return the highest generation heard of that was announced because a member is gone.
+
+        No step of an earlier one can be committed by anybody who has not sent its part yet.
+        """
 
     def next_plan(self, after: int) -> GenerationPlan | None:
         """Wait a while for a generation above `after`; return the newest plan, or none yet."""
@@ -65,6 +71,10 @@ class StaticMembership:
     def pending(self) -> int:
         """Return the number of the only generation."""
         return self._plan.number
+
+    def after_loss(self) -> int:
+        """Return 0: nobody tells of losses."""
+        return 0
 
     def next_plan(self, after: int) -> GenerationPlan | None:
         """Return the only plan.

@@ -17,6 +17,12 @@ when a member dies during step 2; entering the next generation compares the comm
 is behind catches up while the others train on (`mics_core.engine.copying`). No exception leaves a
 hook of FSDP2: an exception inside backward would leave gradients behind that spoil the repeated
 step.
+
+Once a member is known to be gone, micro-batches are computed in vain. So before each of them the
+workers of the group ask each other whether somebody has heard of a loss, and if so give the step up
+together. None of them has sent anything across the replication group by then, so nobody else can
+have committed the step. The question costs one exchange on the host where the next all-gather, or
+the last reduce-scatter, makes the workers wait for each other anyway.
 """
 
 from __future__ import annotations
@@ -97,6 +103,7 @@ class Trainer:
         pending_generation: int,
         active: Sequence[int] | None = None,
         checkpoint: float = NOTHING_TO_WRITE,
+        has_lost_member: Callable[[], bool] = lambda: False,
     ) -> StepCommit | StepBroken:
         """Train one step; all workers of all groups of the generation must call it.
 
@@ -109,6 +116,7 @@ class Trainer:
             active: Ranks of the members that take micro-batches; the others catch up. All by
                 default.
             checkpoint: How far its checkpoint is (`Checkpointer.progress`).
+            has_lost_member: Whether this worker has heard that a member is gone.
 
         Returns:
             The commit, or why there is none; the same kind on all workers of a partition group.
@@ -126,8 +134,11 @@ class Trainer:
         self._units.begin_step(active)
         if listens:
             self._units.listen(replication, _summary(None, 0, [], report))
-        else:
-            self._run_micro_batches(step, replication, active, report)
+        elif not self._run_micro_batches(step, replication, active, report, has_lost_member):
+            self._units.give_up()
+            return StepBroken(
+                step, replication.member.generation, "A member was lost: the step was given up."
+            )
         rows, broken = self._units.finish()
         error = error or broken
         votes = self.partition.gather_doubles(
@@ -200,8 +211,13 @@ class Trainer:
         replication: ReplicationGroup,
         active: Sequence[int],
         report: _Report,
-    ) -> None:
-        """Run this worker's part of the group's micro-batches and start both hops."""
+        has_lost_member: Callable[[], bool],
+    ) -> bool:
+        """Run this worker's part of the group's micro-batches and start both hops.
+
+        Returns:
+            Whether all were run; if not, the step is to be given up, and nothing was sent yet.
+        """
         training = self.spec.training
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         num_tokens, offsets = 0, []
@@ -209,6 +225,8 @@ class Trainer:
             self._num_micro_batches, len(active), active.index(replication.rank)
         )
         for place, index in enumerate(indices):
+            if any(heard for (heard,) in self.partition.gather_doubles([float(has_lost_member())])):
+                return False
             positions = positions_of_worker(
                 step,
                 index,
@@ -231,6 +249,7 @@ class Trainer:
                 self._units.begin_last_backward(replication, summary)
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
+        return True
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """Sum of the token losses of one micro-batch of this worker; a scalar."""

@@ -153,6 +153,20 @@ class UnitDriver:
         self._wait_for_scatters()
         return self._second_hop.finish()
 
+    def give_up(self) -> None:
+        """End a step before its last micro-batch.
+
+        Raises:
+            RuntimeError: A worker of the partition group was lost.
+        """
+        self._wait_for_scatters()
+        self._clear_gradients()
+        if self._strategy.reshard == "never":
+            # Gathered for the micro-batches that do not come; what follows may change them.
+            for module in self._root.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
     def hand_over(self, *, listened: bool) -> None:
         """Give the optimizer the gradient, where it does not see the buffer itself.
 

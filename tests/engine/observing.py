@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -49,9 +50,9 @@ def train_observed(
     run_stage, complete = ReplicationGroup.run_stage, SecondHop.unit_complete
     begin_step = UnitDriver.begin_step
 
-    def begin(driver: UnitDriver) -> None:
+    def begin(driver: UnitDriver, active: Sequence[int]) -> None:
         seen.driver = driver
-        begin_step(driver)
+        begin_step(driver, active)
 
     def reduce(group: ReplicationGroup, stage: int, flat: torch.Tensor) -> None:
         if stage == 1:  # the one between nodes

@@ -1,0 +1,107 @@
+"""A worker's death is known as soon as the kernel closes its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
+
+import pytest
+
+from mics_core.cluster.lifeline import Lifeline, LifelineAddress, Lifelines
+
+WITHIN_S = 30.0
+
+
+class Supervisor:
+    """Listens, and keeps who died."""
+
+    def __init__(self) -> None:
+        self.deaths: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self.lifelines = Lifelines(lambda *worker: self.deaths.put_nowait(worker))
+
+    async def next_death(self) -> tuple[int, int]:
+        return await asyncio.wait_for(self.deaths.get(), WITHIN_S)
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[Supervisor, LifelineAddress]]:
+    supervisor = Supervisor()
+    yield supervisor, await supervisor.lifelines.listen("127.0.0.1")
+    supervisor.lifelines.close()
+
+
+def hold(address: LifelineAddress, group_id: int, rank: int, holds: Event) -> None:
+    lifeline = Lifeline(address, group_id, rank)
+    holds.set()
+    signal.pause()
+    lifeline.end()
+
+
+def test_a_killed_process_is_told_by_group_and_rank() -> None:
+    async def story() -> None:
+        async with listening() as (supervisor, address):
+            context = get_context("spawn")
+            holds = context.Event()
+            process = context.Process(target=hold, args=(address, 3, 1, holds))
+            process.start()
+            assert await asyncio.to_thread(holds.wait, WITHIN_S)
+            assert supervisor.deaths.empty()
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            assert await supervisor.next_death() == (3, 1)
+            process.join()
+
+    asyncio.run(story())
+
+
+def test_one_that_ends_in_order_is_no_death() -> None:
+    async def story() -> None:
+        async with listening() as (supervisor, address):
+            ends = await asyncio.to_thread(Lifeline, address, 0, 0)
+            dies = await asyncio.to_thread(Lifeline, address, 0, 1)
+            ends.end()
+            dies._socket.close()
+            assert await supervisor.next_death() == (0, 1)
+            assert supervisor.deaths.empty()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        lambda _: b"",
+        lambda _: b"GET / HTTP/1.1\r\n\r\n",
+        lambda _: b"\xff\xfe\n",
+        lambda address: f"{address.token} one two\n".encode(),
+        lambda address: f"{address.token[::-1]} 0 0\n".encode(),
+    ],
+)
+def test_strangers_are_no_workers(greeting: Callable[[LifelineAddress], bytes]) -> None:
+    async def story() -> None:
+        async with listening() as (supervisor, address):
+            stranger = socket.create_connection((address.host, address.port))
+            stranger.sendall(greeting(address))
+            stranger.close()
+            dies = await asyncio.to_thread(Lifeline, address, 7, 0)
+            dies._socket.close()
+            assert await supervisor.next_death() == (7, 0)
+            assert supervisor.deaths.empty()
+
+    asyncio.run(story())
+
+
+def test_where_nobody_listens_a_worker_cannot_begin() -> None:
+    async def story() -> LifelineAddress:
+        async with listening() as (_, address):
+            return address
+
+    address = asyncio.run(story())
+    with pytest.raises(OSError, match="refused"):
+        Lifeline(address, 0, 0)

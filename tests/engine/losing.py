@@ -1,0 +1,120 @@
+"""Functions that the worker pool runs: a run in which a group hears of a loss in mid-step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from mics_core.comm.store import host_store
+from mics_core.data.batches import Batch
+from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine.build import build_trainer
+from mics_core.engine.loop import train
+from mics_core.engine.membership import StaticMembership
+from mics_core.engine.trainer import Trainer
+from mics_core.planner.strategy import Strategy
+from mics_core.spec import JobSpec
+from tests.engine.layouts import digest_of, partition_group
+
+
+class LosingMembership(StaticMembership):
+    """The same groups are announced a second time, as after a loss.
+
+    Args:
+        plans: Both generations.
+        group_id: This worker's partition group.
+        hears_after: Questions after which this worker has heard of it; none if it never hears.
+    """
+
+    def __init__(
+        self,
+        plans: tuple[GenerationPlan, GenerationPlan],
+        group_id: int,
+        hears_after: int | None,
+    ):
+        super().__init__(plans[0], group_id)
+        self._plans = plans
+        self._hears_after = hears_after
+        self._questions = 0
+        self.breaks: list[tuple[int, str]] = []
+
+    def after_loss(self) -> int:
+        self._questions += 1
+        return 2 if self._hears_after is not None and self._questions > self._hears_after else 0
+
+    def next_plan(self, after: int) -> GenerationPlan:
+        return self._plans[after]
+
+    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
+        assert has_state
+        self.breaks.append((step, error))
+
+
+@dataclass(frozen=True)
+class Survived:
+    """What one worker saw."""
+
+    losses: list[float]
+    breaks: list[tuple[int, str]]
+    micro_batches: int
+    digest: str
+
+
+def train_through_a_loss(
+    spec: JobSpec,
+    num_groups: int,
+    partition_size: int,
+    hears_after: int,
+    strategy: Strategy | None,
+) -> Survived | None:
+    """Train; the last worker of group 0 hears of a loss after so many questions."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    busy = num_groups * partition_size
+    ranks = [list(range(first, first + partition_size)) for first in range(0, busy, partition_size)]
+    if busy < world:
+        ranks.append(list(range(busy, world)))
+    device = torch.device("cpu")
+    nodes = [f"node-{place // 2}" for place in range(world)]
+    partition = partition_group(ranks, nodes, device)
+    stores = [host_store("127.0.0.1") for _ in range(2)]
+    ports: list[Any] = [store.port for store in stores]
+    dist.broadcast_object_list(ports, src=0)
+    if rank >= busy:
+        dist.barrier()
+        return None
+    members = tuple(range(num_groups))
+    first, second = (
+        GenerationPlan(number, members, StoreAddress("127.0.0.1", port), "test")
+        for number, port in enumerate(ports, start=1)
+    )
+    hears = hears_after if rank == partition_size - 1 else None
+    membership = LosingMembership((first, second), rank // partition_size, hears)
+    trainers: list[Trainer] = []
+    computed: list[int] = []
+    compute = Trainer._loss
+
+    def count(trainer: Trainer, batch: Batch) -> torch.Tensor:
+        computed.append(len(membership.commits))
+        return compute(trainer, batch)
+
+    def build(initialise: bool) -> Trainer:
+        trainers.append(
+            build_trainer(spec, partition, device, strategy=strategy, initialise=initialise)
+        )
+        return trainers[0]
+
+    try:
+        with mock.patch.object(Trainer, "_loss", count):
+            train(build, membership, begins_run=True)
+    finally:
+        dist.barrier()
+    return Survived(
+        [commit.loss for commit in membership.commits],
+        membership.breaks,
+        len(computed),
+        digest_of(trainers[0]),
+    )
