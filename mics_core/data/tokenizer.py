@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from mics_core.errors import DataError
 from mics_core.spec.job import TokenizerSpec
 
-__all__ = ["ByteTokenizer", "FileTokenizer", "Tokenizer", "build_tokenizer"]
+__all__ = ["MASK_TOKENS", "ByteTokenizer", "FileTokenizer", "Tokenizer", "build_tokenizer"]
 
-_MASK_TOKENS = ("[MASK]", "<mask>")
+MASK_TOKENS = ("[MASK]", "<mask>")
+"""Names of the mask in tokenizer files."""
 
 
 class Tokenizer(Protocol):
@@ -79,7 +80,7 @@ class FileTokenizer:
         # Ids may have gaps, so the largest id counts and not the number of tokens.
         self.num_ids = max(vocabulary.values(), default=-1) + 1
         self.mask_id = next(
-            (vocabulary[token] for token in _MASK_TOKENS if token in vocabulary), self.num_ids
+            (vocabulary[token] for token in MASK_TOKENS if token in vocabulary), self.num_ids
         )
 
     def encode(self, document: bytes) -> NDArray[Any]:

@@ -1,1 +1,1 @@
-"""The `mics` command line. Imports neither torch nor Ray; only `mics serve` loads the service."""
+"""The `mics` command line. Starts without torch and Ray, which single commands load as they run."""

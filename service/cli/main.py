@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mics_core import __version__
-from service.cli import jobs, plan, probe, serve, watch
+from service.cli import export, jobs, plan, probe, serve, watch
 
 __all__ = ["build_app", "main"]
 
@@ -39,6 +39,7 @@ def build_app() -> typer.Typer:
     app.command("watch")(watch.watch)
     app.command("scale")(jobs.scale)
     app.command("cancel")(jobs.cancel)
+    app.command("export")(export.export)
     return app
 
 
