@@ -16,6 +16,8 @@ from mics_core.spec.status import (
     GroupState,
     JobEvent,
     JobState,
+    RegroupEvent,
+    RegroupPhases,
     ScaleEvent,
     StateEvent,
     StepEvent,
@@ -83,6 +85,14 @@ class Journal:
     def checkpoint(self, step: int, path: str, error: str) -> None:
         """Enter a checkpoint that was written or failed."""
         self._add(CheckpointEvent(**self._stamp(), step=step, path=path, error=error))
+
+    def regroup(self, generation: int, reason: str, step: int, phases: RegroupPhases) -> None:
+        """Enter what a change of membership took."""
+        self._add(
+            RegroupEvent(
+                **self._stamp(), generation=generation, reason=reason, step=step, phases=phases
+            )
+        )
 
     def step(self, record: StepRecord) -> None:
         """Enter a committed step."""

@@ -103,11 +103,11 @@ class SupervisorLink:
         """Return the plan of an announced generation."""
         return self._ask(self._supervisor.plan.remote(number), _WATCH_S)  # type: ignore[no-any-return]
 
-    def entered(self, generation: int, step: int) -> None:
+    def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Report that this worker trains under `generation` from `step` on."""
         if self._last_commit is None:
             self._last_commit = time.perf_counter()
-        self.send(Entered(self._rank, generation, step))
+        self.send(Entered(self._rank, generation, step, connect_s))
 
     def committed(self, commit: StepCommit) -> None:
         """Report a committed step."""

@@ -38,11 +38,16 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """A worker trains under a generation from `step` on."""
+    """A worker trains under a generation from `step` on.
+
+    Args:
+        connect_s: Seconds that connecting to its members took.
+    """
 
     rank: int
     generation: int
     step: int
+    connect_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from mics_core.cluster.messages import (
     Ready,
     ReplicationBroke,
 )
+from mics_core.cluster.regrouping import Regrouped, Regroupings
 from mics_core.cluster.step_order import StepOrder
 from mics_core.elastic import events as elastic
 from mics_core.elastic.ledger import SampleLedger
@@ -102,6 +103,7 @@ class JobSupervisor:
         self._regrouped.set()
         self._lifelines = Lifelines(self._note_death)
         self._lifeline: LifelineAddress | None = None
+        self._regroupings = Regroupings()
         self._news = Bell()
         self._step = 0
         self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
@@ -235,11 +237,15 @@ class JobSupervisor:
             case Ready():
                 if self._runs.add_worker(run, message):
                     self._tell(elastic.GroupReady(group_id))
-            case Entered(rank, generation, step):
+            case Entered(rank, generation, step, connect_s):
                 if rank == 0:
                     run.entered, run.entered_at = generation, step
                     self._note_entered(generation, step)
                     self._tell(elastic.GroupEntered(group_id, generation, step))
+                    now = time.monotonic()
+                    self._note_regrouped(
+                        self._regroupings.entered(generation, group_id, step, connect_s, now)
+                    )
             case Committed(rank, step):
                 run.steps[rank] = step + 1
                 if commit := message.commit:
@@ -322,6 +328,13 @@ class JobSupervisor:
             )
         )
 
+        self._note_regrouped(self._regroupings.committed(commit.generation, time.monotonic()))
+
+    def _note_regrouped(self, changes: list[Regrouped]) -> None:
+        for change in changes:
+            reason = self._generations[change.generation - 1].reason
+            self._journal.regroup(change.generation, reason, change.step, change.phases)
+
     # The machine and its decisions.
 
     async def _tick(self) -> None:
@@ -363,7 +376,8 @@ class JobSupervisor:
                 logger.info("generation %d, groups %s: %s", number, groups, reason)
                 store = self._store_of(groups[0]) if groups else None
                 before = self._plans.get(number - 1)
-                if before is not None and not all(map(self._runs.is_alive, before.groups)):
+                after_loss = before is not None and not all(map(self._runs.is_alive, before.groups))
+                if after_loss:
                     self._after_loss = number
                     self._regrouped.clear()
                 self._plans[number] = GenerationPlan(number, groups, store, reason)
@@ -371,6 +385,11 @@ class JobSupervisor:
                     number=number, groups=list(groups), reason=reason, step=None, time=time.time()
                 )
                 self._generations.append(record)
+                self._note_regrouped(
+                    self._regroupings.announced(
+                        number, groups, time.monotonic(), after_loss=after_loss
+                    )
+                )
                 self._journal.generation(record)
                 self._news.ring()
             case elastic.SetRunPhase(phase, reason):

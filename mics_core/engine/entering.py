@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 from mics_core.comm.replication import Member, ReplicationGroup, connect
 from mics_core.elastic.plan import GenerationPlan
@@ -38,12 +39,14 @@ class Entry:
         position: Its partition group's place in the generation.
         active: Places of the groups that take micro-batches from the first step on.
         copying: The copy of the states that goes on beside the steps, if there is one.
+        connect_s: Seconds that connecting took, the wait for members that come later included.
     """
 
     replication: ReplicationGroup
     position: int
     active: tuple[int, ...]
     copying: Incoming | Outgoing | None
+    connect_s: float
 
     def close(self) -> None:
         """Drop all connections."""
@@ -80,10 +83,11 @@ def enter(
     member = Member(plan.number, partition.rank, position, len(plan.groups), node=partition.node)
     entry: Entry | None = None
     replication: ReplicationGroup | None = None
-    error, step = "", holding.step
+    error, step, begin = "", holding.step, perf_counter()
     try:
         replication = connect(plan.store, member, superseded=superseded, timeout_s=timeout_s)
-        step, entry = _compare(trainer, replication, position, holding)
+        connect_s = perf_counter() - begin
+        step, entry = _compare(trainer, replication, position, holding, connect_s)
     except ReplicationError as broken:
         error = str(broken)
     # See [Note: agreement inside a partition group] in `mics_core.engine.loop`.
@@ -105,7 +109,11 @@ def enter(
 
 
 def _compare(
-    trainer: Trainer, replication: ReplicationGroup, position: int, holding: Holding
+    trainer: Trainer,
+    replication: ReplicationGroup,
+    position: int,
+    holding: Holding,
+    connect_s: float,
 ) -> tuple[int, Entry]:
     """Find out who holds the newest states, and begin to copy them to all others."""
     mine = float(holding.step) if holding.has_state else -1.0
@@ -126,4 +134,4 @@ def _compare(
         else:
             copying = Incoming(states, copies, sources)
             trainer.begin_catching_up(CatchUp(copying))
-    return int(newest), Entry(replication, position, sources, copying)
+    return int(newest), Entry(replication, position, sources, copying, connect_s)

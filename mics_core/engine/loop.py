@@ -147,7 +147,7 @@ class _Loop:
         trainer, membership, holding = self._trainer, self._membership, self._holding
         active, has_entered = entry.active, holding.has_state
         if has_entered:
-            membership.entered(plan.number, holding.step)
+            membership.entered(plan.number, holding.step, entry.connect_s)
         self._patience.began_anew()
         limit_s = 0.0
         while holding.step < self._last_step:
@@ -186,7 +186,7 @@ class _Loop:
             holding.has_state = entry.position in active
             trainer.committed_steps = holding.step
             if holding.has_state and not has_entered:
-                membership.entered(plan.number, holding.step)
+                membership.entered(plan.number, holding.step, entry.connect_s)
                 has_entered = True
             membership.committed(outcome)
             self._keep_durable(plan, entry, outcome)

@@ -41,7 +41,7 @@ class Membership(Protocol):
     def plan(self, number: int) -> GenerationPlan:
         """Return the plan of an announced generation."""
 
-    def entered(self, generation: int, step: int) -> None:
+    def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Report that this worker trains under `generation` from `step` on."""
 
     def committed(self, commit: StepCommit) -> None:
@@ -94,7 +94,7 @@ class StaticMembership:
         assert number == self._plan.number
         return self._plan
 
-    def entered(self, generation: int, step: int) -> None:
+    def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Do nothing: nobody watches."""
 
     def committed(self, commit: StepCommit) -> None:

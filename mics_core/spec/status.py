@@ -257,8 +257,47 @@ class CheckpointEvent(StatusModel):
     """What went wrong, or empty if it is complete."""
 
 
+class RegroupPhases(StatusModel):
+    """Seconds that a change of membership took, by phase."""
+
+    detect_s: float | None
+    """From the last committed step to the news of a loss, which nobody sees happen; none without a
+    loss."""
+    agree_s: float
+    """From then, or from the announcement of newcomers, until the last member that trains had ended
+    its step or given it up."""
+    connect_s: float
+    """Connecting to each other."""
+    copy_s: float | None
+    """Until the last newcomer held the model states, while the others trained; none without one."""
+    redo_s: float | None
+    """The step that a loss broke; none without a loss."""
+
+
+class RegroupEvent(StatusModel):
+    """A change of membership is over."""
+
+    kind: Literal["regroup"] = "regroup"
+    sequence: int
+    time: float
+    generation: int
+    """Number of the generation that it led to."""
+    reason: str
+    """Why it was formed."""
+    step: int
+    """First step trained under it."""
+    phases: RegroupPhases
+    """What it took."""
+
+
 JobEvent = Annotated[
-    StateEvent | GroupEvent | GenerationEvent | StepEvent | ScaleEvent | CheckpointEvent,
+    StateEvent
+    | GroupEvent
+    | GenerationEvent
+    | StepEvent
+    | ScaleEvent
+    | CheckpointEvent
+    | RegroupEvent,
     Field(discriminator="kind"),
 ]
 """One entry of a job's event stream. `sequence` counts 1, 2, 3, … without a gap in each job."""

@@ -13,6 +13,8 @@ from mics_core.spec.status import (
     GenerationRecord,
     GroupEvent,
     JobEvent,
+    RegroupEvent,
+    RegroupPhases,
     ScaleEvent,
     StateEvent,
     StepEvent,
@@ -109,6 +111,9 @@ def event_sentence(event: JobEvent) -> str:
         case CheckpointEvent():
             ending = f"failed: {event.error}" if event.error else "is complete"
             return f"checkpoint of step {event.step} {ending} ({event.path})"
+        case RegroupEvent():
+            taken = ", ".join(f"{name} {value:.2f} s" for name, value in _phases(event.phases))
+            return f"generation {event.generation} took: {taken}"
         case StepEvent():
             record = event.record
             return (
@@ -116,6 +121,10 @@ def event_sentence(event: JobEvent) -> str:
                 f" {rate(record.tokens_per_s)} groups {record.num_groups}"
                 f" generation {record.generation}"
             )
+
+
+def _phases(phases: RegroupPhases) -> list[tuple[str, float]]:
+    return [(name.removesuffix("_s"), value) for name, value in phases if value is not None]
 
 
 def _generation_sentence(generation: GenerationRecord) -> str:

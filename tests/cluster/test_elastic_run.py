@@ -15,6 +15,7 @@ from mics_core.spec.status import (
     JobEvent,
     JobState,
     JobStatus,
+    RegroupEvent,
     StepRecord,
 )
 from tests.cluster.conftest import StartJob
@@ -153,6 +154,24 @@ def test_every_generation_has_its_members_its_first_step_and_its_reason(story: S
     assert (third.groups, third.step) == ([0, 2], story.killed_at)
     lost = story.status.groups[1].reason
     assert third.reason == f"Group 1 was lost: {lost}"
+
+
+def test_every_change_of_membership_says_what_its_phases_took(story: Story) -> None:
+    changes = [event for event in story.events if isinstance(event, RegroupEvent)]
+    assert [(change.generation, change.step) for change in changes] == [
+        (generation.number, generation.step) for generation in story.status.generations
+    ]
+    start, join, loss = (change.phases for change in changes)
+    assert (start.detect_s, start.copy_s, start.redo_s) == (None, None, None)
+    assert (join.detect_s, join.redo_s) == (None, None)
+    assert join.copy_s is not None
+    assert loss.copy_s is None
+    assert loss.detect_s is not None
+    assert loss.redo_s is not None
+    for phases in (start, join, loss):
+        assert all(seconds >= 0 for _, seconds in phases if seconds is not None)
+        # Members meet at once; what they wait for before is their own step.
+        assert phases.connect_s < 5.0
 
 
 def test_steps_name_the_generation_that_was_entered_before_them(story: Story) -> None:

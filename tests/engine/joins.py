@@ -58,7 +58,8 @@ class JoiningMembership(StaticMembership):
     def plan(self, number: int) -> GenerationPlan:
         return self._plans[number - 1]
 
-    def entered(self, generation: int, step: int) -> None:
+    def entered(self, generation: int, step: int, connect_s: float) -> None:
+        assert connect_s >= 0
         self.entries.append((generation, step))
 
     def committed(self, commit: StepCommit) -> None:

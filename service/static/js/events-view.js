@@ -66,6 +66,12 @@ function wordsOf(event) {
       return event.error
         ? { what: `Checkpoint of step ${count(event.step)} failed`, why: event.error, tone: "bad" }
         : { what: `Checkpoint of step ${count(event.step)}`, why: event.path, tone: "plain" };
+    case "regroup": {
+      const { generation, phases } = event;
+      const taken = Object.entries(phases).filter(([, seconds]) => seconds !== null);
+      const why = taken.map(([name, s]) => `${name.replace("_s", "")} ${s.toFixed(2)} s`).join(", ");
+      return { what: `Generation ${generation} took`, why, tone: "plain" };
+    }
     default: {
       const { number, groups, reason, step } = event.generation;
       const when = step === null ? "announced" : `from step ${count(step)}`;

@@ -3,7 +3,7 @@
 
 import { eventsUrl } from "./api.js";
 
-const KINDS = ["state", "group", "generation", "step", "scale", "checkpoint"];
+const KINDS = ["state", "group", "generation", "step", "scale", "checkpoint", "regroup"];
 const RETRY_MS = 3000;
 const FINAL = new Set(["finished", "cancelled", "failed"]);
 
