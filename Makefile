@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-.PHONY: bench-network bench-weak bench-memory bench-gpu bench-recovery
+.PHONY: bench-network bench-weak bench-memory bench-gpu bench-recovery bench-steady
 
 bench-network: $(STAMP)  ## our engine and its peers over emulated nodes with shaped links (root)
 	$(BIN)/python -m benchmarks.network $(ARGS)
@@ -43,6 +43,9 @@ bench-memory: $(STAMP)  ## peak memory of a worker against model_states / p
 
 bench-recovery: $(STAMP)  ## what faults cost the survivors of a run on simulated nodes
 	$(BIN)/python -m benchmarks.recovery $(ARGS)
+
+bench-steady: $(STAMP)  ## a step of an elastic run against the same engine with fixed members
+	$(BIN)/python -m benchmarks.steady $(ARGS)
 
 bench-gpu: $(STAMP)  ## model FLOP/s utilisation on one GPU
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

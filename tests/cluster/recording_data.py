@@ -14,6 +14,7 @@ import numpy as np
 
 from mics_core.data.order import sample_index
 from tests.cluster.control import Control
+from tests.cluster.remote_calls import note_calls
 
 VOCABULARY = 257
 SEED = 0
@@ -45,8 +46,10 @@ class RecordingSamples:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if self._folder is not None:
-            Control(self._folder).wait_for(self._step_of[index])
+            step = self._step_of[index]
+            Control(self._folder).wait_for(step)
             _note(self._folder, index)
+            note_calls(self._folder, step)
         stride = 1 + index % 3
         tokens = (index + stride * np.arange(self._sequence_length + 1)) % VOCABULARY
         return {"input_ids": tokens[:-1], "labels": tokens[1:]}
@@ -72,13 +75,14 @@ class Reads:
     """
 
     def __init__(self, folder: str | Path, steps: int, global_batch_size: int):
+        self.folder = Path(folder)
         size, length = global_batch_size, steps * global_batch_size
         place_of = {sample_index(q, length, SEED): divmod(q, size) for q in range(length)}
         self._by_process = {
             int(path.name.removeprefix("reads-")): [
                 place_of[int(line)] for line in path.read_text().split()
             ]
-            for path in Path(folder).glob("reads-*")
+            for path in self.folder.glob("reads-*")
         }
 
     @property

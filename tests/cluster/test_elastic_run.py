@@ -21,11 +21,12 @@ from mics_core.spec.status import (
 from tests.cluster.conftest import StartJob
 from tests.cluster.jobs import GLOBAL_BATCH_SIZE, gold_losses
 from tests.cluster.recording_data import Reads
+from tests.cluster.remote_calls import read_calls
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NUM_NODES = 3
-STEPS = 30
+STEPS = 130
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,16 @@ def test_a_newcomer_has_its_share_once_it_holds_the_states(story: Story) -> None
     assert begins is not None
     # The members train on while it copies: the step that it joins with is theirs alone.
     assert begins < first <= story.killed_at
+
+
+def test_no_remote_call_is_on_the_path_of_a_steady_step(story: Story) -> None:
+    for pid in story.pids(0):
+        calls = read_calls(story.reads.folder, pid)
+        steady = [calls[step] for step in range(STEPS - 101, STEPS)]
+        assert set(steady) == {steady[0]}, "a call was made between two of the last 101 steps"
+    # The counter counts: the leader of the group has asked for the plans of three generations.
+    leader = read_calls(story.reads.folder, story.pids(0)[0])
+    assert leader[STEPS - 1] > 0
 
 
 def test_the_others_train_on_while_a_group_starts(story: Story) -> None:

@@ -13,6 +13,7 @@ __all__ = ["build_system", "family_of"]
 _MODULES = {
     "ddp": "ddp",
     "deepspeed": "deepspeed",
+    "elastic": "elastic",
     "fsdp2": "fsdp2",
     "mics": "mics",
 }
