@@ -40,7 +40,9 @@ class MissingError(Exception):
     """Something that had to happen did not happen in time."""
 
 
-def eventually(probe: Callable[[], _Found], what: str, deadline_s: float = DEADLINE_S) -> _Found:
+def eventually(
+    probe: Callable[[], _Found | None], what: str, deadline_s: float = DEADLINE_S
+) -> _Found:
     """Return the first true answer of `probe`.
 
     Raises:

@@ -14,15 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.harness.environments import CannotPrepareError
 from benchmarks.harness.factory import WorldError, WorldFactory
 from benchmarks.harness.nodes import EmulatedNetwork
 from benchmarks.harness.world import Step, World
-from benchmarks.network.deepspeed_env import (
-    MICS_VERSION,
-    NEWEST_VERSION,
-    CannotPrepareError,
-    prepare_deepspeed,
-)
+from benchmarks.network.deepspeed_env import MICS_VERSION, NEWEST_VERSION, prepare_deepspeed
 from benchmarks.network.layouts import Layout
 from benchmarks.network.systems import family_of
 from mics_core.planner.question import Question

@@ -1,117 +1,160 @@
-"""Measures what faults cost: `python -m benchmarks.recovery`."""
+"""Measures what faults cost, our system and its peers: `python -m benchmarks.recovery`."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import ray
-from rich.table import Table
+from rich.console import Console
 
-from benchmarks.harness.followed import FollowedJob
-from benchmarks.harness.jobs import VOCAB_SIZE, gpt2, training_job, write_tokens
+from benchmarks.harness.environments import CannotPrepareError
+from benchmarks.harness.followed import MissingError
+from benchmarks.harness.jobs import write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
-from benchmarks.recovery.faults import FAULTS, Outcome, Shooting
-from mics_core.cluster.local import LocalCluster
-from mics_core.cluster.names import NAMESPACE
+from benchmarks.recovery import ours, ray_train, torchft_peer
+from benchmarks.recovery.faults import FAULTS, Outcome
+from benchmarks.recovery.report import build_row, build_table
+from benchmarks.recovery.setting import GLOBAL_BATCH_SIZE, MODEL
+from benchmarks.recovery.shots import Report, Shots
 
-MODEL = gpt2(hidden_size=128, num_layers=4, num_heads=4, vocab_size=VOCAB_SIZE)
-PARTITION_SIZE = 2
-NUM_GROUPS = 3
-GLOBAL_BATCH_SIZE = 24
-"""Twelve micro-batches of two samples: four for each of three groups, six for each of two."""
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    """One system of the comparison.
+
+    Args:
+        title: Its name in the results.
+        run: Does the faults to it.
+        repetitions: Of each fault, where the options name no number.
+    """
+
+    title: str
+    run: Callable[[Shots, Report], None]
+    repetitions: int
+
+
+_SYSTEMS = {
+    "ours": _System("mics-elastic", ours.run, 10),
+    "ray-train": _System("ray train", ray_train.run, 3),
+    "torchft": _System("torchft", torchft_peer.run_as_it_comes, 5),
+    "torchft-tuned": _System("torchft tuned", torchft_peer.run_tuned, 5),
+}
+
+
+@dataclass(slots=True)
+class _Results:
+    """What one system's run brought.
+
+    Args:
+        title: The system's.
+        outcomes: Of each fault.
+        error: Why it could not go on, if it could not.
+    """
+
+    title: str
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    error: str | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each fault, and one for the error."""
+        rows = [build_row(self.title, fault, found) for fault, found in self.outcomes.items()]
+        error = {"system": self.title, "error": self.error}
+        return rows if self.error is None else [*rows, error]
 
 
 def main() -> int:
-    """Run the faults in turn and write what they cost."""
+    """Run the systems in turn and write what the faults cost each."""
     options = _parse()
     console = build_console()
-    outcomes: dict[str, list[Outcome]] = {fault: [] for fault in options.faults}
+    # An end by `kill` still takes the nodes down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    results: list[_Results] = []
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name:
-        spec = training_job(
-            write_tokens(Path(name)),
-            MODEL,
-            global_batch_size=GLOBAL_BATCH_SIZE,
-        ).model_copy(update={"partition_size": PARTITION_SIZE})
-        spec = spec.model_copy(
-            update={"groups": spec.groups.model_copy(update={"wanted": NUM_GROUPS, "maximum": 4})}
-        )
-        with LocalCluster(NUM_GROUPS, PARTITION_SIZE) as cluster:
-            ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
-            try:
-                with FollowedJob(spec) as job:
-                    shooting = Shooting(job, cluster, seed=options.seed)
-                    shooting.settle()
-                    for turn in range(options.repetitions):
-                        for fault in options.faults:
-                            outcome = shooting.inflict(fault)
-                            outcomes[fault].append(outcome)
-                            console.print(f"{turn + 1}: {fault}: {outcome}")
-                    job.cancel()
-                    job.ended()
-            finally:
-                ray.shutdown()
-    rows = [_row("mics-elastic", fault, found) for fault, found in outcomes.items() if found]
-    console.print(_table(rows))
-    write_results(
-        options.output,
-        rows,
-        model=MODEL,
-        outcomes={fault: [asdict(each) for each in found] for fault, found in outcomes.items()},
-    )
+        tokens = write_tokens(Path(name))
+        for system in options.systems:
+            folder = Path(name) / system
+            folder.mkdir()
+            results.append(_run(console, options, system, folder, tokens))
+            _write(options.output, results)
+    console.print(build_table(_rows(results)))
     console.print(f"written to {options.output}")
-    return 0
+    return int(any(result.error for result in results if result.title == "mics-elastic"))
 
 
-def _row(system: str, fault: str, outcomes: list[Outcome]) -> dict[str, Any]:
-    stalls = [outcome.stall_s for outcome in outcomes]
-    row: dict[str, Any] = {
-        "system": system,
-        "fault": fault,
-        "repetitions": len(outcomes),
-        "stall_s_median": median(stalls),
-        "stall_s_max": max(stalls),
-        "steps_redone": max(outcome.steps_redone for outcome in outcomes),
-        "extra_step_ratio_median": median(outcome.extra_step_ratio for outcome in outcomes),
-    }
-    until = [o.until_contribution_s for o in outcomes if o.until_contribution_s is not None]
-    return row | ({"until_contribution_s_median": median(until)} if until else {})
+def _run(
+    console: Console, options: argparse.Namespace, name: str, folder: Path, tokens: Path
+) -> _Results:
+    """Do the faults to one system; one that fails does not keep the others from theirs."""
+    system = _SYSTEMS[name]
+    results = _Results(system.title)
+
+    def report(turn: int, fault: str, outcome: Outcome) -> None:
+        results.outcomes.setdefault(fault, []).append(outcome)
+        console.print(f"{system.title} {turn}: {fault}: {outcome}")
+
+    repetitions = options.repetitions or system.repetitions
+    shots = Shots(tuple(options.faults), repetitions, options.seed, folder, tokens)
+    try:
+        system.run(shots, report)
+    except (CannotPrepareError, MissingError) as error:
+        results.error = str(error)
+        console.print(f"{system.title} cannot go on: {error}", markup=False)
+    return results
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="What a fault costs the survivors", title_justify="left")
-    for heading in ("system", "fault", "times"):
-        table.add_column(heading)
-    for heading in ("stall s", "max s", "steps redone", "extra step", "until part s"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        until = row.get("until_contribution_s_median")
-        table.add_row(
-            row["system"],
-            row["fault"],
-            str(row["repetitions"]),
-            f"{row['stall_s_median']:.2f}",
-            f"{row['stall_s_max']:.2f}",
-            str(row["steps_redone"]),
-            f"{100 * row['extra_step_ratio_median']:.0f} %",
-            "" if until is None else f"{until:.1f}",
-        )
-    return table
+def _rows(results: Iterable[_Results]) -> list[dict[str, Any]]:
+    return [row for result in results for row in result.rows()]
+
+
+def _write(path: Path, results: Iterable[_Results]) -> None:
+    write_results(
+        path,
+        _rows(results),
+        model=MODEL,
+        global_batch_size=GLOBAL_BATCH_SIZE,
+        ray_train={
+            "checkpoint_every_steps": ray_train.CHECKPOINT_EVERY,
+            "elastic_resize_monitor_interval_s": ray_train.RESIZE_INTERVAL_S,
+            "drain_notice_s": ray_train.DRAIN_NOTICE_S,
+        },
+        torchft={
+            "version": torchft_peer.VERSION,
+            "tuned": " ".join(torchft_peer.TUNED),
+        },
+        outcomes={
+            result.title: {
+                fault: [asdict(each) for each in found] for fault, found in result.outcomes.items()
+            }
+            for result in results
+        },
+    )
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recovery", description=__doc__)
     add = parser.add_argument
-    add("--faults", type=lambda text: text.split(","), default=list(FAULTS))
-    add("--repetitions", type=int, default=10, help="of each fault")
+    add("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS), help="all by default")
+    add("--faults", type=_faults, default=list(FAULTS), help="such as 'node killed,node added'")
+    defaults = ", ".join(f"{name} {system.repetitions}" for name, system in _SYSTEMS.items())
+    add("--repetitions", type=int, help=f"of each fault; by default {defaults}")
     add("--seed", type=int, default=0, help="of the choice of victims")
     add("--output", type=Path, default=RESULTS / "recovery.json", help="where to write")
     return parser.parse_args()
+
+
+def _faults(text: str) -> list[str]:
+    faults = [part.strip() for part in text.split(",")]
+    if unknown := set(faults) - set(FAULTS):
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(sorted(unknown))} is none of {', '.join(FAULTS)}"
+        )
+    return faults
 
 
 if __name__ == "__main__":
