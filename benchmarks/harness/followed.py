@@ -22,6 +22,8 @@ from mics_core.spec.status import (
     JobEvent,
     JobState,
     JobStatus,
+    RegroupEvent,
+    RegroupPhases,
     StateEvent,
     StepEvent,
     StepRecord,
@@ -112,6 +114,12 @@ class FollowedJob:
     def states(self) -> list[StateEvent]:
         """The changes of the job's state."""
         return [event for event in self.events if isinstance(event, StateEvent)]
+
+    @property
+    def regrouped(self) -> dict[int, RegroupPhases]:
+        """What the changes of membership took, by generation."""
+        changes = [event for event in self.events if isinstance(event, RegroupEvent)]
+        return {change.generation: change.phases for change in changes}
 
     def group_events(self, group_id: int, state: GroupState) -> list[GroupEvent]:
         """Return the changes of a group to a state."""

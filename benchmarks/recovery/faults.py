@@ -30,12 +30,14 @@ class Outcome:
         extra_step_ratio: What the change of membership added to the members' steps, from its
             generation to the last newcomer's first share, in normal steps.
         until_contribution_s: From a node to its first part in a step; none where none came.
+        phases: Seconds of each phase, as the system itself tells them; none where it does not.
     """
 
     stall_s: float
     steps_redone: int
     extra_step_ratio: float
     until_contribution_s: float | None = None
+    phases: dict[str, float | None] | None = None
 
 
 class Shooting:
@@ -150,10 +152,17 @@ class Shooting:
         first = next(step for step in self._job.steps[before:] if step.num_groups == 2)
         stall_s = first.time - at - normal_s
         redone = self._redone(first)
-        outcome = Outcome(stall_s, redone, first.step_s / normal_s - 1.0)
+        extra = first.step_s / normal_s - 1.0
+        outcome = Outcome(stall_s, redone, extra, phases=self._phases(first.generation))
         bring_room()
         self.settle()
         return outcome
+
+    def _phases(self, generation: int) -> dict[str, float | None]:
+        """Return what the job says of a change, with a normal step at that time beside it."""
+        regrouped = f"what generation {generation} took"
+        self._job.wait_until(lambda job: generation in job.regrouped, regrouped)
+        return dict(self._job.regrouped[generation]) | {"normal_step_s": self._normal_s()}
 
     # What is there.
 
