@@ -14,6 +14,7 @@ from typing import Any
 
 import ray.util
 
+from mics_core.cluster.course import Course
 from mics_core.cluster.drains import draining_nodes
 from mics_core.cluster.groups import GroupRun, GroupRuns
 from mics_core.cluster.journal import Bell, Journal
@@ -28,10 +29,7 @@ from mics_core.cluster.messages import (
     Ready,
     ReplicationBroke,
 )
-from mics_core.cluster.regrouping import Regrouped, Regroupings
-from mics_core.cluster.step_order import StepOrder
 from mics_core.elastic import events as elastic
-from mics_core.elastic.ledger import SampleLedger
 from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.summary import StepCommit
@@ -39,13 +37,10 @@ from mics_core.errors import JobConflictError, ScaleError
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import parse_job_spec
 from mics_core.spec.status import (
-    GenerationRecord,
     GroupState,
     GroupStatus,
     JobState,
     JobStatus,
-    SampleCount,
-    StepRecord,
 )
 
 __all__ = ["JobSupervisor"]
@@ -54,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _DRAINS_S = 1.0
-_REPORTED_WITHIN_S = 5.0
 _REGROUPED_WITHIN_S = 10.0
 
 
@@ -86,7 +80,7 @@ class JobSupervisor:
             Rules(groups.minimum, groups.wanted, silence_s=groups.silence_s)
         )
         self._journal = Journal()
-        self._ledger = SampleLedger(self._spec.training.global_batch_size)
+        self._course = Course(self._journal, self._spec.training.global_batch_size)
         self._runs = GroupRuns(
             job_id,
             self._spec,
@@ -97,16 +91,10 @@ class JobSupervisor:
             self._until_regrouped,
         )
         self._plans: dict[int, GenerationPlan] = {}
-        self._generations: list[GenerationRecord] = []
         self._after_loss = 0
-        self._regrouped = asyncio.Event()
-        self._regrouped.set()
         self._lifelines = Lifelines(self._note_death)
         self._lifeline: LifelineAddress | None = None
-        self._regroupings = Regroupings()
         self._news = Bell()
-        self._step = 0
-        self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
         self._cancelling = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -240,18 +228,13 @@ class JobSupervisor:
             case Entered(rank, generation, step, connect_s):
                 if rank == 0:
                     run.entered, run.entered_at = generation, step
-                    self._note_entered(generation, step)
+                    self._course.enter(group_id, generation, step, connect_s)
                     self._tell(elastic.GroupEntered(group_id, generation, step))
-                    now = time.monotonic()
-                    self._note_regrouped(
-                        self._regroupings.entered(generation, group_id, step, connect_s, now)
-                    )
             case Committed(rank, step):
                 run.steps[rank] = step + 1
                 if commit := message.commit:
                     self._note_trained(run, commit)
-                    now = time.monotonic()
-                    self._note_steps(self._order.take(commit.step, commit.generation, message, now))
+                    self._course.commit(message)
             case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
                     self._tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
@@ -283,57 +266,12 @@ class JobSupervisor:
         self._tell(elastic.GroupLost(group_id, reason))
 
     async def _until_regrouped(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._regrouped.wait(), _REGROUPED_WITHIN_S)
-
-    def _note_entered(self, generation: int, step: int) -> None:
-        record = self._generations[generation - 1]
-        if record.step is not None:
-            return
-        if step < self._step:
-            self._ledger.rewind(step)
-        if step < self._step or self._journal.last_step is None:
-            self._order.begin(step, generation)
-            self._step = step
-        entered = record.model_copy(update={"step": step})
-        self._generations[generation - 1] = entered
-        self._journal.generation(entered)
-
-    def _note_steps(self, messages: list[Committed]) -> None:
-        for message in messages:
-            self._note_step(message)
-
-    def _note_step(self, message: Committed) -> None:
-        commit = message.commit
-        assert commit is not None
-        shares = [(share.first_offset, share.num_samples) for share in commit.shares]
-        if not self._ledger.commit(commit.step, commit.generation, shares):
-            return
-        if commit.generation >= self._after_loss:
-            self._regrouped.set()
-        self._step = commit.step + 1
-        self._journal.step(
-            StepRecord(
-                step=commit.step,
-                time=message.time,
-                loss=commit.loss,
-                tokens=commit.num_tokens,
-                samples=sum(share.num_samples for share in commit.shares),
-                step_s=message.step_s,
-                tokens_per_s=commit.num_tokens / message.step_s if message.step_s > 0 else 0.0,
-                gradient_norm=commit.gradient_norm,
-                learning_rate=commit.learning_rate,
-                generation=commit.generation,
-                num_groups=commit.num_groups,
-            )
-        )
-
-        self._note_regrouped(self._regroupings.committed(commit.generation, time.monotonic()))
-
-    def _note_regrouped(self, changes: list[Regrouped]) -> None:
-        for change in changes:
-            reason = self._generations[change.generation - 1].reason
-            self._journal.regroup(change.generation, reason, change.step, change.phases)
+        deadline = time.monotonic() + _REGROUPED_WITHIN_S
+        while self._course.newest_trained < self._after_loss:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            await self._course.committed.wait(left_s)
 
     # The machine and its decisions.
 
@@ -341,7 +279,7 @@ class JobSupervisor:
         while not self._state.is_final:
             await asyncio.sleep(_TICK_S)
             try:
-                self._note_steps(self._order.overdue(time.monotonic()))
+                self._course.note_overdue()
                 self._tell(elastic.Tick(self._journal.usual_step_s))
             except Exception:
                 # Launches, evictions and the grace of the start hang on this task: it must go on.
@@ -379,23 +317,13 @@ class JobSupervisor:
                 after_loss = before is not None and not all(map(self._runs.is_alive, before.groups))
                 if after_loss:
                     self._after_loss = number
-                    self._regrouped.clear()
                 self._plans[number] = GenerationPlan(number, groups, store, reason)
-                record = GenerationRecord(
-                    number=number, groups=list(groups), reason=reason, step=None, time=time.time()
-                )
-                self._generations.append(record)
-                self._note_regrouped(
-                    self._regroupings.announced(
-                        number, groups, time.monotonic(), after_loss=after_loss
-                    )
-                )
-                self._journal.generation(record)
+                self._course.announce(number, groups, reason, after_loss=after_loss)
                 self._news.ring()
             case elastic.SetRunPhase(phase, reason):
                 logger.info("the job is %s: %s", phase, reason)
                 if JobState(phase).is_final:
-                    self._note_steps(self._order.rest())
+                    self._course.end()
                 self._journal.state(JobState(phase), reason)
 
     def _store_of(self, group_id: int) -> StoreAddress:
@@ -410,17 +338,17 @@ class JobSupervisor:
         return JobState(self._machine.phase)
 
     def _status(self) -> JobStatus:
-        last, use = self._journal.last_step, self._ledger.total
+        last = self._journal.last_step
         reason = self._machine.reason
         with contextlib.suppress(IndexError):
-            reason = reason or self._generations[-1].reason
+            reason = reason or self._course.generations[-1].reason
         return JobStatus(
             job_id=self._job_id,
             name=self._spec.name,
             state=self._state,
             reason=reason,
             created=self._created,
-            step=self._step,
+            step=self._course.step,
             steps=self._spec.training.steps,
             loss=last.loss if last is not None else None,
             tokens_per_s=self._journal.tokens_per_s,
@@ -438,6 +366,6 @@ class JobSupervisor:
                 )
                 for group in self._machine.groups.values()
             ],
-            generations=self._generations,
-            samples=SampleCount(due=use.due, used=use.used, repeated=use.repeated),
+            generations=self._course.generations,
+            samples=self._course.samples,
         )

@@ -9,10 +9,10 @@ from rich.console import Console
 from scripted_job import ScriptedJob, example_spec
 
 from mics_core.spec import parse_job_spec
-from mics_core.spec.status import GroupState, JobState
+from mics_core.spec.status import GroupState, JobState, RegroupEvent, RegroupPhases
 from service.cli.board import job_board
 from service.cli.progress import JobProgress
-from service.cli.text import count, duration, number_list, rate, sparkline
+from service.cli.text import count, duration, event_sentence, number_list, rate, sparkline
 
 pytestmark = pytest.mark.pure
 
@@ -46,6 +46,14 @@ def test_rates_have_three_digits(value: float | None, text: str) -> None:
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_change_of_membership_says_what_its_phases_took() -> None:
+    phases = RegroupPhases(detect_s=0.123, agree_s=0.05, connect_s=0.02, copy_s=None, redo_s=1.5)
+    event = RegroupEvent(sequence=1, time=0, generation=3, reason="lost", step=8, phases=phases)
+    assert event_sentence(event) == (
+        "generation 3 took: detect 0.12 s, agree 0.05 s, connect 0.02 s, redo 1.50 s"
+    )
 
 
 def test_runs_of_groups_are_joined() -> None:

@@ -1,0 +1,109 @@
+"""The books of a run: steps in order, samples once, and what changes of membership took."""
+
+from __future__ import annotations
+
+import pytest
+
+from mics_core.cluster.course import Course
+from mics_core.cluster.journal import Journal
+from mics_core.cluster.messages import Committed
+from mics_core.engine.summary import Share, StepCommit
+from mics_core.spec.status import GenerationEvent, JobEvent, RegroupEvent, StepEvent
+
+BATCH = 12
+
+
+class Run:
+    """A course and the journal that it writes."""
+
+    def __init__(self) -> None:
+        self.journal = Journal()
+        self.course = Course(self.journal, BATCH)
+
+    @property
+    def events(self) -> list[JobEvent]:
+        return list(self.journal._events)
+
+    def commit(self, step: int, generation: int, num_groups: int) -> None:
+        """Every group tells of the step."""
+        size = BATCH // num_groups
+        shares = tuple(Share(place * size, size) for place in range(num_groups))
+        commit = StepCommit(
+            step,
+            1.0 / (step + 1),
+            100,
+            1.0,
+            0.1,
+            generation,
+            num_groups,
+            shares,
+            generation,
+            0.0,
+            (),
+        )
+        for _ in range(num_groups):
+            self.course.commit(Committed(0, step, 0.5, 1000.0 + step, commit))
+
+
+@pytest.fixture
+def run() -> Run:
+    """Two groups have trained steps 0 to 2 under generation 1."""
+    run = Run()
+    run.course.announce(1, (0, 1), "Training begins.", after_loss=False)
+    for group in (0, 1):
+        run.course.enter(group, 1, 0, 0.1)
+    for step in range(3):
+        run.commit(step, 1, 2)
+    return run
+
+
+def test_each_step_is_told_once_however_many_groups_report_it(run: Run) -> None:
+    steps = [event.record for event in run.events if isinstance(event, StepEvent)]
+    assert [(step.step, step.generation, step.num_groups) for step in steps] == [
+        (0, 1, 2),
+        (1, 1, 2),
+        (2, 1, 2),
+    ]
+    assert [(step.samples, step.tokens_per_s) for step in steps] == [(BATCH, 200.0)] * 3
+    assert run.course.step == 3
+    samples = run.course.samples
+    assert (samples.due, samples.used, samples.repeated) == (3 * BATCH, 3 * BATCH, 0)
+
+
+def test_a_generation_is_told_when_it_is_announced_and_when_it_trains(run: Run) -> None:
+    told = [event.generation for event in run.events if isinstance(event, GenerationEvent)]
+    assert [(generation.number, generation.step) for generation in told] == [(1, None), (1, 0)]
+    assert run.course.generations == told[1:]
+
+
+def test_what_a_change_took_is_told_with_its_reason_when_it_is_over(run: Run) -> None:
+    run.course.announce(2, (0,), "Group 1 was lost.", after_loss=True)
+    run.course.enter(0, 2, 3, 0.1)
+    assert run.course.newest_trained == 1
+    run.commit(3, 2, 1)
+    assert run.course.newest_trained == 2
+    start, loss = (event for event in run.events if isinstance(event, RegroupEvent))
+    assert (start.generation, start.reason, start.step) == (1, "Training begins.", 0)
+    assert (loss.generation, loss.reason, loss.step) == (2, "Group 1 was lost.", 3)
+    assert loss.phases.detect_s is not None
+
+
+def test_steps_that_were_lost_with_all_groups_are_trained_again_and_counted_once(
+    run: Run,
+) -> None:
+    run.course.announce(2, (2,), "Training begins again.", after_loss=True)
+    run.course.enter(2, 2, 1, 0.1)
+    assert run.course.step == 1
+    for step in (1, 2, 3):
+        run.commit(step, 2, 1)
+    steps = [event.record for event in run.events if isinstance(event, StepEvent)]
+    assert [(step.step, step.generation) for step in steps[3:]] == [(1, 2), (2, 2), (3, 2)]
+    samples = run.course.samples
+    assert (samples.due, samples.used, samples.repeated) == (4 * BATCH, 4 * BATCH, 0)
+
+
+def test_at_the_end_nothing_that_was_told_is_left_out(run: Run) -> None:
+    run.commit(5, 1, 2)  # nobody has told of steps 3 and 4
+    assert run.course.step == 3
+    run.course.end()
+    assert run.course.step == 6
