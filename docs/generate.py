@@ -109,10 +109,10 @@ item is a mapping with `input_ids`, `labels` and perhaps `attention_mask`, integ
 (sequence_length,). Labels are already shifted; -100 stands where there is no loss. Each sample is
 checked as it is read.
 
-An item must be the same whenever and wherever it is asked for: any worker may ask for any item again,
-after a loss, in a new process or from a checkpoint on. So a collection keeps no position and no
-generator of its own, and what is random in an item comes from a seed and its index. Then every sample
-is used once in effect whatever comes and goes, and nothing of the data needs to be saved.""",
+An item must be the same whenever and wherever it is asked for: any worker may ask for any item
+again, after a loss, in a new process or from a checkpoint on. So a collection keeps no position and
+no generator of its own, and what is random in an item comes from a seed and its index. Then every
+sample is used once in effect whatever comes and goes, and no state of it is saved.""",
     "ResourcesSpec": """\
 With `gpus: 1` and `partition_size: auto`, `memory_gib` is required: Ray does not tell the memory of
 a GPU.""",

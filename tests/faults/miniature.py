@@ -1,0 +1,319 @@
+"""A run in miniature: the real machine and the real engine in processes, without Ray.
+
+Groups start in a second instead of half a minute, so that a test can afford many losses.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from types import TracebackType
+from typing import Any, Self
+
+from torch._C._distributed_c10d import TCPStore
+
+from mics_core.cluster.course import Course
+from mics_core.cluster.journal import Journal
+from mics_core.cluster.messages import (
+    Checkpointed,
+    Committed,
+    Ended,
+    Entered,
+    Failed,
+    Ready,
+    ReplicationBroke,
+)
+from mics_core.comm.store import host_store
+from mics_core.elastic import events as elastic
+from mics_core.elastic.machine import MembershipMachine, Rules
+from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.spec import JobSpec
+from mics_core.spec.status import StepEvent, StepRecord
+from tests.faults.points import FailAt
+from tests.faults.worker import Digest, News, Settings, serve
+from tests.processes import process_context
+
+TICK_S = 0.05
+DEADLINE_S = 120.0
+FINAL = (elastic.RunPhase.FINISHED, elastic.RunPhase.CANCELLED, elastic.RunPhase.FAILED)
+
+
+@dataclass
+class Group:
+    """The processes of one partition group."""
+
+    world: TCPStore
+    processes: list[ForkServerProcess]
+    pipes: dict[Connection, int]
+    ready: dict[int, Ready] = field(default_factory=dict)
+    ended: dict[int, bool] = field(default_factory=dict)
+    digests: dict[int, str] = field(default_factory=dict)
+    entered: int = 0
+    entered_at: int = 0
+    stopped: bool = False
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.processes if process.pid is not None]
+
+
+class Miniature:
+    """A supervisor in the test's own process; a context manager that leaves nothing behind.
+
+    Args:
+        spec: The job.
+        size: Workers in one partition group.
+        wanted: Groups at the start.
+        minimum: Fewest groups that train.
+        faults: When which worker dies.
+        silence_s: After how long a group that says nothing is evicted.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        size: int,
+        wanted: int,
+        *,
+        minimum: int = 1,
+        faults: Sequence[FailAt] = (),
+        silence_s: float = 5.0,
+    ):
+        self.spec = spec
+        self.size = size
+        self.machine = MembershipMachine(
+            Rules(minimum, wanted, silence_s=silence_s, first_step_s=silence_s, back_off_s=0.2)
+        )
+        self.journal = Journal()
+        self.course = Course(self.journal, spec.training.global_batch_size)
+        self.groups: dict[int, Group] = {}
+        self.checkpoints: list[Checkpointed] = []
+        self._faults = tuple(faults)
+        self._silence_s = silence_s
+        self._plans: dict[int, GenerationPlan] = {}
+        self._after_loss = 0
+        self._allowed = spec.training.steps + 1
+
+    def __enter__(self) -> Self:
+        self.tell(elastic.StartRequested())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for group in self.groups.values():
+            self._kill(group)
+            for process in group.processes:
+                process.join(10)
+                assert not process.is_alive(), f"process {process.pid} is left over"
+
+    # What a test sees.
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """The committed steps, in the order in which they were told."""
+        return [event.record for event in self.journal._events if isinstance(event, StepEvent)]
+
+    @property
+    def members(self) -> list[int]:
+        """The groups that train."""
+        groups = self.machine.groups.values()
+        return [g.group_id for g in groups if g.phase == elastic.GroupPhase.MEMBER]
+
+    @property
+    def waiting(self) -> list[int]:
+        """The groups that are ready to join."""
+        groups = self.machine.groups.values()
+        return [g.group_id for g in groups if g.phase == elastic.GroupPhase.READY]
+
+    # What a test does.
+
+    def hold_at(self, step: int) -> None:
+        """Let the members train up to `step` only, and wait there; it must be in the future."""
+        self._allowed = step
+        self._tell_workers(None)
+
+    def go_on(self) -> None:
+        """Let them train to the end."""
+        self._allowed = self.spec.training.steps + 1
+        self._tell_workers(None)
+
+    def scale(self, wanted: int) -> None:
+        """Ask for another number of groups."""
+        self.tell(elastic.WantedChanged(wanted, "The test asks for it."))
+
+    def kill(self, group_id: int, *ranks: int) -> None:
+        """Kill workers of a group; all of them if none is named."""
+        for rank in ranks or range(self.size):
+            pid = self.groups[group_id].pids[rank]
+            if self.groups[group_id].processes[rank].is_alive():
+                os.kill(pid, signal.SIGKILL)
+
+    def stop(self, group_id: int, *ranks: int) -> None:
+        """Stop workers as SIGSTOP does: they keep their connections and say nothing."""
+        for rank in ranks or range(self.size):
+            os.kill(self.groups[group_id].pids[rank], signal.SIGSTOP)
+
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Serve the workers until something happened.
+
+        Raises:
+            AssertionError: It did not happen in time.
+        """
+        deadline = time.monotonic() + DEADLINE_S
+        while not happened():
+            assert time.monotonic() < deadline, (
+                f"{what} was missing: step {self.course.step}, {self.machine.phase}:"
+                f" {self.machine.reason} {self.machine.groups}"
+            )
+            self._serve()
+
+    def train_with(self, *groups: int) -> None:
+        """Hold the members until some groups are there, then train until these are the members."""
+        there = (elastic.GroupPhase.READY, elastic.GroupPhase.MEMBER)
+
+        def are_there() -> bool:
+            known = self.machine.groups
+            return all(group in known and known[group].phase in there for group in groups)
+
+        self.until(are_there, f"groups {groups}")
+        while self.members != list(groups):
+            self.hold_at(max(self._allowed, self.course.step) + 1)
+            assert self._allowed < self.spec.training.steps, f"{self.members} train, not {groups}"
+            self.until(
+                lambda: self.course.step >= self._allowed or self.members == list(groups),
+                f"step {self._allowed}",
+            )
+
+    def finish(self) -> None:
+        """Let the run come to its end."""
+        self.go_on()
+        self.until(lambda: self.machine.phase in FINAL, "the end of the run")
+
+    def tell(self, event: elastic.Event) -> None:
+        """Feed the machine, and carry out what it decides."""
+        for decision in self.machine.handle(event, time.monotonic()):
+            self._carry_out(decision)
+
+    # The supervisor.
+
+    def _serve(self) -> None:
+        pipes = {pipe: number for number, g in self.groups.items() for pipe in g.pipes}
+        for ready in wait(list(pipes), TICK_S) if pipes else []:
+            assert isinstance(ready, Connection)
+            self._hear(pipes[ready], ready)
+        self.course.note_overdue()
+        self.tell(elastic.Tick(0.01))
+
+    def _hear(self, group_id: int, pipe: Connection) -> None:
+        group = self.groups[group_id]
+        if pipe not in group.pipes:
+            return  # it was stopped meanwhile
+        try:
+            message = pipe.recv()
+        except (EOFError, OSError):
+            rank = group.pipes.pop(pipe)
+            if rank not in group.ended:
+                self.tell(elastic.GroupLost(group_id, f"The process of rank {rank} is gone."))
+            elif not group.pipes:
+                self.tell(elastic.GroupEnded(group_id, group.ended[0]))
+            return
+        if not group.stopped:
+            self._take_in(group_id, group, message)
+
+    def _take_in(self, group_id: int, group: Group, message: Any) -> None:
+        match message:
+            case Ready(rank):
+                group.ready[rank] = message
+                if len(group.ready) == self.size:
+                    self.tell(elastic.GroupReady(group_id))
+            case Entered(0, generation, step, connect_s):
+                group.entered, group.entered_at = generation, step
+                self.course.enter(group_id, generation, step, connect_s)
+                self.tell(elastic.GroupEntered(group_id, generation, step))
+            case Committed(0, step, commit=commit) if commit is not None:
+                if commit.generation == group.entered and step >= group.entered_at:
+                    self.tell(elastic.GroupTrained(group_id, commit.generation))
+                self.course.commit(message)
+            case ReplicationBroke(0, generation, step, error, has_state):
+                self.tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
+            case Failed(rank, _, error, own_error):
+                self.tell(elastic.GroupLost(group_id, f"Rank {rank}: {error}", own_error))
+            case Checkpointed():
+                self.checkpoints.append(message)
+            case Digest(rank, digest):
+                group.digests[rank] = digest
+            case Ended(rank, finished):
+                group.ended[rank] = finished
+
+    def _carry_out(self, decision: elastic.Decision) -> None:
+        match decision:
+            case elastic.LaunchGroup(group_id, begins_run):
+                self._launch(group_id, begins_run)
+                self.tell(elastic.GroupPlaced(group_id))
+            case elastic.StopGroup(group_id):
+                self._kill(self.groups[group_id])
+            case elastic.AnnounceGeneration(number, groups, reason):
+                self._announce(number, groups, reason)
+            case _:
+                pass
+
+    def _announce(self, number: int, groups: tuple[int, ...], reason: str) -> None:
+        before = self._plans.get(number - 1)
+        after_loss = before is not None and any(self.groups[g].stopped for g in before.groups)
+        if after_loss:
+            self._after_loss = number
+        port = self.groups[groups[0]].ready[0].store_port if groups else None
+        store = StoreAddress("127.0.0.1", port) if port is not None else None
+        plan = self._plans[number] = GenerationPlan(number, groups, store, reason)
+        self.course.announce(number, groups, reason, after_loss=after_loss)
+        self._tell_workers(plan)
+
+    def _tell_workers(self, plan: GenerationPlan | None) -> None:
+        for group_id, group in self.groups.items():
+            was_member = any(group_id in known.groups for known in self._plans.values())
+            mine = plan if was_member else None
+            for pipe in group.pipes:
+                with suppress(OSError):  # where it is gone its pipe tells so
+                    pipe.send(News(mine, self._after_loss, self._allowed))
+
+    def _launch(self, group_id: int, begins_run: bool) -> None:
+        context, world = process_context(), host_store("127.0.0.1")
+        group = self.groups[group_id] = Group(world, [], {})
+        for rank in range(self.size):
+            faults = tuple(f for f in self._faults if (f.group, f.rank) == (group_id, rank))
+            mine, theirs = context.Pipe()
+            settings = Settings(
+                group_id=group_id,
+                rank=rank,
+                size=self.size,
+                world_port=world.port,
+                begins_run=begins_run,
+                spec=self.spec,
+                faults=faults,
+                silence_s=self._silence_s,
+            )
+            process = context.Process(target=serve, args=(settings, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            mine.send(News(None, self._after_loss, self._allowed))
+            group.processes.append(process)
+            group.pipes[mine] = rank
+
+    def _kill(self, group: Group) -> None:
+        group.stopped = True
+        for process in group.processes:
+            if process.is_alive():
+                process.kill()
+        for pipe in group.pipes:
+            pipe.close()
+        group.pipes.clear()

@@ -1,0 +1,177 @@
+"""A worker of a miniature run: the real engine in a process, its supervisor behind a pipe."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from mics_core.cluster.messages import (
+    Checkpointed,
+    Committed,
+    Ended,
+    Entered,
+    Failed,
+    Message,
+    Ready,
+    ReplicationBroke,
+)
+from mics_core.elastic.plan import GenerationPlan
+from mics_core.engine.checkpoint import CheckpointReport
+from mics_core.engine.summary import StepCommit
+from mics_core.errors import MicsError
+from mics_core.spec import JobSpec
+from tests.faults.points import FailAt, arm
+
+_WAIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker is told."""
+
+    group_id: int
+    rank: int
+    size: int
+    world_port: int
+    begins_run: bool
+    spec: JobSpec
+    faults: tuple[FailAt, ...]
+    silence_s: float
+
+
+@dataclass(frozen=True)
+class News:
+    """What the supervisor tells all workers of a group.
+
+    Args:
+        plan: A generation that concerns the group; none if nothing but the permission changed.
+        after_loss: The newest generation that was announced because a member is gone.
+        allowed: Steps that may be committed before the members are held.
+    """
+
+    plan: GenerationPlan | None
+    after_loss: int
+    allowed: int
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The bits of a worker's states at the end."""
+
+    rank: int
+    digest: str
+
+
+class PipeMembership:
+    """Implements `mics_core.engine.membership.Membership` over a pipe.
+
+    Args:
+        settings: The worker's.
+        pipe: To the supervisor.
+    """
+
+    def __init__(self, settings: Settings, pipe: Connection):
+        self._settings = settings
+        self._pipe = pipe
+        self._plans: dict[int, GenerationPlan] = {}
+        self._after_loss = self._allowed = 0
+        self._news = threading.Condition()
+        self._sending = threading.Lock()
+        threading.Thread(target=self._listen, name="news", daemon=True).start()
+
+    @property
+    def group_id(self) -> int:
+        return self._settings.group_id
+
+    def pending(self) -> int:
+        return max(self._plans, default=0)
+
+    def after_loss(self) -> int:
+        return self._after_loss
+
+    def next_plan(self, after: int) -> GenerationPlan | None:
+        with self._news:
+            self._news.wait_for(lambda: self.pending() > after, _WAIT_S)
+        return self._plans[self.pending()] if self.pending() > after else None
+
+    def plan(self, number: int) -> GenerationPlan:
+        return self._plans[number]
+
+    def entered(self, generation: int, step: int, connect_s: float) -> None:
+        self.send(Entered(self._settings.rank, generation, step, connect_s))
+
+    def committed(self, commit: StepCommit) -> None:
+        whole = commit if self._settings.rank == 0 else None
+        self.send(Committed(self._settings.rank, commit.step, 0.1, time.time(), whole))
+        with self._news:
+            self._news.wait_for(lambda: self._allowed > commit.step + 1)
+
+    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
+        self.send(ReplicationBroke(self._settings.rank, generation, step, error, has_state))
+
+    def checkpointed(self, report: CheckpointReport) -> None:
+        self.send(Checkpointed(self._settings.rank, report.step, report.path, report.error))
+
+    def send(self, message: Message | Digest) -> None:
+        with self._sending:
+            self._pipe.send(message)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                news: News = self._pipe.recv()
+            except (EOFError, OSError):
+                os._exit(1)  # the test is over
+            with self._news:
+                if news.plan is not None:
+                    self._plans[news.plan.number] = news.plan
+                self._after_loss = max(self._after_loss, news.after_loss)
+                self._allowed = max(self._allowed, news.allowed)
+                self._news.notify_all()
+
+
+def serve(settings: Settings, pipe: Connection) -> None:
+    """Train until the end, and end the process."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    membership = PipeMembership(settings, pipe)
+    try:
+        _train(settings, membership)
+    except MicsError as error:
+        membership.send(Failed(settings.rank, 0, str(error), own_error=False))
+    os._exit(0)  # peers may be gone already, and a clean end of gloo would wait for them
+
+
+def _train(settings: Settings, membership: PipeMembership) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from mics_core.comm.partition import form_partition_group
+    from mics_core.comm.store import host_store
+    from mics_core.engine.build import build_trainer
+    from mics_core.engine.loop import Ending, LoopOptions, train
+    from mics_core.engine.trainer import Trainer
+    from tests.engine.layouts import digest_of
+
+    torch.set_num_threads(1)
+    arm(settings.faults)
+    world = dist.TCPStore("127.0.0.1", settings.world_port, is_master=False, use_libuv=False)
+    dist.init_process_group("gloo", store=world, rank=settings.rank, world_size=settings.size)
+    device = torch.device("cpu")
+    nodes = [f"node-{settings.group_id}"] * settings.size
+    partition = form_partition_group([range(settings.size)], nodes, device)
+    stores = [host_store("127.0.0.1")] if settings.rank == 0 else []
+    trainers: list[Trainer] = []
+
+    def build(initialise: bool) -> Trainer:
+        trainers.append(build_trainer(settings.spec, partition, device, initialise=initialise))
+        port = stores[0].port if stores else None
+        membership.send(Ready(settings.rank, nodes[0], "127.0.0.1", os.getpid(), port, None))
+        return trainers[0]
+
+    options = LoopOptions(collective_timeout_s=30.0, silence_s=settings.silence_s)
+    ending = train(build, membership, begins_run=settings.begins_run, options=options)
+    membership.send(Digest(settings.rank, digest_of(trainers[0])))
+    membership.send(Ended(settings.rank, ending == Ending.FINISHED))
