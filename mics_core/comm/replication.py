@@ -8,10 +8,12 @@ then enter the next generation.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from time import monotonic, sleep
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ from mics_core.errors import ReplicationError
 
 __all__ = ["NUM_STAGES", "Member", "ReplicationGroup", "connect"]
 
+_KNOCK_S = 2.0
+_RETRY_S = 0.05
 _RENDEZVOUS_SLICE = timedelta(milliseconds=250)
 
 NUM_STAGES = len(STAGES)
@@ -251,9 +255,7 @@ def connect(
     timeout = timedelta(seconds=timeout_s)
     prefix = f"generation-{member.generation}/replication-{member.replication_index}"
     try:
-        store = TCPStore(
-            address.host, address.port, is_master=False, wait_for_workers=False, timeout=timeout
-        )
+        store = _reach(address, member, superseded, timeout)
         here = PrefixStore(f"{prefix}/here", store)
         here.set(str(member.rank), f"node {member.node}")
         keys = [str(rank) for rank in range(member.size)]
@@ -271,6 +273,31 @@ def connect(
         lambda: dist.ProcessGroupGloo(
             PrefixStore(f"{prefix}/copies", store), member.rank, member.size, timeout
         ),
+    )
+
+
+def _reach(
+    address: StoreAddress, member: Member, superseded: Callable[[], bool], timeout: timedelta
+) -> TCPStore:
+    """Connect to a store; its host may have died, and then a newer generation comes soon.
+
+    The store's own client would try for all of its time limit, whatever happens meanwhile.
+    """
+    deadline = monotonic() + timeout.total_seconds()
+    while True:
+        try:
+            socket.create_connection((address.host, address.port), _KNOCK_S).close()
+            break
+        except OSError as error:
+            if superseded():
+                raise ReplicationError(
+                    f"Generation {member.generation} was superseded before its store was reached."
+                ) from None
+            if monotonic() > deadline:
+                raise RuntimeError(f"nobody listens: {error}") from None
+            sleep(_RETRY_S)
+    return TCPStore(
+        address.host, address.port, is_master=False, wait_for_workers=False, timeout=timeout
     )
 
 
