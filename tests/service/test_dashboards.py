@@ -1,0 +1,275 @@
+"""Every expression of every panel and rule, asked of a real Prometheus that scrapes the service."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from fakes import FakeCluster, FakeSupervisor, specification
+from running import Service, eventually, run_service
+
+from mics_core.spec.status import (
+    CheckpointEvent,
+    GroupEvent,
+    GroupState,
+    GroupStatus,
+    JobState,
+    JobStatus,
+    RegroupEvent,
+    RegroupPhases,
+    ScaleEvent,
+    StepEvent,
+    WorkerStatus,
+)
+from service.auth.callers import Role
+from service.auth.tokens import TokenStore
+from service.settings import Settings
+from service.store import Store
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "dashboards"
+BOARDS = sorted((FOLDER / "grafana").glob("*.json"))
+JOB = "story-1"
+PAST_S = 1200.0
+
+
+def need(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed; apt-get install prometheus")
+    return found
+
+
+def rules() -> list[dict[str, str]]:
+    groups = yaml.safe_load((FOLDER / "rules.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels(board: Path) -> list[dict[str, Any]]:
+    return list(json.loads(board.read_text(encoding="utf-8"))["panels"])
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Every expression with the name of its panel or rule."""
+    found = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
+    for board in BOARDS:
+        for panel in panels(board):
+            found += [
+                (f"{board.name}, {panel['title']}", target["expr"])
+                for target in panel.get("targets", ())
+            ]
+    return found
+
+
+class Troubled(FakeSupervisor):
+    """A job to which everything happens: each alert has its reason in it."""
+
+    def status(self) -> JobStatus:
+        status = super().status()
+        workers = [
+            WorkerStatus(rank=rank, node_id="n", host="h", pid=1, step=30 - rank * 8)
+            for rank in range(2)
+        ]
+        groups = [group.model_copy(update={"workers": workers}) for group in status.groups]
+        groups.append(
+            GroupStatus(group_id=9, state=GroupState.LOST, reason="It is gone.", workers=[])
+        )
+        return status.model_copy(update={"groups": groups, "minimum_groups": 3})
+
+    def go_through_everything(self) -> None:
+        """One of each event, with times long past: no step since, and a goodput near zero."""
+        past = time.time() - PAST_S
+        with self._lock:
+            for group_id, reason in enumerate(
+                (
+                    "The process of rank 0 is gone: its connection closed.",
+                    "It has not answered for 5 s since generation 2 broke.",
+                    "Rank 1 failed at step 7: no space.",
+                    "Something else.",
+                )
+            ):
+                self._tell(GroupEvent, group_id=group_id, state=GroupState.LOST, reason=reason)
+            self.enter_generation([1, 2], "Groups were lost.")
+            phases = RegroupPhases(detect_s=0.1, agree_s=0.2, connect_s=0.3, copy_s=4.0, redo_s=0.5)
+            self._tell(RegroupEvent, generation=2, reason="A loss.", step=4, phases=phases)
+            self._tell(ScaleEvent, wanted=4, reason="It was asked for.")
+            self._tell(CheckpointEvent, step=2, path="/there", error="")
+            self._tell(CheckpointEvent, step=4, path="/there", error="No space is left.")
+            # Last, so that the newest event of the batch is an old one: the service lags behind.
+            for number in range(3):
+                record = self.steps[-1].model_copy(
+                    update={"step": len(self.steps), "time": past + number}
+                )
+                self.steps.append(record)
+                self.history.append(
+                    StepEvent(sequence=len(self.history) + 1, time=past, record=record)
+                )
+
+
+@contextmanager
+def running_prometheus(folder: Path, service: Service, token: str) -> Iterator[httpx.Client]:
+    """Run it with the shipped files, in which only addresses and intervals are others."""
+    program = need("prometheus")
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (folder / "mics.token").write_text(token)
+    shutil.copy(FOLDER / "rules.yml", folder)
+    port = service.client.base_url.port
+    closed = free_port()
+    mics, ray = config["scrape_configs"]
+    mics["static_configs"] = [{"targets": [f"127.0.0.1:{port}", f"127.0.0.1:{closed}"]}]
+    ray["file_sd_configs"] = [{"files": [str(folder / "ray.json")]}]
+    (folder / "ray.json").write_text("[]")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    checked = subprocess.run(
+        [need("promtool"), "check", "config", str(folder / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stderr
+    address = f"127.0.0.1:{free_port()}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={address}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        with httpx.Client(base_url=f"http://{address}", timeout=10) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(prometheus: httpx.Client, expression: str) -> list[dict[str, Any]]:
+    try:
+        answer = prometheus.get("/api/v1/query", params={"query": expression})
+    except httpx.TransportError:
+        return []  # it is still starting
+    if answer.status_code == 503:
+        return []
+    assert answer.status_code == 200, f"{expression}: {answer.text}"
+    return list(answer.json()["data"]["result"])
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A Prometheus that has seen a job before and after all of its troubles."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    settings = Settings(
+        data_directory=folder, discovery_interval_s=0.05, poll_timeout_s=0.5, poll_pause_s=0.01
+    )
+    store = Store(settings.database)
+    tokens = TokenStore(store.database)
+    viewer, admin = tokens.create("prometheus", Role.VIEWER), tokens.create("ada", Role.ADMIN)
+    store.close()
+    cluster = FakeCluster()
+    with (
+        run_service(settings, cluster) as service,
+        running_prometheus(folder, service, viewer) as client,
+    ):
+        service.client.headers["authorization"] = f"Bearer {admin}"
+
+        def fail() -> None:
+            cluster.is_reachable = False
+            answer = service.client.post("/api/v1/jobs", json=specification())
+            assert answer.status_code == 503
+            cluster.is_reachable = True
+
+        fail()
+        cluster.start_supervisor(JOB)
+        job = Troubled(JOB, cluster.supervisors[JOB].spec)
+        cluster.supervisors[JOB] = job
+        job.train(2)
+        lost = f'mics_job_lost_groups_total{{job_id="{JOB}"}}'
+        eventually(lambda: ask(client, f"count_over_time({lost}[1m]) >= 2"), "two scrapes")
+        job.go_through_everything()
+        fail()
+        eventually(lambda: ask(client, f"sum({lost}) == 4"), "the scrape after the troubles")
+        yield client
+        assert job.state is JobState.RUNNING
+
+
+@pytest.mark.parametrize(("name", "expression"), expressions())
+def test_every_expression_gives_data(prometheus: httpx.Client, name: str, expression: str) -> None:
+    asked = expression.replace("$__rate_interval", "1m").replace("$__range", "1h")
+    asked = asked.replace("$job", JOB)
+    found = eventually(lambda: ask(prometheus, asked), f"data for {name}: {asked}")
+    # Not a number is what a quantile of nothing is: no data, for whoever looks at a panel.
+    assert any(series["value"][1] != "NaN" for series in found), found
+
+
+def test_every_alert_is_pending_or_fires_for_its_reason(prometheus: httpx.Client) -> None:
+    wanted = {rule["alert"] for rule in rules() if "alert" in rule}
+
+    def all_there() -> bool:
+        found = {series["metric"]["alertname"] for series in ask(prometheus, "ALERTS")}
+        return found == wanted
+
+    eventually(all_there, "an alert")
+
+
+def test_losses_are_counted_by_their_causes(prometheus: httpx.Client) -> None:
+    found = ask(prometheus, f'mics_job_lost_groups_total{{job_id="{JOB}"}} > 0')
+    counts = {series["metric"]["cause"]: series["value"][1] for series in found}
+    assert counts == {"connection": "1", "silent": "1", "own_error": "1", "other": "1"}
+
+
+def test_the_rules_are_valid_and_fire_when_they_should() -> None:
+    for arguments in (["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]):
+        done = subprocess.run(
+            [need("promtool"), *arguments], cwd=FOLDER, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested_and_says_what_to_do() -> None:
+    tested = (FOLDER / "rules_test.yml").read_text(encoding="utf-8")
+    for rule in rules():
+        if "alert" in rule:
+            assert f"alertname: {rule['alert']}" in tested
+            assert rule["annotations"]["remedy"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_boards_are_complete_and_their_panels_do_not_overlap(board: Path) -> None:
+    content = json.loads(board.read_text(encoding="utf-8"))
+    names = {variable["name"] for variable in content["templating"]["list"]}
+    assert "datasource" in names
+    assert names >= set(re.findall(r"\$(job)\b", board.read_text(encoding="utf-8")))
+    assert len({panel["id"] for panel in panels(board)}) == len(panels(board))
+    taken: set[tuple[int, int]] = set()
+    for panel in panels(board):
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        for target in panel.get("targets", ()):
+            assert target["datasource"]["uid"] == "${datasource}"
