@@ -7,6 +7,7 @@ MicsError
 ├── JobNotFoundError        no job has this id
 ├── JobConflictError        the job's state does not allow the request
 │   └── ScaleError          a number of groups outside the job's bounds
+├── JobFailedError          a job ended in failure
 ├── ClusterError            Ray cannot be reached, or refused what was asked
 ├── GroupFailedError        a partition group's own work failed (names group, rank and step)
 │   └── PartitionBrokenError  a collective inside it broke: a worker is missing
@@ -31,6 +32,7 @@ __all__ = [
     "EvictedError",
     "GroupFailedError",
     "JobConflictError",
+    "JobFailedError",
     "JobNotFoundError",
     "LayoutError",
     "MicsError",
@@ -130,6 +132,12 @@ class ScaleError(JobConflictError):
     """A number of partition groups outside the bounds of the job."""
 
     code = "scale_out_of_bounds"
+
+
+class JobFailedError(MicsError):
+    """A job ended in failure; the message holds the reason that the job gave."""
+
+    code = "job_failed"
 
 
 class ClusterError(MicsError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,8 +13,9 @@ import ray
 from pydantic import TypeAdapter
 
 from mics_core.cluster.driver import new_job_id, run_job
-from mics_core.cluster.names import NAMESPACE, supervisor_name
+from mics_core.cluster.reaching import SupervisorGoneError, SupervisorHandle, find_supervisor
 from mics_core.spec import JobSpec
+from mics_core.spec.changes import GroupsChange
 from mics_core.spec.status import (
     GenerationEvent,
     GenerationRecord,
@@ -63,20 +65,22 @@ class FollowedJob:
 
     Args:
         spec: The job.
+        job_id: One that somebody else has started; without it this starts one.
     """
 
-    def __init__(self, spec: JobSpec):
+    def __init__(self, spec: JobSpec, job_id: str | None = None):
         self.spec = spec
-        self.job_id = new_job_id(spec.name)
+        self.job_id = job_id or new_job_id(spec.name)
         self.events: list[JobEvent] = []
         self.final: JobStatus | None = None
         self.returned: JobState | None = None
         self._error: BaseException | None = None
-        self._supervisor: Any = None
+        self._supervisor: SupervisorHandle | None = None
         self._news = threading.Condition()
+        self._drives = job_id is None
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), daemon=True)
-            for work in (self._drive, self._read)
+            for work in ((self._drive, self._read) if self._drives else (self._read,))
         ]
 
     def __enter__(self) -> Self:
@@ -91,8 +95,9 @@ class FollowedJob:
         trace: TracebackType | None,
     ) -> None:
         if self.final is None and self._supervisor is not None:
-            # Its groups are its children and end with it.
-            ray.kill(self._supervisor)
+            # Its groups see that it is gone for good, and end.
+            with suppress(SupervisorGoneError):
+                ray.kill(find_supervisor(self.job_id))
         for thread in self._threads:
             thread.join(DEADLINE_S)
             assert not thread.is_alive(), f"job {self.job_id} did not end"
@@ -130,7 +135,7 @@ class FollowedJob:
         """Ask for the live status; after the end, return the last one."""
         if self.final is not None:
             return self.final
-        return JobStatus.model_validate(ray.get(self._supervisor.status.remote()))
+        return JobStatus.model_validate(self._ask("status"))
 
     def pids(self, group_id: int) -> list[int]:
         """Return the worker processes of a group by rank."""
@@ -144,11 +149,11 @@ class FollowedJob:
 
     def scale(self, wanted: int) -> None:
         """Ask for another number of groups."""
-        ray.get(self._supervisor.scale.remote(wanted, "Its follower asks for it."))
+        self._ask("scale", GroupsChange(wanted), "Its follower asks for it.")
 
     def cancel(self) -> None:
         """Stop the job."""
-        ray.get(self._supervisor.cancel.remote("Its follower has seen enough."))
+        self._ask("cancel", "Its follower has seen enough.")
 
     def wait_until(
         self, happened: Callable[[Self], object], what: str, deadline_s: float = DEADLINE_S
@@ -171,7 +176,7 @@ class FollowedJob:
         """Wait for the job's end and return its last status."""
         self.wait_until(lambda job: job.final, "the end of the job")
         self._threads[0].join(DEADLINE_S)
-        assert self.returned is not None, "the driver did not return"
+        assert self.returned is not None or not self._drives, "the driver did not return"
         assert self.final is not None
         return self.final
 
@@ -200,7 +205,7 @@ class FollowedJob:
         self._supervisor = eventually(self._find, f"the supervisor of job {self.job_id}")
         while self.final is None:
             after = len(self.events)
-            fresh = ray.get(self._supervisor.events.remote(after, _POLL_S))
+            fresh = self._ask("events", after, _POLL_S)
             events = [_EVENT.validate_python(value) for value in fresh]
             ends = any(isinstance(event, StateEvent) and event.state.is_final for event in events)
             final = self.status() if ends else None
@@ -208,13 +213,18 @@ class FollowedJob:
                 self.events += events
                 self.final = final
                 self._news.notify_all()
-        # Asking beyond the last event tells the driver that it was read.
-        ray.get(self._supervisor.events.remote(len(self.events), 0.0))
+        # Asking beyond the last event tells the supervisor that it was read.
+        with suppress(SupervisorGoneError):
+            self._ask("events", len(self.events), 0.0)
 
-    def _find(self) -> Any:
+    def _ask(self, method: str, *arguments: object) -> Any:
+        assert self._supervisor is not None, f"job {self.job_id} has not begun"
+        return self._supervisor.ask(method, *arguments, timeout_s=DEADLINE_S)
+
+    def _find(self) -> SupervisorHandle | None:
         try:
-            return ray.get_actor(supervisor_name(self.job_id), namespace=NAMESPACE)
-        except ValueError:
+            return SupervisorHandle(self.job_id)
+        except SupervisorGoneError:
             if self._error is not None:
                 raise self._error from None
             return None

@@ -105,6 +105,11 @@ class EmulatedNetwork:
             _shape(namespace, _LINK, link_mbit)
             _shape(self._switch, f"port{index}", link_mbit)
 
+    def connect(self, index: int, *, connected: bool) -> None:
+        """Pull a node's plug, or put it back in; connections stay open and fall silent."""
+        state = "up" if connected else "down"
+        _run("ip", "-n", self._switch, "link", "set", f"port{index}", state)
+
     def _build(self) -> None:
         _run("ip", "netns", "add", self._switch)
         _run("ip", "-n", self._switch, "link", "add", "switch", "type", "bridge")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from mics_core.cluster.journal import Bell, Journal
 from mics_core.cluster.messages import Committed
@@ -22,10 +23,17 @@ class Course:
     Args:
         journal: The job's.
         global_batch_size: Samples of a step.
+        clock: Seconds of a clock that never goes back.
     """
 
-    def __init__(self, journal: Journal, global_batch_size: int):
+    def __init__(
+        self,
+        journal: Journal,
+        global_batch_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._journal = journal
+        self._clock = clock
         self._ledger = SampleLedger(global_batch_size)
         self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
         self._regroupings = Regroupings()
@@ -52,7 +60,7 @@ class Course:
         )
         self.generations.append(record)
         self._journal.generation(record)
-        now = time.monotonic()
+        now = self._clock()
         self._note_changes(self._regroupings.announced(number, groups, now, after_loss=after_loss))
 
     def enter(self, group_id: int, generation: int, step: int, connect_s: float) -> None:
@@ -60,18 +68,18 @@ class Course:
         record = self.generations[generation - 1]
         if record.step is None:
             self._begin(record, step)
-        now = time.monotonic()
+        now = self._clock()
         self._note_changes(self._regroupings.entered(generation, group_id, step, connect_s, now))
 
     def commit(self, message: Committed) -> None:
         """Take in what one group says of a committed step; the groups tell in any order."""
         assert message.commit is not None
         step, generation = message.commit.step, message.commit.generation
-        self._note_steps(self._order.take(step, generation, message, time.monotonic()))
+        self._note_steps(self._order.take(step, generation, message, self._clock()))
 
     def note_overdue(self) -> None:
         """Go on without steps that nobody has told of in time."""
-        self._note_steps(self._order.overdue(time.monotonic()))
+        self._note_steps(self._order.overdue(self._clock()))
 
     def end(self) -> None:
         """Enter what was still waited for: nobody tells of anything any more."""
@@ -112,10 +120,11 @@ class Course:
                 learning_rate=commit.learning_rate,
                 generation=commit.generation,
                 num_groups=commit.num_groups,
+                communication_s=commit.waited_s,
             )
         )
         self.committed.ring()
-        self._note_changes(self._regroupings.committed(commit.generation, time.monotonic()))
+        self._note_changes(self._regroupings.committed(commit.generation, self._clock()))
 
     def _note_changes(self, changes: list[Regrouped]) -> None:
         for change in changes:

@@ -4,6 +4,7 @@
 
 It checks the specification against files and cluster, starts the supervisor, logs what happens, and
 ends with the job: status 0 if it finished or was cancelled, 1 if it failed, 2 if it was refused.
+Interrupted or terminated it cancels the job; killed it leaves the job running.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ray
 from pydantic import TypeAdapter
-from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mics_core.cluster.figures import figures_of
 from mics_core.cluster.layout import Layout, settle_layout
 from mics_core.cluster.names import NAMESPACE, SPEC_VARIABLE, supervisor_name
-from mics_core.errors import ClusterError, MicsError, SpecificationError
+from mics_core.cluster.reaching import SupervisorHandle, has_supervisor
+from mics_core.errors import JobConflictError, MicsError, SpecificationError
 from mics_core.spec import JobSpec, check_files, load_job_spec, parse_job_spec
 from mics_core.spec.status import (
     CheckpointEvent,
@@ -42,13 +45,14 @@ from mics_core.spec.status import (
     StepEvent,
 )
 
-__all__ = ["main", "run_job"]
+__all__ = ["main", "run_job", "start_supervisor"]
 
 logger = logging.getLogger("mics")
 
 _POLL_S = 5.0
-_LAST_READERS_S = 5.0
-_LAST_RUNS_S = 30.0
+_ANSWER_S = 60.0
+_LAST_RUNS_S = 60.0
+_LOOK_S = 0.2
 _STEP_LOG_INTERVAL_S = 2.0
 
 
@@ -62,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         spec = _read_spec(options.job)
         check_files(spec)
         _connect(options.address)
-        state = run_job(options.job_id or submission_id() or new_job_id(spec.name), spec)
+        signal.signal(signal.SIGTERM, _raise_terminated)  # after Ray has put its own handler there
+        job_id = options.job_id or submission_id() or new_job_id(spec.name)
+        state = run_job(job_id, spec, after=options.after)
     except MicsError as error:
         # The last line of a refused job's log is what the service shows for it.
         logger.error("%s: %s", type(error).__name__, error)
@@ -89,35 +95,60 @@ def submission_id() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def run_job(job_id: str, spec: JobSpec) -> JobState:
-    """Run a job on the connected cluster to its end; return its final state.
+def run_job(
+    job_id: str,
+    spec: JobSpec,
+    after: int = 0,
+    on_event: Callable[[JobEvent], None] | None = None,
+) -> JobState:
+    """Run a job on the connected cluster until it ends or is paused; return its state then.
+
+    Args:
+        job_id: Its id.
+        spec: Its specification.
+        after: Sequence number of its last event before it was paused, if it goes on.
+        on_event: Called with every event, in order, in the thread of the caller.
 
     Raises:
         LayoutError: The cluster cannot hold the layout.
     """
     layout = settle_layout(spec)
     logger.info("partition size %d: %s", layout.partition_size, layout.reason)
-    supervisor = _start_supervisor(job_id, layout)
+    if after:
+        _wait_until_gone(job_id)  # the supervisor that paused it
+    start_supervisor(job_id, layout, after)
     logger.info("job %s started", job_id)
-    journal = _Journal(supervisor)
+    supervisor = SupervisorHandle(job_id)
+    journal = _Journal(supervisor, after, on_event)
     try:
-        while (state := journal.log_next()) is None:
-            pass
-    except KeyboardInterrupt:
-        logger.info("interrupted: cancelling the job at the next step boundary")
-        ray.get(supervisor.cancel.remote("The driver was interrupted."))
-        while (state := journal.log_next()) is None:
-            pass
-    except RayActorError:
-        raise ClusterError(
-            f"The supervisor of job {job_id} died, and the job with it.",
-            remedy="Look into the log of its node, and submit the job again; with"
-            " checkpoint.directory set it goes on from the newest checkpoint.",
-        ) from None
-    with contextlib.suppress(RayError):
-        ray.get(supervisor.wait_until_ended.remote(_LAST_RUNS_S))
-    _let_readers_finish(supervisor)
+        state = journal.log_to_the_end()
+    except (KeyboardInterrupt, _Terminated) as stop:
+        why = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
+        logger.info("%s: cancelling the job at the next step boundary", why)
+        with contextlib.suppress(JobConflictError):  # somebody was faster
+            supervisor.ask("cancel", f"The driver was {why}.", timeout_s=_ANSWER_S)
+        state = journal.log_to_the_end()
+    _wait_until_gone(job_id)
     return state
+
+
+def _wait_until_gone(job_id: str) -> None:
+    """Wait until the runs of all groups have ended and the supervisor after them."""
+    deadline = time.monotonic() + _LAST_RUNS_S
+    while has_supervisor(job_id) and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+
+
+class _Terminated(BaseException):
+    """The process was asked to end, as the Ray Jobs API does when a job is stopped.
+
+    As `KeyboardInterrupt`, it is no `Exception`: it comes anywhere, also where those are caught,
+    such as in the middle of a line of the log.
+    """
+
+
+def _raise_terminated(_number: int, _frame: object) -> None:
+    raise _Terminated
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -128,6 +159,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"YAML file; without it the specification is read from {SPEC_VARIABLE}",
     )
     parser.add_argument("--job-id", help="id of the job; made from its name if left out")
+    parser.add_argument(
+        "--after",
+        type=int,
+        default=0,
+        help="number of the job's last event, where it goes on after it was paused",
+    )
     parser.add_argument("--address", help="address of the Ray cluster; found if left out")
     return parser.parse_args(arguments)
 
@@ -152,7 +189,14 @@ def _connect(address: str | None) -> None:
         )
 
 
-def _start_supervisor(job_id: str, layout: Layout) -> Any:
+def start_supervisor(job_id: str, layout: Layout, after: int = 0) -> None:
+    """Start a job's supervisor, which then lives on its own, on the connected cluster.
+
+    Args:
+        job_id: The job.
+        layout: What was settled for it.
+        after: Sequence number of its last event before it was paused, if it goes on.
+    """
     from mics_core.cluster.supervisor import JobSupervisor
 
     # For Ray Train's own notes of a run; checkpoints go elsewhere.
@@ -163,42 +207,59 @@ def _start_supervisor(job_id: str, layout: Layout) -> Any:
         .options(
             name=supervisor_name(job_id),
             namespace=NAMESPACE,
+            lifetime="detached",
+            max_restarts=-1,
             num_cpus=0,
             max_concurrency=10_000,  # every worker and every watcher waits in a call of its own
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
         )
         .remote(
             job_id,
             layout.spec.model_dump(mode="json"),
             layout.partition_size,
             layout.strategy,
-            f"{storage}/{job_id}",
+            f"{storage}/{job_id}" if not after else f"{storage}/{job_id}-{after}",
+            figures_of(layout.spec),
+            after,
         )
     )
     ray.get(supervisor.start.remote())
-    return supervisor
 
 
 class _Journal:
     """Reads the job's events into the log."""
 
-    def __init__(self, supervisor: Any):
+    def __init__(
+        self,
+        supervisor: SupervisorHandle,
+        after: int,
+        on_event: Callable[[JobEvent], None] | None,
+    ):
         self._supervisor = supervisor
+        self._on_event = on_event
         self._adapter: TypeAdapter[JobEvent] = TypeAdapter(JobEvent)
-        self._after = 0
+        self._after = after
         self._last_step_log = 0.0
 
-    def log_next(self) -> JobState | None:
-        """Wait for events and log them; return the final state once it is there."""
-        for value in ray.get(self._supervisor.events.remote(self._after, _POLL_S)):
+    def log_to_the_end(self) -> JobState:
+        """Log events as they come; return the final state once it is there."""
+        while (state := self._log_next()) is None:
+            pass
+        return state
+
+    def _log_next(self) -> JobState | None:
+        events = self._supervisor.ask("events", self._after, _POLL_S, timeout_s=_ANSWER_S)
+        for value in events:
             event = self._adapter.validate_python(value)
             self._after = event.sequence
+            if self._on_event is not None:
+                self._on_event(event)
             if isinstance(event, StepEvent):
                 if time.monotonic() - self._last_step_log < _STEP_LOG_INTERVAL_S:
                     continue
                 self._last_step_log = time.monotonic()
             _log(event)
-            if isinstance(event, StateEvent) and event.state.is_final:
+            if isinstance(event, StateEvent) and event.state.is_at_rest:
                 return event.state
         return None
 
@@ -234,18 +295,6 @@ def _log(event: JobEvent) -> None:
                 record.tokens_per_s,
                 record.num_groups,
             )
-
-
-def _let_readers_finish(supervisor: Any) -> None:
-    """Stay until the watchers have read the last event, for the journal ends with this process."""
-    deadline = time.monotonic() + _LAST_READERS_S
-    while time.monotonic() < deadline:
-        try:
-            if ray.get(supervisor.unread.remote(), timeout=_LAST_READERS_S) <= 0:
-                return
-        except RayError:
-            return
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":

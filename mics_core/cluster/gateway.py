@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import functools
 import os
-import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import ray
@@ -29,10 +27,16 @@ from ray.job_submission import JobSubmissionClient
 from ray.util import list_named_actors
 
 from mics_core.cluster import names
+from mics_core.cluster.blocking import gist, in_daemon_thread, reclaim_signals
+from mics_core.cluster.drivers import driver_status, stop_driver, submit_driver
 from mics_core.cluster.layout import check_layout
+from mics_core.cluster.logs import log_files, open_lines
+from mics_core.cluster.view import cluster_view
 from mics_core.errors import ClusterError, JobNotFoundError, MicsError
+from mics_core.spec.changes import Continuation, GroupsChange
 from mics_core.spec.job import JobSpec
-from mics_core.spec.status import DriverState, DriverStatus, JobEvent, JobStatus
+from mics_core.spec.nodes import ClusterView, LogSource
+from mics_core.spec.status import DriverStatus, JobEvent, JobStatus
 
 __all__ = ["RayGateway"]
 
@@ -90,7 +94,7 @@ class RayGateway:
             try:
                 await self._blocking("connect", self._init_ray, timeout_s=self._connect_timeout_s)
             finally:
-                _reclaim_signals()
+                reclaim_signals()
 
     async def close(self) -> None:
         """Disconnect. Jobs go on."""
@@ -118,64 +122,33 @@ class RayGateway:
         await self._client()
         await self._blocking("look at the nodes", lambda: check_layout(spec))
 
-    async def submit(self, job_id: str, spec: JobSpec) -> None:
-        """Start the driver of a new job through the Ray Jobs API.
+    async def submit(
+        self, job_id: str, spec: JobSpec, continuation: Continuation | None = None
+    ) -> None:
+        """Start the driver of a job through the Ray Jobs API.
+
+        A job that goes on gets the files that were sent with it the first time.
 
         Raises:
             ClusterError: The Jobs API refuses it or does not answer.
         """
         client = await self._client()
-        environment = {names.SPEC_VARIABLE: json.dumps(spec.model_dump(mode="json"))}
-        deadline = time.monotonic() + self._call_timeout_s
-
-        def submit() -> None:
-            while True:
-                try:
-                    client.submit_job(
-                        entrypoint=f"{self._driver_python} -m mics_core.cluster.driver"
-                        f" --job-id {job_id}",
-                        submission_id=job_id,
-                        runtime_env={"env_vars": environment},
-                        metadata={"mics": spec.name},
-                    )
-                    return
-                except RuntimeError as error:
-                    # A head node that has just started says so for a few seconds.
-                    if "No available agent" not in str(error) or time.monotonic() > deadline:
-                        raise
-                time.sleep(0.5)
-
+        patience_s = self._call_timeout_s
+        submit = functools.partial(
+            submit_driver, client, job_id, spec, self._driver_python, continuation, patience_s
+        )
         # A little longer than the attempts, so that the reason of the last one is told.
-        await self._blocking(f"submit job {job_id}", submit, timeout_s=self._call_timeout_s + 5.0)
+        await self._blocking(f"submit job {job_id}", submit, timeout_s=patience_s + 5.0)
 
-    async def driver_status(self, job_id: str) -> DriverStatus | None:
-        """Return how the driver of a submitted job fares; none if the Jobs API knows no such."""
-        client = await self._client()
+    async def driver_status(self, driver_id: str) -> DriverStatus | None:
+        """Return how a driver fares; none if the Jobs API knows no such."""
+        ask = functools.partial(driver_status, await self._client(), driver_id)
+        return await self._blocking(f"ask after the driver {driver_id}", ask)
 
-        def read() -> DriverStatus | None:
-            try:
-                details = client.get_job_info(job_id)
-            except RuntimeError as error:
-                if _is_unknown_job(error):
-                    return None
-                raise
-            state = DriverState(str(details.status.value).lower())
-            return DriverStatus(state=state, message=details.message or "")
-
-        return await self._blocking(f"ask after the driver of {job_id}", read)
-
-    async def stop_driver(self, job_id: str) -> None:
-        """End the driver of a job; one that is gone or was never known is no error."""
-        client = await self._client()
-
-        def stop() -> None:
-            try:
-                client.stop_job(job_id)
-            except RuntimeError as error:
-                if not _is_unknown_job(error):
-                    raise
-
-        await self._blocking(f"stop the driver of {job_id}", stop)
+    async def stop_driver(self, driver_id: str) -> None:
+        """End a driver; one that is gone or was never known is no error."""
+        stop = functools.partial(stop_driver, await self._client(), driver_id)
+        await self._blocking(f"stop the driver {driver_id}", stop)
 
     async def live_jobs(self) -> list[str]:
         """Return the jobs whose supervisors are alive, whoever started them."""
@@ -203,15 +176,25 @@ class RayGateway:
         answer = await self._call(job_id, "events", after, timeout_s, patience_s=timeout_s)
         return _EVENTS.validate_python(answer)
 
-    async def scale(self, job_id: str, wanted: int) -> JobStatus:
-        """Change the wanted number of partition groups.
+    async def scale(self, job_id: str, change: GroupsChange) -> JobStatus:
+        """Change the wanted number of partition groups, and its bounds.
 
         Raises:
-            ScaleError: The number is outside the job's bounds.
+            ScaleError: The number is outside the job's bounds, or they cannot be.
             JobConflictError: The job has ended.
         """
-        reason = f"{wanted} partition groups were asked for through the service."
-        return JobStatus.model_validate(await self._call(job_id, "scale", wanted, reason))
+        verb = "was" if change.wanted in (None, 1) else "were"
+        reason = f"{change.words.capitalize()} {verb} asked for through the service."
+        return JobStatus.model_validate(await self._call(job_id, "scale", change, reason))
+
+    async def pause(self, job_id: str) -> JobStatus:
+        """Have the job write a checkpoint at its next step boundary and end there.
+
+        Raises:
+            JobConflictError: It writes no checkpoints, has ended, or is about to.
+        """
+        reason = "It was paused through the service."
+        return JobStatus.model_validate(await self._call(job_id, "pause", reason))
 
     async def cancel(self, job_id: str) -> JobStatus:
         """Have the job stop at its next step boundary.
@@ -221,6 +204,19 @@ class RayGateway:
         """
         reason = "It was cancelled through the service."
         return JobStatus.model_validate(await self._call(job_id, "cancel", reason))
+
+    async def cluster(self) -> ClusterView:
+        """Return the nodes, what is taken of them, and what has no room."""
+        _require_connection()
+        return await self._blocking("look at the nodes", cluster_view)
+
+    async def open_logs(
+        self, source: LogSource, tail: int, *, follow: bool
+    ) -> list[AsyncGenerator[str]]:
+        """Open what a process has written, as lines of each of its files."""
+        client = await self._client()
+        files = await self._blocking("find a log", functools.partial(log_files, source, client))
+        return await open_lines(client.get_address(), files, tail, follow=follow)
 
     async def _call(
         self, job_id: str, method: str, *arguments: object, patience_s: float = 0.0
@@ -244,16 +240,15 @@ class RayGateway:
                 f"The supervisor of job {job_id} failed at `{method}`: {error.cause!r}.",
                 remedy="Its log in the Ray dashboard has the details.",
             ) from None
-        except ray_errors.ActorUnavailableError as error:
+        except ray_errors.RayActorError as error:
+            await self._supervisor(job_id)  # raises where none is to follow
             raise ClusterError(
-                f"The supervisor of job {job_id} cannot be reached now: {_gist(error)}",
-                remedy="Ray is reconnecting or restarting it; try again shortly.",
+                f"The supervisor of job {job_id} cannot be reached now: {gist(error)}",
+                remedy="Ray is reconnecting to it or starting it anew; try again in a few seconds.",
             ) from None
-        except ray_errors.RayActorError:
-            raise _no_supervisor(job_id) from None
         except ray_errors.RayError as error:
             raise ClusterError(
-                f"Ray could not deliver `{method}` to job {job_id}: {_gist(error)}",
+                f"Ray could not deliver `{method}` to job {job_id}: {gist(error)}",
                 remedy="Check the cluster with `ray status`.",
             ) from None
 
@@ -310,7 +305,7 @@ class RayGateway:
         try:
             await self._blocking("disconnect", ray.shutdown)
         finally:
-            _reclaim_signals()
+            reclaim_signals()
 
     async def _ping(self) -> None:
         _require_connection()
@@ -323,7 +318,7 @@ class RayGateway:
         """Run a blocking call of Ray in a thread of its own, and give it up in time."""
         limit_s = timeout_s or self._call_timeout_s
         try:
-            return await asyncio.wait_for(_in_daemon_thread(work), limit_s)
+            return await asyncio.wait_for(in_daemon_thread(work), limit_s)
         except TimeoutError:
             raise ClusterError(
                 f"Ray did not answer in {limit_s:g} s, asked to {purpose}.",
@@ -333,53 +328,10 @@ class RayGateway:
             raise
         except Exception as error:
             raise ClusterError(
-                f"Ray could not {purpose}: {_gist(error)}",
+                f"Ray could not {purpose}: {gist(error)}",
                 remedy=f"Check that a cluster runs at {self._address!r}, for example with"
                 " `ray status`, or name another with MICS_RAY_ADDRESS.",
             ) from error
-
-
-def _in_daemon_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
-    """Run `work` in a daemon thread: unlike a pool's, a stuck one does not hold up the exit."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
-
-    def deliver(result: _Result | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except SystemExit as error:
-            failure = RuntimeError(f"Ray asked the process to exit ({error.code}).")
-        except BaseException as error:
-            failure = error  # type: ignore[assignment]
-        # The loop may be closed by the time a call that was given up comes back.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(deliver, result, failure)
-
-    threading.Thread(target=run, name="mics-ray-call", daemon=True).start()
-    return future
-
-
-def _reclaim_signals() -> None:
-    """Put this process's own signal handlers back in force.
-
-    `ray.init` puts one of its own in front, which writes a stack trace on SIGTERM; `ray.shutdown`
-    leaves the default, which kills the process on the spot. Python still knows the right ones.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        handler = signal.getsignal(number)
-        if handler is not None:
-            signal.signal(number, handler)
 
 
 def _require_connection() -> None:
@@ -395,16 +347,3 @@ def _no_supervisor(job_id: str) -> JobNotFoundError:
         f"Job {job_id} has no supervisor on the cluster.",
         remedy="It has not started yet, or has ended.",
     )
-
-
-def _is_unknown_job(error: RuntimeError) -> bool:
-    return "status code 404" in str(error)
-
-
-def _gist(error: BaseException) -> str:
-    """Return the one line of Ray's words that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # The Jobs API answers with whole stack traces, whose last line is the error.
-    return lines[-1] if "Traceback" in lines[0] else lines[0]

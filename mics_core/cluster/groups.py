@@ -19,13 +19,19 @@ room back and ends by itself. Only one that does not is killed whole.
 Room for a group in another's place is asked for at once, for it may have to be created. But its
 processes start only when the survivors have committed a step again: where they share machines with
 it they would have to share their processors while everybody waits for them.
+
+[Note: taking runs over]
+Runners outlive a supervisor. The next one, which remembers the groups, finds each runner by its
+name and waits for its run as the first did. A group whose run had not begun begins anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +41,11 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from mics_core.cluster.journal import Bell
 from mics_core.cluster.messages import Ready
 from mics_core.cluster.placement import Reservation, reserve, worker_resources
-from mics_core.cluster.runner import RunSettings, start_runner
+from mics_core.cluster.record import Record
+from mics_core.cluster.runner import RunSettings, find_runner, start_runner
 from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.elastic import events as elastic
+from mics_core.errors import ClusterError
 from mics_core.planner.strategy import Strategy
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import WorkerStatus
@@ -51,15 +59,27 @@ _ENDS_WITHIN_S = 30.0
 
 
 @dataclass(slots=True)
+class _Here:
+    """What belongs to a run in this process."""
+
+    task: asyncio.Task[None] | None = None
+    waiting: asyncio.Future[tuple[str, ...]] | None = None
+    runner: Any = None
+
+    def __reduce__(self) -> tuple[type[_Here], tuple[()]]:
+        return _Here, ()
+
+
+@dataclass(slots=True)
 class GroupRun:
     """One partition group's run, as far as it has come."""
 
     group_id: int
-    task: asyncio.Task[None] | None = None
+    begins_run: bool
+    here: _Here = field(default_factory=_Here)
     reservation: Reservation | None = None
-    waiting: asyncio.Future[tuple[str, ...]] | None = None
-    runner: Any = None
     nodes: tuple[str, ...] = ()
+    begun: bool = False
     workers: dict[int, Ready] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     entered: int = 0
@@ -67,6 +87,7 @@ class GroupRun:
     trained: int = 0
     finished: bool = False
     stopped: bool = False
+    ended: bool = False
     first_error: str = ""
 
 
@@ -81,6 +102,7 @@ class GroupRuns:
         storage_path: Folder for Ray Train's own files.
         tell: Takes what happens to the groups.
         regrouped: Waits until those who survived a loss train again, or for a while.
+        record: Where the runs are remembered.
     """
 
     def __init__(
@@ -92,6 +114,7 @@ class GroupRuns:
         storage_path: str,
         tell: Callable[[elastic.Event], None],
         regrouped: Callable[[], Awaitable[None]],
+        record: Record,
     ):
         self._job_id = job_id
         self._spec = spec
@@ -100,22 +123,25 @@ class GroupRuns:
         self._storage_path = storage_path
         self._tell = tell
         self._regrouped = regrouped
-        self._runs: dict[int, GroupRun] = {}
+        self._record = record
+        self.runs: dict[int, GroupRun] = {}
+        """The runs by group, ended ones too."""
         self._handing_over: set[int] = set()
         self._settled = Bell()
+        self._kills: list[threading.Thread] = []
 
     def get(self, group_id: int) -> GroupRun | None:
         """Return a group's run, also when it has ended."""
-        return self._runs.get(group_id)
+        return self.runs.get(group_id)
 
     def is_alive(self, group_id: int) -> bool:
         """Whether a group is part of the job and has not been stopped."""
-        run = self._runs.get(group_id)
+        run = self.runs.get(group_id)
         return run is not None and not run.stopped
 
     def workers_of(self, group_id: int) -> list[WorkerStatus]:
         """Return the workers of a group by rank, as far as they have reported."""
-        run = self._runs.get(group_id)
+        run = self.runs.get(group_id)
         if run is None:
             return []
         return [
@@ -133,7 +159,7 @@ class GroupRuns:
         """Return the groups that have been placed on a node and not been stopped."""
         return [
             group_id
-            for group_id, run in self._runs.items()
+            for group_id, run in self.runs.items()
             if node_id in run.nodes and not run.stopped
         ]
 
@@ -147,42 +173,65 @@ class GroupRuns:
 
     def launch(self, group_id: int, begins_run: bool) -> None:
         """Ask for nodes for a group and start it there, in the background."""
-        run = self._runs[group_id] = GroupRun(group_id)
-        run.task = asyncio.create_task(self._live(run, begins_run))
+        run = self.runs[group_id] = GroupRun(group_id, begins_run)
+        run.here.task = asyncio.create_task(self._live(run))
+
+    def take_over(self) -> None:
+        """Go on with the runs of a supervisor that is gone; see [Note: taking runs over]."""
+        for run in self.runs.values():
+            if run.ended or run.here.task is not None:
+                continue
+            run.here.runner = find_runner(self._job_id, run.group_id)
+            if not run.begun:
+                self._clean_up(run)
+            elif len(run.workers) < self._partition_size:
+                self._handing_over.add(run.group_id)
+            run.here.task = asyncio.create_task(self._live(run))
+            if run.stopped:
+                self._end(run)
 
     def stop(self, group_id: int, reason: str) -> None:
         """End whatever is left of a group."""
-        run = self._runs.get(group_id)
+        run = self.runs.get(group_id)
         if run is None or run.stopped:
             return
         logger.info("stopping group %d: %s", group_id, reason)
         run.stopped = True
+        self._end(run)
+
+    def _end(self, run: GroupRun) -> None:
         loop = asyncio.get_running_loop()
-        if group_id in self._handing_over:  # see [Note: handing room over]
+        if run.group_id in self._handing_over:  # see [Note: handing room over]
             loop.call_later(_LEAVES_WITHIN_S, self._kill, run)
         elif run.workers:  # see [Note: ending a group]
             for worker in run.workers.values():
-                ray.kill(worker.actor)
+                self._kill_actor(worker.actor)
             loop.call_later(_ENDS_WITHIN_S, self._kill, run)
         else:
             self._kill(run)
 
     async def wait_until_ended(self, timeout_s: float) -> None:
         """Wait until the runs of all groups have ended and given their room back."""
-        tasks = [run.task for run in self._runs.values() if run.task is not None]
+        tasks = [run.here.task for run in self.runs.values() if run.here.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
 
+    async def kill_all(self, timeout_s: float) -> None:
+        """End all that is left, whatever it does; waits until Ray has heard of it."""
+        for run in self.runs.values():
+            self._kill(run)
+        await asyncio.to_thread(_join, [*self._kills], timeout_s)
+
     def _kill(self, run: GroupRun) -> None:
-        if run.task is not None:
-            run.task.cancel()
+        if run.here.task is not None:
+            run.here.task.cancel()
         self._clean_up(run)
 
-    async def _live(self, run: GroupRun, begins_run: bool) -> None:
+    async def _live(self, run: GroupRun) -> None:
         """One group's life, from its reservation to its end."""
         group_id = run.group_id
         try:
-            await self._run(run, begins_run)
+            await self._run(run)
         except asyncio.CancelledError:
             return  # `stop` was called, and says so itself
         except Exception as error:
@@ -196,33 +245,46 @@ class GroupRuns:
         else:
             self._tell(elastic.GroupEnded(group_id, run.finished))
         finally:
-            run.stopped = True
+            run.stopped = run.ended = True
+            self._record.touch()
             self._end_hand_over(run)
             self._clean_up(run)
 
-    async def _run(self, run: GroupRun, begins_run: bool) -> None:
-        name = f"{self._job_id}-group-{run.group_id}"
-        nodes = run.nodes = await self._reserve(run, name)
+    async def _run(self, run: GroupRun) -> None:
+        if not run.begun:
+            await self._place(run)
+        if run.here.runner is None:
+            raise ClusterError("Its runner died while the job had no supervisor.")
+        await run.here.runner.run.remote(self._settings(run))
+
+    async def _place(self, run: GroupRun) -> None:
+        """Find nodes for a group, and start its runner there."""
+        run.nodes = await self._reserve(run, f"{self._job_id}-group-{run.group_id}")
         self._tell(elastic.GroupPlaced(run.group_id))
         await self._regrouped()  # see [Note: starting after a loss]
-        run.runner = start_runner(nodes[0])
-        await run.runner.prepare.remote()
+        await self._record.settle()  # whoever takes over must know of the runner
+        run.here.runner = start_runner(self._job_id, run.group_id, run.nodes[0])
+        await run.here.runner.prepare.remote()
         self._begin_hand_over(run)
-        settings = RunSettings(
-            name=name,
+        run.begun = True
+        self._record.touch()
+        await self._record.settle()
+
+    def _settings(self, run: GroupRun) -> RunSettings:
+        return RunSettings(
+            name=f"{self._job_id}-group-{run.group_id}",
             storage_path=self._storage_path,
             worker=WorkerConfig(
                 job_id=self._job_id,
                 group_id=run.group_id,
-                begins_run=begins_run,
+                begins_run=run.begins_run,
                 spec=self._spec.model_dump(mode="json"),
                 partition_size=self._partition_size,
                 strategy=self._strategy,
             ),
             resources_per_worker=worker_resources(self._spec.resources),
-            nodes_of_workers=nodes,
+            nodes_of_workers=run.nodes,
         )
-        await run.runner.run.remote(settings)
 
     # See [Note: handing room over].
 
@@ -233,24 +295,25 @@ class GroupRuns:
                 await self._settled.wait(_LEAVES_WITHIN_S)
             reservation = reserve(self._partition_size, self._spec.resources, name)
             run.reservation = reservation
-            run.waiting = asyncio.ensure_future(reservation.wait())
+            run.here.waiting = asyncio.ensure_future(reservation.wait())
             try:
-                return await run.waiting
+                return await run.here.waiting
             except asyncio.CancelledError:
                 if run.stopped or run.reservation is reservation:
                     raise  # it was not withdrawn: the group is being stopped
             finally:
-                run.waiting = None
+                run.here.waiting = None
 
     def _begin_hand_over(self, run: GroupRun) -> None:
         """Give a group's reservation up for its run."""
         self._handing_over.add(run.group_id)
-        for other in self._runs.values():
-            if other.waiting is None or other.reservation is None or other.reservation.is_placed():
+        for other in self.runs.values():
+            waiting, reservation = other.here.waiting, other.reservation
+            if waiting is None or reservation is None or reservation.is_placed():
                 continue
-            other.reservation.release()
+            reservation.release()
             other.reservation = None
-            other.waiting.cancel()
+            waiting.cancel()
         assert run.reservation is not None
         run.reservation.release()
         run.reservation = None
@@ -260,18 +323,32 @@ class GroupRuns:
             self._handing_over.discard(run.group_id)
             self._settled.ring()
 
-    @staticmethod
-    def _clean_up(run: GroupRun) -> None:
+    def _kill_actor(self, actor: Any) -> None:
+        """Kill an actor; Ray waits for its node, which may be cut off, and nobody else is to."""
+        self._kills = [thread for thread in self._kills if thread.is_alive()]
+        kill = threading.Thread(target=ray.kill, args=(actor,), name="mics-kill", daemon=True)
+        self._kills.append(kill)
+        kill.start()
+
+    def _clean_up(self, run: GroupRun) -> None:
         if run.reservation is not None:
             run.reservation.release()
             run.reservation = None
-        if run.runner is not None:
+        if run.here.runner is not None:
             # The run's controller and workers are children of the runner and end with it.
-            ray.kill(run.runner)
-            run.runner = None
+            self._kill_actor(run.here.runner)
+            run.here.runner = None
+
+
+def _join(threads: Sequence[threading.Thread], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _described(error: Exception) -> str:
+    if isinstance(error, ClusterError):
+        return str(error)
     if isinstance(error, RayActorError):
         return "Its runner died: the node or the process is gone."
     if isinstance(error, RayTaskError):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
+from mics_core.spec.changes import GroupsChange
 from mics_core.spec.status import (
     CheckpointEvent,
     GenerationEvent,
@@ -49,22 +51,55 @@ class Bell:
         except TimeoutError:
             return
 
+    def __reduce__(self) -> tuple[type[Bell], tuple[()]]:
+        return Bell, ()  # who waits does so in this process
+
 
 class Journal:
-    """Events with sequence numbers from 1 on, without a gap."""
+    """Events with sequence numbers that count on without a gap.
 
-    def __init__(self) -> None:
+    Args:
+        after: Number of the last event of the job before it was paused, if it was.
+    """
+
+    def __init__(self, after: int = 0) -> None:
         self._events: deque[JobEvent] = deque(maxlen=_KEPT_EVENTS)
-        self._sequence = 0
+        self._sequence = after
         self._recent: deque[StepRecord] = deque(maxlen=_RATE_STEPS)
         self._bell = Bell()
-        self.read_up_to = 0
+        self.last_checkpoint: int | None = None
+        """Steps committed in the newest complete checkpoint."""
+        self.read_up_to = after
         """Highest sequence number that a reader has asked to go beyond."""
 
     @property
     def last_sequence(self) -> int:
         """Sequence number of the newest event."""
         return self._sequence
+
+    def slice(self, first: int, last: int) -> list[JobEvent]:
+        """Return the events from one sequence number to another, as far as they are still kept."""
+        oldest = self.first_sequence
+        positions = range(max(first, oldest) - oldest, min(last, self._sequence) - oldest + 1)
+        return [self._events[position] for position in positions]
+
+    def put_back(self, events: Iterable[JobEvent]) -> None:
+        """Give a journal that was pickled its events again; what came later never was told."""
+        self._events.extend(event for event in events if event.sequence <= self._sequence)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Events are many and never change: whoever stores a journal stores them apart.
+        return self.__dict__ | {"_events": deque(maxlen=_KEPT_EVENTS)}
+
+    @property
+    def unread(self) -> int:
+        """How many events no reader has taken yet."""
+        return self._sequence - self.read_up_to
+
+    @property
+    def first_sequence(self) -> int:
+        """Sequence number of the oldest event that is still kept."""
+        return self._sequence - len(self._events) + 1
 
     def state(self, state: JobState, reason: str) -> None:
         """Enter a change of the job's state."""
@@ -78,12 +113,15 @@ class Journal:
         """Enter a generation that was announced or entered."""
         self._add(GenerationEvent(**self._stamp(), generation=generation))
 
-    def scale(self, wanted: int, reason: str) -> None:
-        """Enter a change of the wanted number of groups."""
-        self._add(ScaleEvent(**self._stamp(), wanted=wanted, reason=reason))
+    def scale(self, wanted: int, reason: str, change: GroupsChange) -> None:
+        """Enter a change of the wanted number of groups, or of its bounds."""
+        bounds = {"minimum": change.minimum, "maximum": change.maximum}
+        self._add(ScaleEvent(**self._stamp(), wanted=wanted, reason=reason, **bounds))
 
     def checkpoint(self, step: int, path: str, error: str) -> None:
         """Enter a checkpoint that was written or failed."""
+        if not error:
+            self.last_checkpoint = step
         self._add(CheckpointEvent(**self._stamp(), step=step, path=path, error=error))
 
     def regroup(self, generation: int, reason: str, step: int, phases: RegroupPhases) -> None:
@@ -126,8 +164,7 @@ class Journal:
         self.read_up_to = max(self.read_up_to, sequence)
         if sequence >= self._sequence:
             await self._bell.wait(timeout_s)
-        first = self._sequence - len(self._events)
-        return [self._events[i] for i in range(max(0, sequence - first), len(self._events))]
+        return self.slice(sequence + 1, self._sequence)
 
     def _stamp(self) -> dict[str, Any]:
         return {"sequence": self._sequence + 1, "time": time.time()}

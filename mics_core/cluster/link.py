@@ -1,8 +1,8 @@
 """A worker's link to the supervisor: the engine's `Membership`, kept off the step's path.
 
 Two threads do the talking. One waits at the supervisor for news of generations; the other sends
-reports, a batch at a time, without waiting for answers. A step only reads a number and appends to a
-queue.
+reports, a batch at a time, until they are heard. A step only reads a number and appends to a queue.
+While the supervisor is being started anew both wait for it, and the worker trains on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import logging
 import queue
 import threading
 import time
-from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayError
 
 from mics_core.cluster.messages import (
     Checkpointed,
@@ -26,6 +24,7 @@ from mics_core.cluster.messages import (
     Message,
     ReplicationBroke,
 )
+from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.summary import StepCommit
@@ -43,12 +42,12 @@ class SupervisorLink:
     """Implements `mics_core.engine.membership.Membership` for a worker of a Ray Train run.
 
     Args:
-        supervisor: Handle of the job's supervisor actor.
+        supervisor: The job's supervisor.
         group_id: The worker's partition group.
         rank: The worker's rank in it.
     """
 
-    def __init__(self, supervisor: Any, group_id: int, rank: int):
+    def __init__(self, supervisor: SupervisorHandle, group_id: int, rank: int):
         self._supervisor = supervisor
         self._group_id = group_id
         self._rank = rank
@@ -93,15 +92,17 @@ class SupervisorLink:
 
     def next_plan(self, after: int) -> GenerationPlan | None:
         """Wait a while for a generation above `after` that concerns this group."""
-        asked = self._supervisor.next_plan.remote(self._group_id, after, _WATCH_S)
-        plan: GenerationPlan | None = self._ask(asked, 2 * _WATCH_S)
+        plan: GenerationPlan | None = self._supervisor.ask(
+            "next_plan", self._group_id, after, _WATCH_S, timeout_s=2 * _WATCH_S
+        )
         if plan is not None:
             self._pending = max(self._pending, plan.number)
         return plan
 
     def plan(self, number: int) -> GenerationPlan:
         """Return the plan of an announced generation."""
-        return self._ask(self._supervisor.plan.remote(number), _WATCH_S)  # type: ignore[no-any-return]
+        plan: GenerationPlan = self._supervisor.ask("plan", number, timeout_s=_WATCH_S)
+        return plan
 
     def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Report that this worker trains under `generation` from `step` on."""
@@ -135,23 +136,16 @@ class SupervisorLink:
 
     # The threads.
 
-    def _ask(self, reference: Any, timeout_s: float) -> Any:
-        try:
-            return ray.get(reference, timeout=timeout_s)
-        except RayError as error:
-            raise ClusterError(f"The job's supervisor does not answer: {error}") from None
-
     def _watch(self) -> None:
         while not self._closed.is_set():
             try:
-                newest, after_loss = ray.get(
-                    self._supervisor.newest_generation.remote(self._pending, _WATCH_S),
-                    timeout=2 * _WATCH_S,
+                newest, after_loss = self._supervisor.ask(
+                    "newest_generation", self._pending, _WATCH_S, timeout_s=2 * _WATCH_S
                 )
                 self._after_loss = max(self._after_loss, after_loss)
                 self._pending = max(self._pending, newest)
-            except (GetTimeoutError, RayActorError) as error:
-                logger.warning("the supervisor does not answer: %s", error)
+            except ClusterError as error:
+                logger.warning("there is no news of generations: %s", error)
                 self._closed.wait(1.0)
             except RayError:
                 return  # this process is being shut down
@@ -165,10 +159,13 @@ class SupervisorLink:
                     batch.append(self._outbox.get_nowait())
             going = None not in batch
             messages = [message for message in batch if message is not None]
-            if not messages:
-                continue
-            reference = self._supervisor.report.remote(self._group_id, messages)
-            if not going:
-                # The last words: wait until they are heard, for the process may end now.
-                with contextlib.suppress(RayError):
-                    ray.get(reference, timeout=_FLUSH_S)
+            if messages:
+                self._report(messages)
+
+    def _report(self, messages: list[Message]) -> None:
+        try:
+            self._supervisor.ask("report", self._group_id, messages, timeout_s=_WATCH_S)
+        except ClusterError as error:
+            logger.error("%d reports are lost: %s", len(messages), error)
+        except RayError:
+            return  # this process is being shut down

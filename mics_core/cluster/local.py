@@ -47,16 +47,7 @@ class LocalCluster:
         """Start the head, with the dashboard that takes jobs, and the nodes."""
         # Runs of a demonstration are nobody's usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "include_dashboard": True,
-                "dashboard_host": "127.0.0.1",
-                "dashboard_port": free_port(),
-                "dashboard_agent_listen_port": free_port(),
-            },
-        )
+        self._cluster = Cluster(initialize_head=True, head_node_args=self._head_arguments())
         try:
             for _ in range(self._num_nodes):
                 self.add_node()
@@ -124,6 +115,15 @@ class LocalCluster:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _head_arguments(self) -> dict[str, Any]:
+        return {
+            "num_cpus": 0,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_port": free_port(),
+            "dashboard_agent_listen_port": free_port(),
+        }
 
     @staticmethod
     def _processes_of(node: Any) -> list[psutil.Process]:

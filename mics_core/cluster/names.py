@@ -14,6 +14,11 @@ def supervisor_name(job_id: str) -> str:
     return SUPERVISOR_PREFIX + job_id
 
 
+def runner_name(job_id: str, group_id: int) -> str:
+    """Return the Ray actor name of the runner of a job's partition group."""
+    return f"mics-group:{job_id}:{group_id}"
+
+
 def job_id_of(actor_name: str) -> str | None:
     """Return the job whose supervisor has this actor name, or none."""
     if not actor_name.startswith(SUPERVISOR_PREFIX):

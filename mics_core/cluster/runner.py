@@ -6,8 +6,11 @@ run's controller and helpers live beside the runner, not on the head.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +18,15 @@ import ray
 from ray.runtime_env import RuntimeEnv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mics_core.cluster.names import NAMESPACE
+from mics_core.cluster.entry import train_worker
+from mics_core.cluster.names import NAMESPACE, runner_name
+from mics_core.cluster.reaching import has_supervisor
 
-__all__ = ["PartitionGroupRunner", "RunSettings", "start_runner"]
+__all__ = ["PartitionGroupRunner", "RunSettings", "find_runner", "start_runner"]
 
 logger = logging.getLogger(__name__)
+
+_LOOK_S = 5.0
 
 _RUNNER_ENVIRONMENT = {
     # The supervisor replaces lost groups; Ray Train's own preemption watcher restarts whole runs.
@@ -49,57 +56,92 @@ class RunSettings:
 
 
 class PartitionGroupRunner:
-    """Actor that owns one partition group's run; ending the actor ends the run."""
+    """Actor that owns one partition group's run; ending the actor ends the run.
 
-    def prepare(self) -> int:
+    Args:
+        job_id: The job.
+    """
+
+    def __init__(self, job_id: str):
+        self._job_id = job_id
+        self._outcome: asyncio.Task[None] | None = None
+        threading.Thread(target=self._end_with_job, name="mics-end-with-job", daemon=True).start()
+
+    async def prepare(self) -> int:
         """Load what a run needs while its nodes are still reserved; return the process id."""
-        import ray.train.torch  # noqa: F401
+        return await asyncio.to_thread(_prepare)
 
-        import mics_core.cluster.worker  # noqa: F401
-
-        return os.getpid()
-
-    def run(self, settings: RunSettings) -> None:
+    async def run(self, settings: RunSettings) -> None:
         """Run the partition group until its workers' loops end.
+
+        Called again, by the supervisor that follows the one that called first, it waits for the
+        same run.
 
         Raises:
             ray.train.TrainingFailedError: A worker failed or died.
         """
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+        if self._outcome is None:
+            self._outcome = asyncio.create_task(asyncio.to_thread(_run, settings))
+        await asyncio.shield(self._outcome)
 
-        from mics_core.cluster.backend import MicsTorchConfig
-        from mics_core.cluster.worker import train_worker
-
-        uses_gpus = bool(settings.resources_per_worker.get("GPU"))
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"config": settings.worker},
-            torch_config=MicsTorchConfig(uses_gpus=uses_gpus),
-            scaling_config=ScalingConfig(
-                num_workers=len(settings.nodes_of_workers),
-                use_gpu=uses_gpus,
-                resources_per_worker=settings.resources_per_worker,
-                label_selector=[{"ray.io/node-id": node} for node in settings.nodes_of_workers],
-            ),
-            run_config=RunConfig(
-                name=settings.name,
-                storage_path=settings.storage_path,
-                failure_config=FailureConfig(max_failures=0),
-            ),
-        )
-        trainer.fit()
+    def _end_with_job(self) -> None:
+        while has_supervisor(self._job_id):
+            time.sleep(_LOOK_S)
+        logger.error("job %s has no supervisor any more: its group ends here", self._job_id)
+        os._exit(1)
 
 
-def start_runner(node_id: str) -> Any:
-    """Start a runner on a node and return its actor handle."""
+def _prepare() -> int:
+    import ray.train.torch  # noqa: F401
+
+    return os.getpid()
+
+
+def _run(settings: RunSettings) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from mics_core.cluster.backend import MicsTorchConfig
+
+    uses_gpus = bool(settings.resources_per_worker.get("GPU"))
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": settings.worker},
+        torch_config=MicsTorchConfig(uses_gpus=uses_gpus),
+        scaling_config=ScalingConfig(
+            num_workers=len(settings.nodes_of_workers),
+            use_gpu=uses_gpus,
+            resources_per_worker=settings.resources_per_worker,
+            label_selector=[{"ray.io/node-id": node} for node in settings.nodes_of_workers],
+        ),
+        run_config=RunConfig(
+            name=settings.name,
+            storage_path=settings.storage_path,
+            failure_config=FailureConfig(max_failures=0),
+        ),
+    )
+    trainer.fit()
+
+
+def start_runner(job_id: str, group_id: int, node_id: str) -> Any:
+    """Start a group's runner on a node and return its actor handle."""
     return (
         ray.remote(PartitionGroupRunner)
         .options(
-            num_cpus=0,
+            name=runner_name(job_id, group_id),
             namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             runtime_env=RuntimeEnv(env_vars=_RUNNER_ENVIRONMENT),
         )
-        .remote()
+        .remote(job_id)
     )
+
+
+def find_runner(job_id: str, group_id: int) -> Any:
+    """Return the handle of a group's runner; none if it is dead or never lived."""
+    try:
+        return ray.get_actor(runner_name(job_id, group_id), namespace=NAMESPACE)
+    except ValueError:
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
-from typing import Any
+from functools import partial
 
 import ray
 import ray.train
@@ -16,7 +16,7 @@ from torch._C._distributed_c10d import TCPStore
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Ready
-from mics_core.cluster.names import NAMESPACE, supervisor_name
+from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.partition import form_partition_group
@@ -27,24 +27,30 @@ from mics_core.engine.trainer import Trainer
 from mics_core.errors import GroupFailedError, MicsError, PartitionBrokenError
 from mics_core.spec import parse_job_spec
 
-__all__ = ["train_worker"]
+__all__ = ["work"]
 
 logger = logging.getLogger(__name__)
 
+_LIFELINE_S = 30.0
 
-def train_worker(settings: dict[str, Any]) -> None:
-    """Train loop of one worker, called by Ray Train in each of them.
+
+def work(config: WorkerConfig) -> None:
+    """Train as one worker of a partition group, in a process of its Ray Train run.
+
+    Args:
+        config: What the group is told.
 
     Raises:
         GroupFailedError: Names group, rank, step and cause; the group is lost, the run goes on.
     """
-    config: WorkerConfig = settings["config"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    supervisor = ray.get_actor(supervisor_name(config.job_id), namespace=NAMESPACE)
+    supervisor = SupervisorHandle(config.job_id)
     link = SupervisorLink(supervisor, config.group_id, rank)
     link.start()
-    lifeline = Lifeline(ray.get(supervisor.lifeline.remote()), config.group_id, rank)
+    lifeline = Lifeline(
+        partial(supervisor.ask, "lifeline", timeout_s=_LIFELINE_S), config.group_id, rank
+    )
     worker = _Worker(config, rank, link)
     try:
         ending = worker.run()

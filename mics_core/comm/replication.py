@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from threading import Event
 from time import monotonic, sleep
 from typing import Any
 
@@ -20,7 +21,8 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from mics_core.comm.copies import Copies, close_backend
+from mics_core.comm.abandoned import GivenUpError, unless
+from mics_core.comm.copies import Copies
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
@@ -32,6 +34,7 @@ __all__ = ["NUM_STAGES", "Member", "ReplicationGroup", "connect"]
 _KNOCK_S = 2.0
 _RETRY_S = 0.05
 _RENDEZVOUS_SLICE = timedelta(milliseconds=250)
+_GRACE_S = 0.5
 
 NUM_STAGES = len(STAGES)
 """Stages of an all-reduce; each has process groups of its own."""
@@ -87,14 +90,21 @@ class ReplicationGroup:
         """Members of the group."""
         return self.member.size
 
-    def gather_doubles(self, values: Sequence[float]) -> list[list[float]]:
+    def gather_doubles(
+        self, values: Sequence[float], superseded: Callable[[], bool] | None = None
+    ) -> list[list[float]]:
         """Gather each member's vector; all members must call it.
+
+        Args:
+            values: This member's.
+            superseded: Whether a newer generation has been announced, so that the others may never
+                come; without it they are waited for.
 
         Returns:
             One row a member, by rank, the same on every member.
 
         Raises:
-            ReplicationError: A member was lost, or the group is closed.
+            ReplicationError: A member was lost, or the group is closed or superseded.
         """
         mine = torch.tensor(values, dtype=torch.float64)
         if self.size == 1:
@@ -103,6 +113,7 @@ class ReplicationGroup:
         ring = self._run(
             "all-gather of the step summary",
             lambda ring: ring.whole.allgather([rows], [mine]).wait(),
+            superseded,
         )
         by_rank = dict(zip(ring.order, rows, strict=True))
         return [by_rank[rank].tolist() for rank in range(self.size)]
@@ -182,16 +193,23 @@ class ReplicationGroup:
         self._run("gathering of gradients", run)
         return gathered
 
-    def open_copies(self) -> Copies:
+    def open_copies(self, superseded: Callable[[], bool]) -> Copies:
         """Return connections for copies of model states; all members must call it.
 
+        Args:
+            superseded: Whether a newer generation has been announced.
+
         Raises:
-            ReplicationError: A member was lost.
+            ReplicationError: A member was lost, or the generation is superseded.
         """
         assert self._connect_copies is not None
         connect = self._connect_copies
         opened: list[Any] = []
-        self._run("connecting for copies of the model states", lambda _: opened.append(connect()))
+        self._run(
+            "connecting for copies of the model states",
+            lambda _: opened.append(connect()),
+            superseded,
+        )
         return Copies(opened[0])
 
     def limit_collectives(self, timeout_s: float) -> None:
@@ -209,17 +227,30 @@ class ReplicationGroup:
         """
         self._is_open = False
         ring, self._ring = self._ring, None
-        for backend in ring.backends if ring is not None else []:
-            close_backend(backend)
+        if ring is not None:
+            ring.close()
 
-    def _run(self, what: str, collective: Callable[[Ring], object]) -> Ring:
+    def _run(
+        self,
+        what: str,
+        collective: Callable[[Ring], object],
+        superseded: Callable[[], bool] | None = None,
+    ) -> Ring:
         ring = self._ring
         if not self._is_open or ring is None:
             raise ReplicationError(
                 f"The {what} cannot run: generation {self.member.generation} is closed."
             )
         try:
-            collective(ring)
+            if superseded is None:
+                collective(ring)
+            else:
+                unless(superseded, lambda _: collective(ring), grace_s=_GRACE_S)
+        except GivenUpError:
+            self.close()
+            raise ReplicationError(
+                f"Generation {self.member.generation} was superseded during the {what}."
+            ) from None
         except RuntimeError as error:
             self.close()
             raise ReplicationError(
@@ -255,13 +286,18 @@ def connect(
     timeout = timedelta(seconds=timeout_s)
     prefix = f"generation-{member.generation}/replication-{member.replication_index}"
     try:
-        store = _reach(address, member, superseded, timeout)
+        store = unless(superseded, lambda given_up: _reach(address, given_up, timeout))
         here = PrefixStore(f"{prefix}/here", store)
-        here.set(str(member.rank), f"node {member.node}")
-        keys = [str(rank) for rank in range(member.size)]
-        _wait_for_all(here, keys, member, superseded)
-        nodes = [here.get(key).decode() for key in keys]
-        ring = _connect_ring(PrefixStore(f"{prefix}/group", store), member, nodes, timeout)
+        unless(superseded, lambda given_up: _gather(here, member, given_up))
+        nodes = [here.get(str(rank)).decode() for rank in range(member.size)]
+        group = PrefixStore(f"{prefix}/group", store)
+        ring = unless(
+            superseded, lambda _: _connect_ring(group, member, nodes, timeout), grace_s=_GRACE_S
+        )
+    except GivenUpError:
+        raise ReplicationError(
+            f"Generation {member.generation} was superseded while its members gathered."
+        ) from None
     except RuntimeError as error:
         raise ReplicationError(
             f"Replication group {member.replication_index} of generation {member.generation}"
@@ -276,23 +312,14 @@ def connect(
     )
 
 
-def _reach(
-    address: StoreAddress, member: Member, superseded: Callable[[], bool], timeout: timedelta
-) -> TCPStore:
-    """Connect to a store; its host may have died, and then a newer generation comes soon.
-
-    The store's own client would try for all of its time limit, whatever happens meanwhile.
-    """
+def _reach(address: StoreAddress, given_up: Event, timeout: timedelta) -> TCPStore:
+    """Connect to a store; its host may have died, and the store's client would try on and on."""
     deadline = monotonic() + timeout.total_seconds()
-    while True:
+    while not given_up.is_set():
         try:
             socket.create_connection((address.host, address.port), _KNOCK_S).close()
             break
         except OSError as error:
-            if superseded():
-                raise ReplicationError(
-                    f"Generation {member.generation} was superseded before its store was reached."
-                ) from None
             if monotonic() > deadline:
                 raise RuntimeError(f"nobody listens: {error}") from None
             sleep(_RETRY_S)
@@ -301,18 +328,16 @@ def _reach(
     )
 
 
-def _wait_for_all(
-    store: Store, keys: list[str], member: Member, superseded: Callable[[], bool]
-) -> None:
-    while not superseded():
+def _gather(store: Store, member: Member, given_up: Event) -> None:
+    """Wait for as long as it takes until all members are at the store."""
+    store.set(str(member.rank), f"node {member.node}")
+    keys = [str(rank) for rank in range(member.size)]
+    while not given_up.is_set():
         try:
             store.wait(keys, _RENDEZVOUS_SLICE)
         except dist.DistStoreError:
-            continue  # not all here yet; look again whether it is still worth waiting
+            continue  # not all here yet
         return
-    raise ReplicationError(
-        f"Generation {member.generation} was superseded while its members gathered."
-    )
 
 
 def _connect_ring(store: Store, member: Member, nodes: list[str], timeout: timedelta) -> Ring:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from mics_core.comm.copies import close_backend
 from mics_core.comm.nodes import NodeGrid
 from mics_core.comm.stages import Scratch
 
@@ -47,6 +48,11 @@ class Ring:
         """All process groups."""
         groups = (self.whole, self.scatters, self.inter, self.gathers)
         return [group for group in groups if group is not None]
+
+    def close(self) -> None:
+        """Drop the connections."""
+        for backend in self.backends:
+            close_backend(backend)
 
 
 def _parts(flat: torch.Tensor, ring: Ring) -> torch.Tensor:

@@ -24,6 +24,7 @@ __all__ = [
     "GroupTrained",
     "LaunchGroup",
     "MarkGroup",
+    "PauseRequested",
     "RunPhase",
     "SetRunPhase",
     "StartRequested",
@@ -51,6 +52,7 @@ class RunPhase(StrEnum):
     PENDING = "pending"
     RUNNING = "running"
     WAITING = "waiting"
+    PAUSED = "paused"
     FINISHED = "finished"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -143,10 +145,17 @@ class GroupEnded:
 
 @dataclass(frozen=True, slots=True)
 class WantedChanged:
-    """Somebody asked for another number of groups."""
+    """Somebody asked for another number of groups.
+
+    Args:
+        wanted: The number.
+        reason: Why, in one sentence.
+        minimum: The new lower bound, if that was changed too; never above `wanted`.
+    """
 
     wanted: int
     reason: str
+    minimum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +166,23 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseRequested:
+    """Somebody asked for the run to write a checkpoint at a step boundary and stop there."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed.
 
     Args:
         usual_step_s: How long a step takes at present; 0 before the first.
+        quiet_s: Since when no group has said anything.
     """
 
     usual_step_s: float = 0.0
+    quiet_s: float = 0.0
 
 
 Event = (
@@ -179,6 +197,7 @@ Event = (
     | GroupEnded
     | WantedChanged
     | CancelRequested
+    | PauseRequested
     | Tick
 )
 
@@ -218,11 +237,18 @@ class AnnounceGeneration:
     """A new membership: its members enter it at the next step boundary.
 
     A group of the generation before that is no member leaves there.
+
+    Args:
+        number: The generation.
+        groups: Its members.
+        reason: Why, in one sentence.
+        writes_checkpoint: Whether the members of the one before write a checkpoint before that.
     """
 
     number: int
     groups: tuple[int, ...]
     reason: str
+    writes_checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)

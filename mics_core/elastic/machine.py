@@ -21,7 +21,7 @@ ended, its peers are gone for good: it is told to leave.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mics_core.elastic.back_off import BackOff
 from mics_core.elastic.events import (
@@ -40,6 +40,7 @@ from mics_core.elastic.events import (
     GroupTrained,
     LaunchGroup,
     MarkGroup,
+    PauseRequested,
     RunPhase,
     SetRunPhase,
     StartRequested,
@@ -54,7 +55,10 @@ __all__ = ["Group", "MembershipMachine", "Rules"]
 
 _STEPS = 5.0
 """A member may still be at work on the step that broke under others, and does not know."""
-_FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED)
+_STALLED = 2.0
+"""So that those who can tell of others have had their time."""
+_STOPS = (RunPhase.CANCELLED, RunPhase.PAUSED)
+_FINAL = (RunPhase.FINISHED, RunPhase.FAILED, *_STOPS)
 
 
 @dataclass(slots=True)
@@ -62,7 +66,7 @@ class MembershipMachine:
     """The membership of one run.
 
     Args:
-        rules: The policy; only `wanted` changes later, and is kept in `wanted`.
+        rules: The policy; `minimum` may change later, and so does what is wanted, see `wanted`.
     """
 
     rules: Rules
@@ -120,12 +124,16 @@ class MembershipMachine:
                 self._drain(group_id, reason)
             case GroupEnded(group_id, finished):
                 self._ended(group_id, finished, now)
-            case WantedChanged(wanted, reason):
-                self._want(wanted, reason)
+            case WantedChanged(wanted, reason, minimum):
+                self._want(wanted, reason, minimum)
             case CancelRequested(reason):
                 self._end(RunPhase.CANCELLED, reason)
-            case Tick(usual_step_s):
-                self._evict_the_silent(now, max(self.rules.silence_s, _STEPS * usual_step_s))
+            case PauseRequested(reason):
+                self._end(RunPhase.PAUSED, reason)
+            case Tick(usual_step_s, quiet_s):
+                silence_s = max(self.rules.silence_s, _STEPS * usual_step_s)
+                self._evict_the_silent(now, silence_s)
+                self._end_a_stall(now, quiet_s, silence_s)
         self._settle(now)
         decisions, self._decisions = self._decisions, []
         return decisions
@@ -140,7 +148,9 @@ class MembershipMachine:
                 f"Waiting for {counted(self.wanted)} to start; {self.rules.minimum} must be ready.",
             )
 
-    def _want(self, wanted: int, reason: str) -> None:
+    def _want(self, wanted: int, reason: str, minimum: int | None) -> None:
+        if minimum is not None:
+            self.rules = replace(self.rules, minimum=minimum)
         assert wanted >= self.rules.minimum, (wanted, self.rules)
         if self._ending is None:
             self.wanted = wanted
@@ -218,6 +228,24 @@ class MembershipMachine:
             if waited_s >= first_step_s:
                 del self._breaks[generation]
 
+    def _end_a_stall(self, now: float, quiet_s: float, silence_s: float) -> None:
+        """Evict all members of a run of which nothing is heard.
+
+        A group that waits for another one tells so in time. If none does, all hang, or the only
+        one: nobody is left to miss it. Before its first step under a generation a group may take
+        as long as it likes, unless the run is to end.
+        """
+        is_at_work = self.phase == RunPhase.RUNNING and all(
+            self.groups[member].trained >= self.generation for member in self.members
+        )
+        limit_s = _STALLED * max(self.rules.first_step_s, silence_s) + self.rules.quiet_s
+        if not (is_at_work or self._ending is not None) or quiet_s < limit_s:
+            return
+        reason = f"No group has said anything for {quiet_s:.0f} s."
+        leaving = [group.group_id for group in self._in(GroupPhase.LEAVING)]
+        for group_id in (*self.members, *leaving):
+            self._lost(group_id, reason, own_error=False, now=now)
+
     def _lost(self, group_id: int, reason: str, own_error: bool, now: float) -> None:
         group = self._living(group_id)
         if group is None:
@@ -255,6 +283,8 @@ class MembershipMachine:
             return
         if finished:
             self._move(group_id, GroupPhase.LEFT, "All steps are done.")
+            if self._ending is not None and self._ending.phase == RunPhase.PAUSED:
+                self._ending = None  # the pause came too late: nothing is left to go on with
             self._end(RunPhase.FINISHED, "All steps are done.")
         elif group.phase == GroupPhase.LEAVING or self._ending is not None:
             self._move(group_id, GroupPhase.LEFT, group.reason)
@@ -436,7 +466,8 @@ class MembershipMachine:
         self._broken.clear()
         for group_id in groups:
             self.groups[group_id].joined = self.groups[group_id].joined or self.generation
-        self._decisions.append(AnnounceGeneration(self.generation, groups, reason))
+        pauses = self._ending is not None and self._ending.phase == RunPhase.PAUSED
+        self._decisions.append(AnnounceGeneration(self.generation, groups, reason, pauses))
 
     # The end of the run.
 
@@ -447,7 +478,7 @@ class MembershipMachine:
         self._ending = SetRunPhase(phase, reason)
         for group in self._in(*ALIVE, GroupPhase.LEAVING):
             trains = group.phase in (GroupPhase.MEMBER, GroupPhase.LEAVING)
-            if phase == RunPhase.CANCELLED and group.joined:
+            if phase in _STOPS and group.joined:
                 self._move(group.group_id, GroupPhase.LEAVING, reason)
             elif phase == RunPhase.FAILED or not trains:
                 self._remove(group, GroupPhase.LEFT, reason)
@@ -458,7 +489,7 @@ class MembershipMachine:
         if not remaining:
             self._set_phase(ending.phase, ending.reason)
         elif self.members and (
-            ending.phase == RunPhase.CANCELLED or any(self._is_stranded(g) for g in remaining)
+            ending.phase in _STOPS or any(self._is_stranded(g) for g in remaining)
         ):
             self._announce((), ending.reason)
 

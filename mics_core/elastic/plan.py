@@ -26,12 +26,15 @@ class GenerationPlan:
             ends here.
         store: Rendezvous store of this generation; none if `groups` is empty.
         reason: Why it was formed, in one sentence.
+        writes_checkpoint: Whether the members of the generation before write a checkpoint at the
+            boundary where they leave it.
     """
 
     number: int
     groups: tuple[int, ...]
     store: StoreAddress | None
     reason: str
+    writes_checkpoint: bool = False
 
     def position_of(self, group_id: int) -> int | None:
         """Return the rank of `group_id` in the replication groups, or none if it is no member."""

@@ -25,6 +25,7 @@ class Rules:
         silence_s: How long a member may take to answer after its generation broke under others.
         first_step_s: How long if it was at its first step under that generation, of which nothing
             can be foretold: it may be compiling.
+        quiet_s: How long all members may say nothing for a reason: they wait for a checkpoint.
         max_failed_starts: Attempts in a row to start groups that may fail, with no group alive
             that trains, until the run is given up. Groups launched side by side are one attempt.
         back_off_s: Pause after the first failed attempt; it doubles with each further one.
@@ -36,6 +37,7 @@ class Rules:
     start_grace_s: float = 20.0
     silence_s: float = 60.0
     first_step_s: float = 120.0
+    quiet_s: float = 0.0
     max_failed_starts: int = 3
     back_off_s: float = 1.0
     max_back_off_s: float = 60.0

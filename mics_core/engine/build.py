@@ -13,11 +13,12 @@ from mics_core.engine.models import build_meta_model
 from mics_core.engine.optimizer import build_optimizer
 from mics_core.engine.restore import restore_newest
 from mics_core.engine.sharding import ShardingOptions, shard_model
+from mics_core.engine.starting_weights import load_starting_weights
 from mics_core.engine.strategy import settle_strategy
 from mics_core.engine.trainer import Trainer
 from mics_core.engine.units import UnitDriver
 from mics_core.planner.strategy import Strategy
-from mics_core.spec.job import JobSpec
+from mics_core.spec.job import JobSpec, TransformersModel
 
 __all__ = ["build_trainer"]
 
@@ -82,6 +83,9 @@ def build_trainer(
     trainer = Trainer(spec, model, units, optimizer, samples, partition, device)
     if initialise:
         trainer.committed_steps = restore_newest(spec.checkpoint, partition, model, optimizer)
+        weights = spec.model.weights if isinstance(spec.model, TransformersModel) else None
+        if weights is not None and trainer.committed_steps == 0:
+            load_starting_weights(weights, model, build_meta_model(spec), partition)
     return trainer
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from mics_core.comm.partition import PartitionGroup
 from mics_core.engine.checkpoint_state import cause_of, part_of, state_dict_of
-from mics_core.spec.folders import CheckpointFolder, Part
+from mics_core.spec.folders import LONGEST_WRITE_S, CheckpointFolder, Part
 from mics_core.spec.job import CheckpointSpec
 
 __all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer", "share_of"]
@@ -38,9 +40,9 @@ logger = logging.getLogger(__name__)
 NOTHING_TO_WRITE = math.inf
 """What a worker that writes no part says of its progress."""
 _UNDER_WAY = 0.0
+_NICENESS = 10
+"""Of threads that write: a tenth of the processor where training would have all of it."""
 _LOOK_AGAIN_S = 1.0
-_FINISH_S = 600.0
-"""How long the end of a run waits for its last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,18 @@ class Checkpointer:
         self._report = report
         self._folder = CheckpointFolder(spec.directory) if spec.directory is not None else None
         self._writing: _Writing | None = None
-        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.last_step: int | None = None
+        """Steps committed in the checkpoint that was begun last."""
+        self._background = ThreadPoolExecutor(1, "checkpoint", _give_way)
 
-    def is_due(self, committed_steps: int, *, is_last: bool) -> bool:
-        """Whether a checkpoint follows this many committed steps."""
-        if self._folder is None:
-            return False
-        return is_last or committed_steps % self._spec.interval_steps == 0
+    @property
+    def is_on(self) -> bool:
+        """Whether the job writes checkpoints."""
+        return self._folder is not None
+
+    def is_due(self, committed_steps: int) -> bool:
+        """Whether a checkpoint follows this many committed steps, by the interval."""
+        return self.is_on and committed_steps % self._spec.interval_steps == 0
 
     def begin(
         self,
@@ -139,6 +146,7 @@ class Checkpointer:
                     " written. Write less often, or to faster storage.",
                 )
             return
+        self.last_step = committed_steps
         problem = self._prepare(committed_steps, number)
         written: Future[str] = Future()
         self._writing = _Writing(committed_steps, groups, written)
@@ -153,7 +161,7 @@ class Checkpointer:
                 "Future[Any]",
                 async_save(
                     part_of(state, names, with_groups=number == 0),
-                    storage_writer=FsspecWriter(self._folder.path_of_part(committed_steps, number)),
+                    storage_writer=_Writer(self._folder.path_of_part(committed_steps, number)),
                     process_group=self._partition.background,
                 ),
             )
@@ -217,7 +225,7 @@ class Checkpointer:
         """
         if self._folder is None:
             return
-        deadline = monotonic() + _FINISH_S
+        deadline = monotonic() + LONGEST_WRITE_S
         while True:
             if self._writing is not None:
                 wait([self._writing.written], timeout=_LOOK_AGAIN_S)
@@ -231,7 +239,7 @@ class Checkpointer:
     def close(self) -> None:
         """Wait for what this worker writes."""
         if self._writing is not None:
-            wait([self._writing.written], timeout=_FINISH_S)
+            wait([self._writing.written], timeout=LONGEST_WRITE_S)
         self._background.shutdown(wait=True)
 
     def _prepare(self, step: int, number: int) -> str | None:
@@ -287,6 +295,20 @@ class Checkpointer:
             if problem:
                 logger.warning("checkpoint %s failed: %s", path, problem)
             self._report(CheckpointReport(step, path, problem))
+
+
+class _Writer(FsspecWriter):
+    """Writes with what training leaves of the processors."""
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Begin to write, on the thread that does all of it."""
+        _give_way()
+        super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+
+
+def _give_way() -> None:
+    """Give the calling thread a low priority, which on Linux is a thread's own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def share_of(sizes: Mapping[str, int], number: int, num_groups: int) -> list[str]:

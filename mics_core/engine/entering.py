@@ -87,7 +87,7 @@ def enter(
     try:
         replication = connect(plan.store, member, superseded=superseded, timeout_s=timeout_s)
         connect_s = perf_counter() - begin
-        step, entry = _compare(trainer, replication, position, holding, connect_s)
+        step, entry = _compare(trainer, replication, position, holding, superseded, connect_s)
     except ReplicationError as broken:
         error = str(broken)
     # See [Note: agreement inside a partition group] in `mics_core.engine.loop`.
@@ -113,11 +113,12 @@ def _compare(
     replication: ReplicationGroup,
     position: int,
     holding: Holding,
+    superseded: Callable[[], bool],
     connect_s: float,
 ) -> tuple[int, Entry]:
     """Find out who holds the newest states, and begin to copy them to all others."""
     mine = float(holding.step) if holding.has_state else -1.0
-    steps = [row[0] for row in replication.gather_doubles([mine])]
+    steps = [row[0] for row in replication.gather_doubles([mine], superseded)]
     newest = max(steps)
     if newest < 0:
         raise ReplicationError(
@@ -127,7 +128,7 @@ def _compare(
     listeners = [rank for rank, step in enumerate(steps) if step != newest]
     copying: Incoming | Outgoing | None = None
     if listeners:
-        copies = replication.open_copies()
+        copies = replication.open_copies(superseded)
         states = state_tensors(trainer.model, trainer.optimizer)
         if position in sources:
             copying = Outgoing(states, copies, sources.index(position), len(sources), listeners)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Literal
 
 from mics_core.comm.replication import ReplicationGroup
 from mics_core.elastic.patience import Patience
@@ -129,20 +130,23 @@ class _Loop:
                 self._trainer.begin_catching_up(None)
             # Between generations workers may wait for long: the supervisor decides for how long.
             self._trainer.partition.limit_collectives(self._options.collective_timeout_s)
-            if switch_to is None:
+            if switch_to is Ending.FINISHED:
                 self._checkpointer.close()
                 return Ending.FINISHED
-            plan = self._plan(switch_to) if switch_to else self._next_plan(after=plan.number)
+            plan = switch_to or self._next_plan(after=plan.number)
 
     def close(self) -> None:
         """End the threads."""
         self._trainer.close()
 
-    def _run_steps(self, plan: GenerationPlan, entry: Entry) -> int | None:
+    def _run_steps(
+        self, plan: GenerationPlan, entry: Entry
+    ) -> GenerationPlan | Literal[Ending.FINISHED] | None:
         """Run steps under one generation.
 
         Returns:
-            The generation to switch to, 0 if it broke and the next is not known, none at the end.
+            The generation to switch to, none if it broke and the next is not known, or that the
+            last step is done.
         """
         trainer, membership, holding = self._trainer, self._membership, self._holding
         active, has_entered = entry.active, holding.has_state
@@ -176,7 +180,7 @@ class _Loop:
                 entry.close()
                 logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
                 self._broken(outcome.generation, outcome.step, outcome.error)
-                return 0
+                return None
             self._patience.took(time.perf_counter() - begin)
             if outcome.up_to_date != active:
                 # A newcomer's first share of micro-batches: it may have to compile its blocks.
@@ -191,33 +195,43 @@ class _Loop:
             membership.committed(outcome)
             self._keep_durable(plan, entry, outcome)
             if holding.step < self._last_step and outcome.pending_generation > plan.number:
-                return outcome.pending_generation
-        return None
+                return self._switch(plan, entry, outcome)
+        return Ending.FINISHED
+
+    def _switch(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> GenerationPlan:
+        """Return the plan to switch to, after the checkpoint that it may ask for."""
+        # The supervisor may take its time to answer, and storage too.
+        self._trainer.partition.limit_collectives(self._options.collective_timeout_s)
+        following = self._plan(outcome.pending_generation)
+        if following.writes_checkpoint:
+            self._write_checkpoint(plan, entry, outcome)
+        return following
 
     def _keep_durable(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
         """Take care of checkpoints at the boundary after a committed step."""
-        checkpointer, trainer = self._checkpointer, self._trainer
-        checkpointer.heard(outcome.checkpoint)
-        is_last = self._holding.step == self._last_step
+        self._checkpointer.heard(outcome.checkpoint)
+        if self._holding.step == self._last_step:
+            self._write_checkpoint(plan, entry, outcome)
+        elif self._checkpointer.is_due(self._holding.step):
+            self._begin_checkpoint(plan, outcome)
 
-        def lowest(mine: float) -> float:
-            return _lowest(trainer, entry.replication, mine)
+    def _write_checkpoint(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
+        """Write a checkpoint of this very step, and wait until all have; all workers call it."""
+        finish = partial(
+            self._checkpointer.finish, partial(_lowest, self._trainer, entry.replication)
+        )
+        finish()  # it is not left out for one that is still being written
+        if self._checkpointer.last_step != self._holding.step:
+            self._begin_checkpoint(plan, outcome)
+        finish()
 
-        if is_last:
-            # The last one is never left out for one that is still being written.
-            checkpointer.finish(lowest)
-        if checkpointer.is_due(self._holding.step, is_last=is_last):
-            writers = tuple(plan.groups[place] for place in outcome.up_to_date)
-            if self._membership.group_id in writers:
-                checkpointer.begin(
-                    self._holding.step,
-                    trainer.model,
-                    trainer.optimizer,
-                    writers,
-                    outcome.fingerprint,
-                )
-        if is_last:
-            checkpointer.finish(lowest)
+    def _begin_checkpoint(self, plan: GenerationPlan, outcome: StepCommit) -> None:
+        writers = tuple(plan.groups[place] for place in outcome.up_to_date)
+        if self._checkpointer.is_on and self._membership.group_id in writers:
+            trainer = self._trainer
+            self._checkpointer.begin(
+                self._holding.step, trainer.model, trainer.optimizer, writers, outcome.fingerprint
+            )
 
     def _has_lost_member(self, number: int) -> bool:
         return self._membership.after_loss() > number

@@ -126,6 +126,8 @@ class StepCommit:
         pending_generation: Highest generation number that anyone has heard of.
         checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
         up_to_date: Places in the generation of the groups that hold the states after this step.
+        waited_s: Seconds in which a worker of this group, on the mean, waited for collectives; none
+            on a GPU, whose streams wait. The one field in which groups differ.
     """
 
     step: int
@@ -139,6 +141,7 @@ class StepCommit:
     pending_generation: int
     checkpoint: float
     up_to_date: tuple[int, ...]
+    waited_s: float | None = None
 
     @property
     def fingerprint(self) -> str:

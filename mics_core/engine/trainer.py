@@ -141,10 +141,11 @@ class Trainer:
             )
         rows, broken = self._units.finish()
         error = error or broken
-        votes = self.partition.gather_doubles(
+        votes = self._ask(
             [
                 float(bool(error)),
                 0.0 if error else self._units.gradients.square_norm(),
+                self._units.waits.take(),
                 *Summary.flatten(rows, replication.size),
             ]
         )
@@ -152,7 +153,7 @@ class Trainer:
             self._units.end_step()
             error = error or "Another worker of this partition group lost its replication group."
             return StepBroken(step, replication.member.generation, error)
-        groups = combine_groups([vote[2:] for vote in votes], replication.size)
+        groups = combine_groups([vote[3:] for vote in votes], replication.size)
         # Every member divides by the same count, so that their shards stay equal to the bit.
         total = combine(groups)
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
@@ -176,6 +177,7 @@ class Trainer:
             pending_generation=int(total.pending_generation),
             checkpoint=total.checkpoint,
             up_to_date=tuple(rank for rank, group in enumerate(groups) if not group.behind),
+            waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
         )
 
     def begin_catching_up(self, catch_up: CatchUp | None) -> None:
@@ -225,7 +227,7 @@ class Trainer:
             self._num_micro_batches, len(active), active.index(replication.rank)
         )
         for place, index in enumerate(indices):
-            if any(heard for (heard,) in self.partition.gather_doubles([float(has_lost_member())])):
+            if any(heard for (heard,) in self._ask([float(has_lost_member())])):
                 return False
             positions = positions_of_worker(
                 step,
@@ -250,6 +252,14 @@ class Trainer:
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
         return True
+
+    def _ask(self, values: Sequence[float]) -> list[list[float]]:
+        """Gather the vectors of the partition group's workers, which are waited for."""
+        with self._units.waits.timed():
+            return self.partition.gather_doubles(values)
+
+    def _mean_wait_s(self, waited_s: Sequence[float]) -> float | None:
+        return sum(waited_s) / len(waited_s) if self._device.type == "cpu" else None
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         """Sum of the token losses of one micro-batch of this worker; a scalar."""

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from mics_core.comm.partition import PartitionGroup
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.comm.threads import CommThread
+from mics_core.comm.threads import CommThread, Waits
 from mics_core.comm.units import ScatterScratch, UnitGather, UnitScatter
 from mics_core.engine.gradients import GradientBuffer, shard_elements
 from mics_core.engine.ordered_hop import OrderedHop
@@ -84,6 +84,8 @@ class UnitDriver:
         self._is_last = False
         self._parameters_left: list[int] = []
         self._threads: list[CommThread] = []
+        self.waits = Waits()
+        """How long the thread that computes has waited; on a GPU it does not wait itself."""
         if sharded.is_whole:
             self._attach_whole()
         else:
@@ -151,7 +153,8 @@ class UnitDriver:
             RuntimeError: A worker of the partition group was lost.
         """
         self._wait_for_scatters()
-        return self._second_hop.finish()
+        with self.waits.timed():
+            return self._second_hop.finish()
 
     def give_up(self) -> None:
         """End a step before its last micro-batch.
@@ -237,8 +240,8 @@ class UnitDriver:
     ) -> None:
         gather_thread = scatter_thread = None
         if on_host:
-            gather_thread = CommThread("gathers")
-            scatter_thread = CommThread("scatters", depth=_SCATTERS_UNDER_WAY)
+            gather_thread = CommThread("gathers", waits=self.waits)
+            scatter_thread = CommThread("scatters", _SCATTERS_UNDER_WAY, self.waits)
             self._threads = [gather_thread, scatter_thread]
         scratch = ScatterScratch()
         for index, unit in enumerate(self._units):

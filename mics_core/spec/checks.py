@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mics_core.errors import CheckpointError, Problem, SpecificationError
 from mics_core.spec.folders import CheckpointFolder, protocol_of
-from mics_core.spec.job import FileData, JobSpec
+from mics_core.spec.job import FileData, JobSpec, TransformersModel
 
 __all__ = ["check_files", "expanded", "files_matching"]
 
@@ -44,6 +44,10 @@ def check_files(spec: JobSpec) -> None:
     if isinstance(spec.data, FileData):
         for index, pattern in enumerate(spec.data.paths):
             problems += _problems_of_pattern(f"data.paths.{index}", pattern)
+    if isinstance(spec.model, TransformersModel) and spec.model.weights:
+        problems += _problems_of_pattern(
+            "model.weights", f"{spec.model.weights.rstrip('/')}/*.safetensors"
+        )
     if spec.tokenizer.path:
         problems += _problems_of_pattern("tokenizer.path", spec.tokenizer.path)
     if spec.checkpoint.directory:

@@ -24,7 +24,17 @@ from fsspec.core import url_to_fs
 
 from mics_core.errors import CheckpointError
 
-__all__ = ["CheckpointFolder", "Part", "StoredCheckpoint", "StoredFile", "protocol_of"]
+__all__ = [
+    "LONGEST_WRITE_S",
+    "CheckpointFolder",
+    "Part",
+    "StoredCheckpoint",
+    "StoredFile",
+    "protocol_of",
+]
+
+LONGEST_WRITE_S = 600.0
+"""How long a run that ends or pauses waits for a checkpoint."""
 
 _NAME = re.compile(r"^step-(\d{8,})$")
 _MANIFEST = "mics.json"

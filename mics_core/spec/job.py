@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StringConstraints,
     Tag,
     model_validator,
 )
@@ -33,7 +34,7 @@ class SpecModel(BaseModel):
 
 
 class TransformersModel(SpecModel):
-    """A model built from a `transformers` configuration, with fresh weights."""
+    """A model built from a `transformers` configuration, with fresh weights or given ones."""
 
     model_config = ConfigDict(json_schema_extra=ask_for_sizes_or_preset)
 
@@ -56,6 +57,9 @@ class TransformersModel(SpecModel):
     """Share the input embedding with the output projection."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Probability of every dropout of the model."""
+    weights: str | None = Field(default=None, min_length=1)
+    """Folder, seen by all nodes, with the safetensors of `save_pretrained`: training starts from
+    these weights. The sizes here must be those of its `config.json`. Fresh weights if left out."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keys of the family's `transformers` configuration, passed through as they are."""
 
@@ -339,11 +343,20 @@ DataSpec = Annotated[
 ]
 
 
+LabelName = Annotated[
+    str, StringConstraints(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+]
+LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[A-Za-z0-9 ._/:@+=-]*$")]
+
+
 class JobSpec(SpecModel):
     """A training job: what to train, on which data, how, and over how many groups."""
 
     name: str = Field(min_length=1, max_length=100)
     """A name for people; need not be unique."""
+    labels: dict[LabelName, LabelValue] = Field(default_factory=dict, max_length=32)
+    """Words to find the job by, such as `team: search`: names of letters, digits and `._/-`, values
+    also of spaces and `:@+=`."""
     model: ModelSpec
     """The model."""
     data: DataSpec

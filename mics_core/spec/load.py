@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from mics_core.errors import Problem, SpecificationError
 from mics_core.planner.clusters import names_a_file
 from mics_core.spec.checks import expanded
-from mics_core.spec.job import FileData, JobSpec
+from mics_core.spec.job import FileData, JobSpec, TransformersModel
 from mics_core.spec.problems import problems_of, shown
 from mics_core.spec.yaml_file import read_yaml
 
@@ -63,6 +63,9 @@ def _with_absolute_paths(spec: JobSpec, folder: Path) -> JobSpec:
     if isinstance(spec.data, FileData):
         paths = [absolute(path) for path in spec.data.paths]
         changes["data"] = spec.data.model_copy(update={"paths": paths})
+    if isinstance(spec.model, TransformersModel) and spec.model.weights:
+        weights = absolute(spec.model.weights)
+        changes["model"] = spec.model.model_copy(update={"weights": weights})
     if spec.tokenizer.path:
         changes["tokenizer"] = spec.tokenizer.model_copy(
             update={"path": absolute(spec.tokenizer.path)}

@@ -76,7 +76,12 @@ def _problem(detail: Any, root: type[BaseModel]) -> Problem:
         return Problem(field, value, "there is no such field.", hint)
     if kind == "missing":
         return Problem(field, "(nothing)", "this field is required.", f"Add `{location[-1]}`.")
-    if kind == "string_pattern_mismatch":  # callables are the only fields with a pattern
+    if location[:1] == ("labels",) and kind in ("string_pattern_mismatch", "string_too_long"):
+        longest = 63 if location[-1] == "[key]" else 200
+        allowed = "`._/-`" if location[-1] == "[key]" else "spaces and `._/-:@+=`"
+        rule = f"it holds letters, digits and {allowed}, at most {longest} of them."
+        return Problem(f"labels.{location[1]}"[:100], value, rule, "Choose other words.")
+    if kind == "string_pattern_mismatch":  # callables are the only other fields with a pattern
         rule = "it must name a function as `package.module:function`."
         return Problem(field, value, rule, "Write it like `my_package.my_module:build`.")
     if kind == "value_error":

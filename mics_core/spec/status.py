@@ -21,6 +21,8 @@ class JobState(StrEnum):
     """Training."""
     WAITING = "waiting"
     """Fewer partition groups are alive than the minimum; training goes on when they are."""
+    PAUSED = "paused"
+    """Stopped on request, to go on from its checkpoint; nothing of it runs."""
     FINISHED = "finished"
     """All steps are done."""
     CANCELLED = "cancelled"
@@ -32,6 +34,11 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         """Whether nothing more will happen."""
         return self in (JobState.FINISHED, JobState.CANCELLED, JobState.FAILED)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing of the job runs."""
+        return self.is_final or self is JobState.PAUSED
 
 
 class GroupState(StrEnum):
@@ -51,6 +58,11 @@ class GroupState(StrEnum):
     """Left as asked, or finished its work."""
     LOST = "lost"
     """Gone without being asked."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it runs."""
+        return self in (GroupState.LEFT, GroupState.LOST)
 
 
 class StatusModel(BaseModel):
@@ -130,6 +142,9 @@ class StepRecord(StatusModel):
     """Generation that committed it."""
     num_groups: int
     """Partition groups of that generation."""
+    communication_s: float | None = None
+    """Seconds of `step_s` in which a worker of one of the groups, on the mean, waited for others or
+    for the network; none on GPUs, where it is not measured."""
 
 
 class SampleCount(StatusModel):
@@ -165,6 +180,11 @@ class JobStatus(StatusModel):
     wanted_groups: int
     minimum_groups: int
     maximum_groups: int
+    model_flops_per_sample: float | None = None
+    """Operations of one sample, forward and backward, by the planner's formula; none for a model
+    that it does not know. What is done again for activation checkpointing is not among them."""
+    peak_flops_per_s: float | None = None
+    """Peak of one worker, if the job names its cluster."""
     groups: list[GroupStatus]
     """All groups ever, by id; those that are gone keep their last reason."""
     generations: list[GenerationRecord]
@@ -234,12 +254,16 @@ class StepEvent(StatusModel):
 
 
 class ScaleEvent(StatusModel):
-    """The wanted number of partition groups changed."""
+    """The wanted number of partition groups, or its bounds, changed."""
 
     kind: Literal["scale"] = "scale"
     sequence: int
     time: float
     wanted: int
+    minimum: int | None = None
+    """The new lower bound, if it was changed."""
+    maximum: int | None = None
+    """The new upper bound, if it was changed."""
     reason: str
 
 

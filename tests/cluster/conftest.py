@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ WORKERS_PER_NODE = 2
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
-    """A head and `NUM_NODES` nodes of two workers, this process connected to it.
+@contextmanager
+def running_cluster(num_nodes: int) -> Iterator[LocalCluster]:
+    """A head and nodes of two workers, this process connected to it.
 
     At its end, nothing that it started may be left.
     """
@@ -35,7 +35,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment.setenv("PYTHONPATH", os.pathsep.join(path))
         environment.delenv("RAY_ADDRESS", raising=False)
-        with LocalCluster(request.module.NUM_NODES, WORKERS_PER_NODE) as cluster:
+        with LocalCluster(num_nodes, WORKERS_PER_NODE) as cluster:
             ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
             try:
                 yield cluster
@@ -43,6 +43,13 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
                 leftovers.look(cluster.address, cluster.dashboard_url)
                 ray.shutdown()
     leftovers.check()
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
+    """A cluster with the `NUM_NODES` of the module."""
+    with running_cluster(request.module.NUM_NODES) as cluster:
+        yield cluster
 
 
 StartJob = Callable[..., RunningJob]

@@ -19,10 +19,11 @@ class RunningJob(FollowedJob):
     Args:
         spec: A job of `tests.cluster.jobs`.
         control: The control of its data.
+        job_id: One that somebody else has started; without it this starts one.
     """
 
-    def __init__(self, spec: JobSpec, control: Control):
-        super().__init__(spec)
+    def __init__(self, spec: JobSpec, control: Control, job_id: str | None = None):
+        super().__init__(spec, job_id)
         self.control = control
 
     def train_to(self, step: int) -> None:

@@ -14,6 +14,7 @@ from multiprocessing.synchronize import Event
 import pytest
 
 from mics_core.cluster.lifeline import Lifeline, LifelineAddress, Lifelines
+from tests.cluster.running import eventually
 
 WITHIN_S = 30.0
 
@@ -37,10 +38,16 @@ async def listening() -> AsyncIterator[tuple[Supervisor, LifelineAddress]]:
 
 
 def hold(address: LifelineAddress, group_id: int, rank: int, holds: Event) -> None:
-    lifeline = Lifeline(address, group_id, rank)
+    lifeline = Lifeline(lambda: address, group_id, rank)
     holds.set()
     signal.pause()
     lifeline.end()
+
+
+def break_off(lifeline: Lifeline) -> None:
+    """End a lifeline without a last word, as the kernel does for a process that dies."""
+    lifeline._has_ended.set()
+    lifeline._socket.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_killed_process_is_told_by_group_and_rank() -> None:
@@ -63,10 +70,10 @@ def test_a_killed_process_is_told_by_group_and_rank() -> None:
 def test_one_that_ends_in_order_is_no_death() -> None:
     async def story() -> None:
         async with listening() as (supervisor, address):
-            ends = await asyncio.to_thread(Lifeline, address, 0, 0)
-            dies = await asyncio.to_thread(Lifeline, address, 0, 1)
+            ends = await asyncio.to_thread(Lifeline, lambda: address, 0, 0)
+            dies = await asyncio.to_thread(Lifeline, lambda: address, 0, 1)
             ends.end()
-            dies._socket.close()
+            break_off(dies)
             assert await supervisor.next_death() == (0, 1)
             assert supervisor.deaths.empty()
 
@@ -89,8 +96,8 @@ def test_strangers_are_no_workers(greeting: Callable[[LifelineAddress], bytes]) 
             stranger = socket.create_connection((address.host, address.port))
             stranger.sendall(greeting(address))
             stranger.close()
-            dies = await asyncio.to_thread(Lifeline, address, 7, 0)
-            dies._socket.close()
+            dies = await asyncio.to_thread(Lifeline, lambda: address, 7, 0)
+            break_off(dies)
             assert await supervisor.next_death() == (7, 0)
             assert supervisor.deaths.empty()
 
@@ -104,4 +111,33 @@ def test_where_nobody_listens_a_worker_cannot_begin() -> None:
 
     address = asyncio.run(story())
     with pytest.raises(OSError, match="refused"):
-        Lifeline(address, 0, 0)
+        Lifeline(lambda: address, 0, 0)
+
+
+def test_a_worker_connects_to_the_supervisor_that_follows_one_that_is_gone() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.close()
+
+    async def story() -> None:
+        first = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = first.sockets[0].getsockname()[1]
+        async with listening() as (supervisor, second):
+            addresses = iter([LifelineAddress("127.0.0.1", port, "first"), second])
+            dies = await asyncio.to_thread(Lifeline, lambda: next(addresses), 5, 1)
+            await asyncio.to_thread(wait_for_address, dies, (second.host, second.port))
+            break_off(dies)
+            assert await supervisor.next_death() == (5, 1)
+        first.close()
+
+    asyncio.run(story())
+
+
+def wait_for_address(lifeline: Lifeline, address: tuple[str, int]) -> None:
+    def is_there() -> bool:
+        try:
+            return bool(lifeline._socket.getpeername() == address)
+        except OSError:
+            return False  # it has hung up, and not connected again yet
+
+    eventually(is_there, f"the connection to {address}", WITHIN_S)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmarks.harness.processes import process_context
 from mics_core.errors import MicsError
-from tests.processes import process_context
 
 _ANSWER_S = 60.0
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from mics_core.comm.replication import Member, ReplicationGroup, connect
 from mics_core.comm.store import host_store
@@ -155,6 +157,50 @@ def test_a_store_that_dies_while_members_gather_is_named_with_its_address(
     seen, error = members[1].answer()
     assert seen - killed < SOON_S
     assert f"of generation 7 cannot connect at 127.0.0.1:{port}: " in error
+
+
+def arrive_only(things: Things, port: int) -> None:
+    """Come to the store as a member does, and connect to nobody, as one that dies just then."""
+    store = things["client"] = TCPStore("127.0.0.1", port, wait_for_workers=False)
+    PrefixStore("generation-7/replication-3/here", store).set("1", "node a")
+
+
+def test_a_member_that_dies_on_its_way_from_the_store_holds_nobody_up_once_that_is_known(
+    members: list[MemberProcess],
+) -> None:
+    store = host_store("127.0.0.1")
+    members[0].call(arrive_only, store.port)
+    members[0].kill()
+    begin = time.monotonic()
+    with pytest.raises(ReplicationError, match="Generation 7 was superseded while its members"):
+        rendezvous("127.0.0.1", store.port, superseded=lambda: time.monotonic() > begin + 0.5)
+    assert seconds_since(begin) < SOON_S
+
+
+@pytest.mark.parametrize("what", ["gather_doubles", "open_copies"])
+def test_a_member_that_never_comes_holds_nobody_up_once_that_is_known(
+    members: list[MemberProcess], what: str
+) -> None:
+    connect_all(members[:2])
+    waited, error = members[0].call(wait_unless_superseded, what)
+    assert waited < SOON_S
+    assert error.startswith("Generation 1 was superseded during the ")
+
+
+def wait_unless_superseded(things: Things, what: str) -> tuple[float, str]:
+    begin = time.monotonic()
+
+    def superseded() -> bool:
+        return time.monotonic() > begin + 0.5
+
+    group: ReplicationGroup = things["group"]
+    waits = {
+        "open_copies": partial(group.open_copies, superseded),
+        "gather_doubles": partial(group.gather_doubles, [1.0], superseded),
+    }
+    with pytest.raises(ReplicationError) as raised:
+        waits[what]()
+    return seconds_since(begin), str(raised.value)
 
 
 def test_no_process_is_left_over() -> None:

@@ -16,6 +16,7 @@ WEIGHTS = {
     "advance": 12,
     "deliver": 12,
     "deliver_again": 2,
+    "restart_supervisor": 2,
     "pass_time": 3,
     "scale": 1,
     "lose": 1,
@@ -41,6 +42,8 @@ def act(cluster: ClusterModel, action: str, number: int) -> None:
     match action:
         case "deliver_again":
             cluster.deliver_again(number)
+        case "restart_supervisor":
+            cluster.restart_supervisor(number)
         case "pass_time":
             cluster.pass_time(float(number))
         case "scale":

@@ -14,6 +14,7 @@ from mics_core.elastic.events import (
     GroupPhase,
     GroupReady,
     MarkGroup,
+    PauseRequested,
     RunPhase,
     SetRunPhase,
     StartRequested,
@@ -101,6 +102,48 @@ def test_a_member_that_hangs_at_the_end_is_evicted() -> None:
         *removed(2, GroupPhase.LOST, reason),
         SetRunPhase(RunPhase.FINISHED, DONE),
     ]
+
+
+# Pausing
+
+
+def test_members_of_a_paused_run_write_a_checkpoint_before_they_leave() -> None:
+    driver = training(2)
+    driver.tell(WantedChanged(3, "More nodes."))
+    assert driver.tell(PauseRequested(STOP)) == [
+        MarkGroup(0, GroupPhase.LEAVING, STOP),
+        MarkGroup(1, GroupPhase.LEAVING, STOP),
+        *removed(2, GroupPhase.LEFT, STOP),
+        AnnounceGeneration(2, (), STOP, writes_checkpoint=True),
+    ]
+    assert driver.tell(CancelRequested("Too late.")) == []
+    driver.tell(GroupEnded(0, finished=False))
+    assert driver.tell(GroupEnded(1, finished=False)) == [
+        MarkGroup(1, GroupPhase.LEFT, STOP),
+        SetRunPhase(RunPhase.PAUSED, STOP),
+    ]
+    assert driver.tell(WantedChanged(4, "More nodes.")) == []
+
+
+def test_a_run_that_has_not_begun_is_paused_at_once() -> None:
+    driver = Driver(2, minimum=2)
+    driver.start()
+    assert driver.tell(PauseRequested(STOP))[-1] == SetRunPhase(RunPhase.PAUSED, STOP)
+
+
+def test_a_pause_at_the_last_step_leaves_the_run_finished() -> None:
+    driver = training(1)
+    driver.tell(PauseRequested(STOP))
+    assert finish(driver, 0)[-1] == SetRunPhase(RunPhase.FINISHED, DONE)
+
+
+def test_a_new_minimum_holds_from_the_next_change_on() -> None:
+    driver = training(2)
+    driver.tell(WantedChanged(2, "Both are needed.", minimum=2))
+    driver.tell(GroupLost(1, "Its node is gone."))
+    assert driver.machine.phase == RunPhase.WAITING
+    driver.tell(WantedChanged(2, "One is enough.", minimum=1))
+    assert driver.machine.members == (0,)
 
 
 # Cancelling

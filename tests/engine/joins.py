@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from benchmarks.harness.digest import digest_of
 from mics_core.comm.copies import Copies
 from mics_core.comm.store import host_store
 from mics_core.data.batches import Batch
@@ -21,7 +22,7 @@ from mics_core.engine.membership import StaticMembership
 from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
-from tests.engine.layouts import digest_of, partition_group
+from tests.engine.layouts import partition_group
 
 
 class JoiningMembership(StaticMembership):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from benchmarks.harness.digest import digest_of
 from mics_core.comm.partition import PartitionGroup, form_partition_group
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
 from mics_core.engine.membership import StaticMembership
-from mics_core.engine.state import state_tensors
 from mics_core.engine.trainer import Trainer
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
@@ -79,18 +78,11 @@ def train_over_groups(
         "losses": [commit.loss for commit in membership.commits],
         "norms": [commit.gradient_norm for commit in membership.commits],
         "shares": [commit.shares for commit in membership.commits],
+        "waited_s": [commit.waited_s for commit in membership.commits],
         "digest": digest_of(trainers[0]),
         "checkpoints": membership.checkpoints,
         "parameters": whole,
     }
-
-
-def digest_of(trainer: Trainer) -> str:
-    """The bits of all that a worker holds of the states."""
-    digest = hashlib.sha256()
-    for tensor in state_tensors(trainer.model, trainer.optimizer):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def partition_group(

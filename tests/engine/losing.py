@@ -9,6 +9,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from benchmarks.harness.digest import digest_of
 from mics_core.comm.store import host_store
 from mics_core.data.batches import Batch
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
@@ -18,7 +19,7 @@ from mics_core.engine.membership import StaticMembership
 from mics_core.engine.trainer import Trainer
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
-from tests.engine.layouts import digest_of, partition_group
+from tests.engine.layouts import partition_group
 
 
 class LosingMembership(StaticMembership):

@@ -52,7 +52,7 @@ def meet(things: Things, place: int, size: int, port: int) -> None:
 def copy(things: Things, place: int, sources: list[int], listeners: list[int]) -> bool:
     """Copy the states of seed 1 to the listeners; whether they hold them then."""
     group = things["group"]
-    copies = group.open_copies()
+    copies = group.open_copies(lambda: False)
     if place in sources:
         states = states_of(1)
         outgoing = Outgoing(states, copies, sources.index(place), len(sources), listeners)
@@ -87,7 +87,7 @@ def test_every_bit_comes_from_all_sources_to_all_that_are_behind(
 def lose_a_source(things: Things, place: int) -> list[float]:
     """The source goes after the first piece; a listener's states stay one or the other's."""
     group = things["group"]
-    copies = group.open_copies()
+    copies = group.open_copies(lambda: False)
     if place == 0:
         copies.send(states_of(1)[0][: 1 << 20], [1])
         copies.close()
@@ -114,7 +114,7 @@ def test_a_lost_source_ends_the_copy_at_once(processes: list[MemberProcess]) -> 
 def give_up(things: Things, place: int) -> bool:
     """A listener that gives up writes nothing more, though all of it still arrives."""
     group = things["group"]
-    copies = group.open_copies()
+    copies = group.open_copies(lambda: False)
     if place == 1:
         states = states_of(2)
         incoming = Incoming(states, copies, [0])

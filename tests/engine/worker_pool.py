@@ -11,7 +11,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tests.processes import process_context
+from benchmarks.harness.processes import process_context
 
 
 class WorkerPool:

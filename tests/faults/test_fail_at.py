@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.miniature.points import FailAt
+from benchmarks.miniature.run import Miniature
 from mics_core.elastic.events import GroupPhase, RunPhase
 from mics_core.spec import JobSpec
 from tests.engine.jobs import small_job, train_in_one_process
-from tests.faults.miniature import Miniature
-from tests.faults.points import FailAt
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -145,6 +145,19 @@ def test_a_silent_group_is_evicted_and_cannot_write_into_the_run(
         run.finish()
         check_the_run(run)
     assert run.machine.groups[1].phase == GroupPhase.LOST
+
+
+def test_a_run_whose_only_worker_is_stopped_begins_again(text: str) -> None:
+    with Miniature(job(text, 30), 1, 1, silence_s=2.0, ends_stalls=True) as run:
+        run.go_on()
+        run.until(lambda: run.course.step >= 5, "the first steps")
+        run.stop(0)
+        run.until(lambda: 0 not in run.members, "its eviction")
+        run.finish()
+        assert [step.step for step in run.steps if step.generation > 1] == list(range(30))
+    lost = run.machine.groups[0]
+    assert lost.phase == GroupPhase.LOST
+    assert lost.reason.startswith("No group has said anything for ")
 
 
 def fire_a_volley(run: Miniature, chance: random.Random) -> None:

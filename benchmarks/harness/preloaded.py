@@ -1,4 +1,4 @@
-"""What the server of `tests.processes` imports before it forks."""
+"""What the server of `benchmarks.harness.processes` imports before it forks."""
 
 from transformers.models.bert import modeling_bert
 from transformers.models.gpt2 import modeling_gpt2

@@ -1,6 +1,7 @@
 """A run in miniature: the real machine and the real engine in processes, without Ray.
 
-Groups start in a second instead of half a minute, so that a test can afford many losses.
+Groups start in a second instead of half a minute, so that a test or a benchmark can afford many
+losses.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from typing import Any, Self
 
 from torch._C._distributed_c10d import TCPStore
 
+from benchmarks.harness.processes import process_context
+from benchmarks.miniature.points import FailAt
+from benchmarks.miniature.worker import Digest, News, Settings, serve
 from mics_core.cluster.course import Course
 from mics_core.cluster.journal import Journal
 from mics_core.cluster.messages import (
@@ -35,12 +39,10 @@ from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.spec import JobSpec
 from mics_core.spec.status import StepEvent, StepRecord
-from tests.faults.points import FailAt
-from tests.faults.worker import Digest, News, Settings, serve
-from tests.processes import process_context
 
 TICK_S = 0.05
 DEADLINE_S = 120.0
+REGROUPED_WITHIN_S = 1.0
 FINAL = (elastic.RunPhase.FINISHED, elastic.RunPhase.CANCELLED, elastic.RunPhase.FAILED)
 
 
@@ -64,7 +66,7 @@ class Group:
 
 
 class Miniature:
-    """A supervisor in the test's own process; a context manager that leaves nothing behind.
+    """A supervisor in this process; a context manager that leaves nothing behind.
 
     Args:
         spec: The job.
@@ -73,6 +75,9 @@ class Miniature:
         minimum: Fewest groups that train.
         faults: When which worker dies.
         silence_s: After how long a group that says nothing is evicted.
+        starts_quietly: Have a group that starts take what the members leave of the processors, as
+            if it started on nodes of its own; needs root.
+        ends_stalls: Have all members evicted if none says anything; not for runs that are held.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class Miniature:
         minimum: int = 1,
         faults: Sequence[FailAt] = (),
         silence_s: float = 5.0,
+        starts_quietly: bool = False,
+        ends_stalls: bool = False,
     ):
         self.spec = spec
         self.size = size
@@ -96,8 +103,12 @@ class Miniature:
         self.checkpoints: list[Checkpointed] = []
         self._faults = tuple(faults)
         self._silence_s = silence_s
+        self._starts_quietly = starts_quietly
+        self._ends_stalls = ends_stalls
+        self._heard_at = time.monotonic()
         self._plans: dict[int, GenerationPlan] = {}
-        self._after_loss = 0
+        self._launches: list[tuple[int, bool]] = []
+        self._after_loss, self._lost_at = 0, 0.0
         self._allowed = spec.training.steps + 1
 
     def __enter__(self) -> Self:
@@ -186,11 +197,12 @@ class Miniature:
             return all(group in known and known[group].phase in there for group in groups)
 
         self.until(are_there, f"groups {groups}")
-        while self.members != list(groups):
+        wanted = sorted(groups)
+        while self.members != wanted:
             self.hold_at(max(self._allowed, self.course.step) + 1)
-            assert self._allowed < self.spec.training.steps, f"{self.members} train, not {groups}"
+            assert self._allowed < self.spec.training.steps, f"{self.members} train, not {wanted}"
             self.until(
-                lambda: self.course.step >= self._allowed or self.members == list(groups),
+                lambda: self.course.step >= self._allowed or self.members == wanted,
                 f"step {self._allowed}",
             )
 
@@ -212,7 +224,15 @@ class Miniature:
             assert isinstance(ready, Connection)
             self._hear(pipes[ready], ready)
         self.course.note_overdue()
-        self.tell(elastic.Tick(0.01))
+        quiet_s = time.monotonic() - self._heard_at if self._ends_stalls else 0.0
+        self.tell(elastic.Tick(self.journal.usual_step_s, quiet_s))
+        # As the supervisor does, see [Note: starting after a loss] in `mics_core.cluster.groups`.
+        have_regrouped = self.course.newest_trained >= self._after_loss or not self.members
+        if have_regrouped or time.monotonic() > self._lost_at + REGROUPED_WITHIN_S:
+            launches, self._launches = self._launches, []
+            for group_id, begins_run in launches:
+                self._launch(group_id, begins_run)
+                self.tell(elastic.GroupPlaced(group_id))
 
     def _hear(self, group_id: int, pipe: Connection) -> None:
         group = self.groups[group_id]
@@ -228,6 +248,7 @@ class Miniature:
                 self.tell(elastic.GroupEnded(group_id, group.ended[0]))
             return
         if not group.stopped:
+            self._heard_at = time.monotonic()
             self._take_in(group_id, group, message)
 
     def _take_in(self, group_id: int, group: Group, message: Any) -> None:
@@ -258,10 +279,11 @@ class Miniature:
     def _carry_out(self, decision: elastic.Decision) -> None:
         match decision:
             case elastic.LaunchGroup(group_id, begins_run):
-                self._launch(group_id, begins_run)
-                self.tell(elastic.GroupPlaced(group_id))
+                self._launches.append((group_id, begins_run))
             case elastic.StopGroup(group_id):
-                self._kill(self.groups[group_id])
+                self._launches = [launch for launch in self._launches if launch[0] != group_id]
+                if group_id in self.groups:
+                    self._kill(self.groups[group_id])
             case elastic.AnnounceGeneration(number, groups, reason):
                 self._announce(number, groups, reason)
             case _:
@@ -271,7 +293,7 @@ class Miniature:
         before = self._plans.get(number - 1)
         after_loss = before is not None and any(self.groups[g].stopped for g in before.groups)
         if after_loss:
-            self._after_loss = number
+            self._after_loss, self._lost_at = number, time.monotonic()
         port = self.groups[groups[0]].ready[0].store_port if groups else None
         store = StoreAddress("127.0.0.1", port) if port is not None else None
         plan = self._plans[number] = GenerationPlan(number, groups, store, reason)
@@ -301,6 +323,7 @@ class Miniature:
                 spec=self.spec,
                 faults=faults,
                 silence_s=self._silence_s,
+                starts_quietly=self._starts_quietly,
             )
             process = context.Process(target=serve, args=(settings, theirs), daemon=True)
             process.start()

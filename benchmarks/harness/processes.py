@@ -15,5 +15,5 @@ __all__ = ["process_context"]
 def process_context() -> ForkServerContext:
     """The context that tests start their processes in."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
+    context.set_forkserver_preload(["benchmarks.harness.preloaded"])
     return context

@@ -1,0 +1,1 @@
+"""Runs in miniature: the real machine and the real engine in processes, without Ray."""

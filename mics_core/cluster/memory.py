@@ -1,0 +1,120 @@
+"""What a supervisor remembers of its job; see [Note: a supervisor that is killed] in `record`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mics_core.cluster.course import Course
+from mics_core.cluster.figures import JobFigures
+from mics_core.cluster.groups import GroupRun, GroupRuns
+from mics_core.cluster.journal import Journal
+from mics_core.cluster.record import Clock
+from mics_core.elastic.machine import MembershipMachine, Rules
+from mics_core.elastic.plan import GenerationPlan
+from mics_core.spec.folders import LONGEST_WRITE_S
+from mics_core.spec.job import GroupsSpec, JobSpec
+from mics_core.spec.status import GroupState, GroupStatus, JobState, JobStatus
+
+__all__ = ["Memory"]
+
+
+@dataclass(slots=True)
+class Memory:
+    """All that is known of a run; pickles, the journal without its events.
+
+    Args:
+        clock: The run's.
+        machine: Who is a member.
+        journal: What happened.
+        course: Which generation trained what.
+        groups: The bounds of the number of groups, which may have been changed.
+        figures: What the job's speed is held against.
+        created: When the job was started, in seconds since the epoch.
+        plans: The generations by number.
+        after_loss: The newest generation that was announced because a member is gone.
+        ending: What somebody asked for that ends it, such as `being paused`; empty if nobody did.
+        runs: The groups' runs.
+        heard_at: When a worker reported last, by the clock.
+    """
+
+    clock: Clock
+    machine: MembershipMachine
+    journal: Journal
+    course: Course
+    groups: GroupsSpec
+    figures: JobFigures
+    created: float = field(default_factory=time.time)
+    plans: dict[int, GenerationPlan] = field(default_factory=dict)
+    after_loss: int = 0
+    ending: str = ""
+    runs: dict[int, GroupRun] = field(default_factory=dict)
+    heard_at: float = 0.0
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since any worker reported something."""
+        return self.clock() - self.heard_at
+
+    @classmethod
+    def of_new_job(cls, spec: JobSpec, figures: JobFigures, after: int) -> Memory:
+        """Return what is known before anything has happened.
+
+        Args:
+            spec: The job.
+            figures: What its speed is held against.
+            after: Sequence number of its last event before it was paused, if it was.
+        """
+        clock, journal = Clock(), Journal(after)
+        groups = spec.groups
+        # The one under way, and that of the last step.
+        quiet_s = 2 * LONGEST_WRITE_S if spec.checkpoint.directory is not None else 0.0
+        return cls(
+            clock=clock,
+            machine=MembershipMachine(
+                Rules(groups.minimum, groups.wanted, silence_s=groups.silence_s, quiet_s=quiet_s)
+            ),
+            journal=journal,
+            course=Course(journal, spec.training.global_batch_size, clock),
+            groups=groups,
+            figures=figures,
+        )
+
+    @property
+    def state(self) -> JobState:
+        """The job's state."""
+        return JobState(self.machine.phase)
+
+    def status(self, job_id: str, spec: JobSpec, partition_size: int, runs: GroupRuns) -> JobStatus:
+        """Return the live status."""
+        last = self.journal.last_step
+        generations = self.course.generations
+        return JobStatus(
+            job_id=job_id,
+            name=spec.name,
+            state=self.state,
+            reason=self.machine.reason or (generations[-1].reason if generations else ""),
+            created=self.created,
+            step=self.course.step,
+            steps=spec.training.steps,
+            loss=last.loss if last is not None else None,
+            tokens_per_s=self.journal.tokens_per_s,
+            generation=self.machine.generation,
+            partition_size=partition_size,
+            wanted_groups=self.machine.wanted,
+            minimum_groups=spec.groups.minimum,
+            maximum_groups=spec.groups.upper_bound,
+            model_flops_per_sample=self.figures.model_flops_per_sample,
+            peak_flops_per_s=self.figures.peak_flops_per_s,
+            groups=[
+                GroupStatus(
+                    group_id=group.group_id,
+                    state=GroupState(group.phase),
+                    reason=group.reason,
+                    workers=runs.workers_of(group.group_id),
+                )
+                for group in self.machine.groups.values()
+            ],
+            generations=generations,
+            samples=self.course.samples,
+        )

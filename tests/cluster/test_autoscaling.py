@@ -1,0 +1,79 @@
+"""A job on a cluster whose nodes Ray's autoscaler adds and removes: it grows, shrinks, trains on.
+
+Takes 40 to 80 s on two cores: two nodes and two groups start one after the other, and then a node
+has to idle for 6 s before it is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from benchmarks.harness.followed import FollowedJob, eventually
+from mics_core.cluster.autoscaling import AutoscalingCluster
+from mics_core.cluster.names import NAMESPACE
+from mics_core.spec import load_job_spec
+from mics_core.spec.status import GroupState
+from tests.cluster.leftovers import Leftovers
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "autoscaling"
+DEADLINE_S = 120.0
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[AutoscalingCluster]:
+    leftovers = Leftovers()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with AutoscalingCluster(EXAMPLE / "ray_cluster.local.yaml") as cluster:
+        ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
+        try:
+            yield cluster
+        finally:
+            leftovers.look(cluster.address, cluster.dashboard_url)
+            ray.shutdown()
+    leftovers.check()
+
+
+def living_workers() -> set[str]:
+    """Ids of the living nodes that have room for workers."""
+    return {
+        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")
+    }
+
+
+def test_a_job_brings_nodes_up_grows_without_a_stop_and_lets_them_go(
+    cluster: AutoscalingCluster,
+) -> None:
+    assert living_workers() == set(), "no node is there before anything waits for room"
+    with FollowedJob(load_job_spec(EXAMPLE / "job.yaml")) as job:
+        job.wait_until(lambda job: job.has_entered(0), "the first group", DEADLINE_S)
+        (first_node,) = living_workers()
+        first = job.pids(0)
+
+        job.scale(2)
+        job.wait_until(
+            lambda job: job.steps and job.steps[-1].num_groups == 2, "two groups", DEADLINE_S
+        )
+        assert len(living_workers()) == 2
+        assert job.pids(0) == first
+        assert job.node_of(1) != first_node
+
+        job.scale(1)
+        eventually(
+            lambda: living_workers() == {first_node}, "the second node to be given back", DEADLINE_S
+        )
+        step = job.steps[-1].step
+        job.wait_until(lambda job: job.has_committed(step + 3), "steps after that", DEADLINE_S)
+        assert job.pids(0) == first
+        assert job.steps[-1].num_groups == 1
+
+        job.cancel()
+        job.ended()
+    assert [record.step for record in job.steps] == list(range(len(job.steps)))
+    assert job.group_events(0, GroupState.LOST) == []
+    assert job.group_events(1, GroupState.LOST) == []

@@ -1,0 +1,239 @@
+"""What a supervisor remembers: stored before it is told, and nothing more than was told."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ray.experimental import internal_kv
+
+from mics_core.cluster import journal as journals
+from mics_core.cluster import record as records
+from mics_core.cluster.journal import Journal
+from mics_core.cluster.record import Clock, Record
+from mics_core.spec.status import StepRecord
+
+
+class Head:
+    """Ray's key-value store, as far as it is used; may be told to fail."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.puts: list[bytes] = []
+        self.puts_left = 10**9
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def put(self, key: bytes, value: bytes, *, overwrite: bool, namespace: bytes) -> None:
+        assert overwrite
+        self.answers.wait()
+        self.puts_left -= 1
+        if self.puts_left < 0:
+            raise RuntimeError("the head is away")
+        self.puts.append(key)
+        self.values[key] = value
+
+    def get(self, key: bytes, *, namespace: bytes) -> bytes | None:
+        return self.values.get(key)
+
+    def list(self, prefix: bytes, *, namespace: bytes) -> list[bytes]:
+        return [key for key in self.values if key.startswith(prefix)]
+
+    def delete(self, key: bytes, *, del_by_prefix: bool = False, namespace: bytes) -> None:
+        doomed = self.list(key, namespace=namespace) if del_by_prefix else [key]
+        for name in doomed:
+            del self.values[name]
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Head:
+    head = Head()
+    for name, function in (
+        ("put", head.put),
+        ("get", head.get),
+        ("list", head.list),
+        ("del", head.delete),
+    ):
+        monkeypatch.setattr(internal_kv, f"_internal_kv_{name}", function)
+    return head
+
+
+def add_steps(journal: Journal, number: int) -> None:
+    for _ in range(number):
+        step = journal.last_sequence
+        journal.step(StepRecord.model_construct(step=step, step_s=1.0, tokens_per_s=1.0))
+
+
+def record_of(journal: Journal) -> Record:
+    return Record("job-1", lambda: ({"journal": journal}, journal))
+
+
+def remembered() -> Journal:
+    """The journal that a supervisor finds which is started anew."""
+    found = record_of(Journal()).load()
+    assert found is not None
+    memory, events = found
+    journal: Journal = memory["journal"]
+    journal.put_back(events)
+    return journal
+
+
+def sequences(journal: Journal) -> list[int]:
+    return [event.sequence for event in journal.slice(1, journal.last_sequence)]
+
+
+def run(story: Callable[[], Any]) -> None:
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("batches", [[1], [31], [32], [33], [1, 31, 1], [100, 3, 64, 32]])
+def test_what_is_settled_is_remembered_whatever_came_in_which_batches(
+    head: Head, batches: list[int]
+) -> None:
+    async def story() -> None:
+        journal = Journal()
+        record = record_of(journal)
+        for number in batches:
+            add_steps(journal, number)
+            record.touch()
+            await record.settle()
+            assert sequences(remembered()) == list(range(1, journal.last_sequence + 1))
+
+    run(story)
+    assert remembered().last_step is not None
+
+
+def test_a_record_goes_on_where_the_one_before_was(head: Head) -> None:
+    async def story() -> None:
+        journal = Journal()
+        for number in (40, 5, 30):
+            record = record_of(journal)
+            record.load()
+            add_steps(journal, number)
+            record.touch()
+            await record.settle()
+            journal = remembered()
+        assert sequences(journal) == list(range(1, 76))
+
+    run(story)
+
+
+def test_all_who_wait_share_a_store_and_nothing_is_stored_without_a_change(head: Head) -> None:
+    async def story() -> None:
+        journal = Journal()
+        record = record_of(journal)
+        await record.settle()
+        assert head.puts == []
+        add_steps(journal, 1)
+        record.touch()
+        await asyncio.gather(*(record.settle() for _ in range(50)))
+        assert len(head.puts) == 2  # the events, and the memory
+        await record.settle()
+        assert len(head.puts) == 2
+
+    run(story)
+
+
+def test_events_that_were_stored_but_never_told_are_not_remembered(head: Head) -> None:
+    async def story() -> None:
+        journal = Journal()
+        record = record_of(journal)
+        add_steps(journal, 3)
+        record.touch()
+        await record.settle()
+        add_steps(journal, 2)
+        record.touch()
+        head.puts_left = 1  # the events, and not the memory: as if it were killed in between
+        await record.settle()
+
+    run(story)
+    assert sequences(remembered()) == [1, 2, 3]
+
+
+def test_a_head_that_is_away_does_not_hold_up_the_run_and_nothing_is_lost_after_it(
+    head: Head,
+) -> None:
+    async def story() -> None:
+        journal = Journal()
+        record = record_of(journal)
+        head.puts_left = 0
+        add_steps(journal, 40)
+        record.touch()
+        await asyncio.wait_for(record.settle(), 5)
+        head.puts_left = 10**9
+        add_steps(journal, 1)
+        record.touch()
+        await record.settle()
+
+    run(story)
+    assert sequences(remembered()) == list(range(1, 42))
+
+
+def test_old_events_are_forgotten_together_with_the_journals(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "_KEPT_EVENTS", 100)
+
+    async def story() -> None:
+        journal = Journal()
+        record = record_of(journal)
+        for _ in range(20):
+            add_steps(journal, 25)
+            record.touch()
+            await record.settle()
+        kept = [event.sequence for event in remembered().slice(1, 500)]
+        assert kept == list(range(401, 501))
+        assert len(head.values) <= 1 + -(-100 // 32) + 1
+        record.delete()
+        assert head.values == {}
+
+    run(story)
+
+
+def test_a_clock_goes_on_where_it_was_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = Clock()
+    assert clock() == 1000.0
+    pickled = pickle.dumps(clock)
+    now = 7.0  # another machine, or this one after a restart
+    again: Clock = pickle.loads(pickled)
+    assert again() == 1000.0
+    now = 9.5
+    assert again() == 1002.5
+
+
+def test_a_head_that_does_not_answer_is_waited_for_once_and_made_good_to_later(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_STORED_WITHIN_S", 0.3)
+
+    async def scenario() -> None:
+        journal = Journal()
+        record = record_of(journal)
+        took_s = []
+        head.answers.clear()
+        for _ in range(3):
+            begin = time.monotonic()
+            add_steps(journal, 40)
+            record.touch()
+            await record.settle()
+            took_s.append(time.monotonic() - begin)
+        assert took_s[0] >= 0.3
+        assert max(took_s[1:]) < 0.3, "the same answer was waited for twice"
+        assert not head.values
+        head.answers.set()
+        while not head.values:
+            await asyncio.sleep(0.01)
+        record.touch()
+        await record.settle()
+        while len(await remembered().after(0, 0.0)) < 120:  # the late one may still be storing
+            record.touch()
+            await record.settle()
+
+    asyncio.run(scenario())

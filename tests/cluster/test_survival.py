@@ -1,0 +1,157 @@
+"""A run outlives its supervisor and its driver: both are killed, and no training step is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from ray.experimental import internal_kv
+from ray.util.state import list_actors
+
+from mics_core.cluster.local import LocalCluster
+from mics_core.cluster.names import supervisor_name
+from mics_core.spec.status import GroupState, JobState
+from tests.cluster.conftest import StartJob
+from tests.cluster.control import Control
+from tests.cluster.jobs import gold_losses, recorded_job
+from tests.cluster.running import RunningJob, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NUM_NODES = 3
+
+
+def pid_of_supervisor(job_id: str) -> int:
+    actors = list_actors(filters=[("name", "=", supervisor_name(job_id))])
+    pids = [actor["pid"] for actor in actors if actor["state"] == "ALIVE"]
+    return int(pids[0]) if pids else 0
+
+
+def kill_supervisor(job: RunningJob) -> None:
+    """Kill it, and wait until another has taken its place."""
+    pid = pid_of_supervisor(job.job_id)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: pid_of_supervisor(job.job_id) not in (0, pid), "another supervisor")
+
+
+# The supervisor is killed while the groups train, while one of them is lost, and while one starts.
+
+
+@dataclass(frozen=True)
+class Survived:
+    job: RunningJob
+    pids: list[int]
+
+
+@pytest.fixture(scope="module")
+def survived(start_job: StartJob) -> Survived:
+    job = start_job(60)
+    job.train_to(2)
+    story = Survived(job, job.pids(0))
+    os.kill(pid_of_supervisor(job.job_id), signal.SIGKILL)
+    job.train_to(10)  # whether there is a supervisor or not
+    job.scale(3)
+    job.wait_until(lambda job: job.group_events(2, GroupState.STARTING), "nodes for group 2")
+    kill_supervisor(job)
+    job.wait_until(lambda job: job.group_events(2, GroupState.READY), "the workers of group 2")
+    job.train_until(lambda job: job.has_entered(0, 1, 2), "the entry of group 2")
+    # Now a loss that nobody hears of at first.
+    victim = job.pids(1)[1]
+    os.kill(pid_of_supervisor(job.job_id), signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
+    job.train_to(job.control.allowed + 2)
+    job.wait_until(lambda job: job.group_events(3, GroupState.READY), "a group in its place")
+    job.train_to_the_end()
+    return story
+
+
+def test_the_groups_of_a_killed_supervisor_are_not_restarted(survived: Survived) -> None:
+    assert survived.job.pids(0) == survived.pids
+    lost = [group.group_id for group in survived.job.status().groups if group.state == "lost"]
+    assert lost == [1]
+
+
+def test_no_step_and_no_sample_is_lost_or_repeated_with_the_supervisor(survived: Survived) -> None:
+    job = survived.job
+    assert job.status().state == JobState.FINISHED
+    assert [step.step for step in job.steps] == list(range(60))
+    assert [step.loss for step in job.steps] == pytest.approx(gold_losses(60), rel=1e-5)
+    samples = job.status().samples
+    assert (samples.used, samples.repeated) == (samples.due, 0)
+    assert samples.due == 60 * job.spec.training.global_batch_size
+
+
+def test_watchers_go_on_without_a_gap(survived: Survived) -> None:
+    sequences = [event.sequence for event in survived.job.events]
+    assert sequences == list(range(1, len(sequences) + 1))
+
+
+def test_a_supervisor_ends_after_the_run_and_forgets_it(survived: Survived) -> None:
+    job_id = survived.job.job_id
+    eventually(lambda: not pid_of_supervisor(job_id), "the end of the supervisor")
+    assert internal_kv._internal_kv_list(f"{job_id}/", namespace="mics") == []
+
+
+# The driver.
+
+
+@contextmanager
+def driver(cluster: LocalCluster, folder: Path, job_id: str) -> Iterator[subprocess.Popen[str]]:
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(recorded_job(folder, 30).model_dump(mode="json")))
+    program = [sys.executable, "-m", "mics_core.cluster.driver", str(path), "--job-id", job_id]
+    process = subprocess.Popen(
+        [*program, "--address", cluster.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_driver_leaves_its_job_running(cluster: LocalCluster, tmp_path: Path) -> None:
+    control = Control(tmp_path)
+    with driver(cluster, tmp_path, "orphan") as process:
+        control.allow(1)
+        assert process.stdout is not None
+        assert any("step 0 " in line for line in process.stdout)
+        process.kill()
+    job = RunningJob(recorded_job(tmp_path, 30), control, "orphan")
+    with job:
+        job.wait_until(lambda job: job.has_committed(1), "a step")
+        pids = job.pids(0)
+        job.train_to(20)  # long after Ray has noticed that the driver is gone
+        assert job.pids(0) == pids
+        job.train_to_the_end()
+    assert [step.loss for step in job.steps] == pytest.approx(gold_losses(30), rel=1e-5)
+    eventually(lambda: not any(map(psutil.pid_exists, pids)), "the end of the workers")
+
+
+def test_a_driver_that_is_asked_to_end_cancels_its_job(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    control = Control(tmp_path)
+    with driver(cluster, tmp_path, "stopped") as process:
+        control.allow(1)
+        assert process.stdout is not None
+        assert any("step 0 " in line for line in process.stdout)
+        process.terminate()
+        control.allow(30)
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "terminated: cancelling the job at the next step boundary" in said
+    assert "job is cancelled: The driver was terminated." in said
