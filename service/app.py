@@ -8,21 +8,43 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from mics_core.spec.job import JobSpec
-from service.errors import install_error_handlers
+from service.auth.authenticator import COOKIE, Authenticator
+from service.auth.binding import is_loopback
+from service.auth.dependencies import authorize
+from service.auth.middleware import AuthenticationMiddleware
+from service.control import Control
+from service.database import FileLock
+from service.errors import ERROR_ANSWERS, install_error_handlers
 from service.follower import Followers
 from service.gateway import ClusterGateway
 from service.guards import GuardMiddleware
 from service.jobs import Jobs
-from service.routes import control, events, health, jobs, plans
+from service.logs import Logs
+from service.metrics.registry import Metrics
+from service.metrics.requests import RequestMetricsMiddleware
+from service.routes import (
+    cluster,
+    control,
+    events,
+    health,
+    jobs,
+    logs,
+    metrics,
+    plans,
+    progress,
+    session,
+)
 from service.routes.page import install_page
 from service.routes.state import Services
 from service.schemas import PlanRequest
 from service.settings import Settings
 from service.store import Store
+from service.submissions import Submissions
+from service.tail import Tail
 from service.watchers import WatcherHub
 
 __all__ = ["build_app"]
@@ -36,9 +58,13 @@ Every error has one form: a stable code, a sentence with the value and the rule,
 
 _TAGS = [
     {"name": "jobs", "description": "Submit jobs and look at them."},
-    {"name": "control", "description": "Scale and stop live jobs."},
+    {"name": "control", "description": "Scale, pause, resume and stop jobs."},
+    {"name": "progress", "description": "How far jobs are, how fast, and where."},
     {"name": "plans", "description": "Predict layouts; nothing is started."},
     {"name": "events", "description": "What happens in a job, as it happens."},
+    {"name": "logs", "description": "What the processes of a job write."},
+    {"name": "cluster", "description": "The nodes and what runs on them."},
+    {"name": "session", "description": "Log in and out; who am I."},
     {"name": "health", "description": "The service itself."},
 ]
 
@@ -51,19 +77,30 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
         gateway: The cluster.
     """
     store = Store(settings.database)
-    hub = WatcherHub()
+    lock = FileLock(settings.database)
+    authenticator = Authenticator(
+        store.database, always=not is_loopback(settings.host), session_s=settings.session_s
+    )
+    hub = WatcherHub(most=settings.watchers, most_per_job=settings.watchers_per_job)
+    submissions = Submissions(gateway, store, settings)
     version = metadata.version("mics-elastic")
+    figures = Metrics(store, hub, version)
+    hub.listen(figures.observe)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        followers = Followers(gateway, store, hub, settings)
+        followers = Followers(gateway, store, hub, submissions, settings)
+        tail = Tail(store, hub, settings.shared_poll_s)
         await followers.start()
+        tail.start()
         try:
             yield
         finally:
+            await tail.stop()
             await followers.stop()
             await gateway.close()
             store.close()
+            lock.release()
 
     app = FastAPI(
         title="mics-elastic",
@@ -72,6 +109,7 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
         version=version,
         openapi_tags=_TAGS,
         lifespan=lifespan,
+        dependencies=[Depends(authorize)],
         redoc_url=None,
     )
     app.state.services = Services(
@@ -79,14 +117,26 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
         gateway=gateway,
         store=store,
         hub=hub,
-        jobs=Jobs(gateway, store, settings),
+        jobs=Jobs(store),
+        control=Control(gateway, store, hub, submissions, settings),
+        logs=Logs(gateway, store, hub),
+        submissions=submissions,
+        authenticator=authenticator,
+        metrics=figures,
         version=version,
     )
     install_error_handlers(app)
-    for module in (jobs, control, plans, events, health):
+    for module in (jobs, control, progress, events, logs, cluster, plans, session):
+        app.include_router(
+            module.router, responses={401: ERROR_ANSWERS[401], 403: ERROR_ANSWERS[403]}
+        )
+    for module in (health, metrics):
         app.include_router(module.router)
     install_page(app, Path(__file__).parent / "static")
-    app.add_middleware(GuardMiddleware, allowed_hosts=settings.allowed_hosts)
+    # The last one added comes first: a refused caller gets the guards' headers too.
+    app.add_middleware(AuthenticationMiddleware, authenticator=authenticator)
+    app.add_middleware(GuardMiddleware, allowed_hosts=settings.known_hosts)
+    app.add_middleware(RequestMetricsMiddleware, metrics=figures.requests)
     _document_specification(app)
     return app
 
@@ -113,6 +163,12 @@ def _document_specification(app: FastAPI) -> None:
                 for name, definition in own.pop("$defs", {}).items():
                     schemas.setdefault(name, definition)
                 schemas.setdefault(body.__name__, own)
+            schema["components"]["securitySchemes"] = {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            }
+            # The empty one: a service of this machine alone that has no tokens.
+            schema["security"] = [{"token": []}, {"session": []}, {}]
             app.openapi_schema = schema
         return app.openapi_schema
 

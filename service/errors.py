@@ -12,7 +12,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from mics_core.errors import (
@@ -23,11 +25,22 @@ from mics_core.errors import (
     MicsError,
     SpecificationError,
 )
+from service.redaction import without_paths, without_tokens
 from service.schemas import ErrorBody, ErrorDetail, ErrorProblem
 
-__all__ = ["ERROR_ANSWERS", "RequestError", "error_response", "install_error_handlers"]
+__all__ = [
+    "DATABASE_ERRORS",
+    "ERROR_ANSWERS",
+    "RequestError",
+    "database_error_response",
+    "error_response",
+    "install_error_handlers",
+]
 
 _LOG = logging.getLogger(__name__)
+
+DATABASE_ERRORS = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What SQLAlchemy raises when the database does not answer."""
 
 _STATUS_BY_ERROR: tuple[tuple[type[MicsError], int], ...] = (
     (SpecificationError, 422),
@@ -39,35 +52,60 @@ _STATUS_BY_ERROR: tuple[tuple[type[MicsError], int], ...] = (
 
 _CODES = {
     400: "bad_request",
+    401: "token_required",
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_too_slow",
     413: "body_too_large",
     415: "unsupported_media_type",
     422: "invalid_request",
+    429: "too_many_requests",
+    503: "service_busy",
 }
 
 _REMEDIES = {
+    422: "Send JSON in UTF-8; /docs describes each body.",
     404: "The paths are listed in /docs.",
     405: "The methods of each path are listed in /docs.",
 }
 
 ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorBody, "description": "A token is needed, or the one given is not valid."},
+    403: {"model": ErrorBody, "description": "The caller's role or ownership does not allow it."},
     404: {"model": ErrorBody, "description": "No job has this id."},
     409: {"model": ErrorBody, "description": "The state of the job does not allow it."},
     422: {"model": ErrorBody, "description": "The request breaks the rules that it names."},
-    503: {"model": ErrorBody, "description": "The Ray cluster cannot be reached."},
+    429: {"model": ErrorBody, "description": "A limit that the message names is reached."},
+    503: {"model": ErrorBody, "description": "The Ray cluster or the database does not answer."},
 }
 """Documentation of the error answers, for the routes to choose from."""
 
 
 class RequestError(MicsError):
-    """A request that HTTP itself cannot accept: its media type, its size, its origin."""
+    """A request that is refused whatever it asks for: its size, its origin, its caller, a limit.
 
-    def __init__(self, status: int, message: str, *, remedy: str):
+    Args:
+        status: Status of the answer.
+        message: The value and the rule, in one sentence.
+        remedy: What the caller can do about it.
+        code: Stable code; the default is that of the status.
+        headers: Further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        remedy: str,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
         super().__init__(message, remedy=remedy)
         self.status = status
-        self.code = _CODES[status]
+        self.code = code or _CODES[status]
+        self.headers = dict(headers or {})
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -75,32 +113,41 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(MicsError, _on_mics_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
+    for kind in DATABASE_ERRORS:
+        app.add_exception_handler(kind, _on_database_error)
     app.add_exception_handler(Exception, _on_unexpected_error)
 
 
-def error_response(error: MicsError) -> JSONResponse:
+def error_response(error: MicsError) -> Response:
     """Return the answer that stands for `error`."""
+    headers: dict[str, str] = {}
+    message = error.message
     if isinstance(error, RequestError):
-        status = error.status
+        status, headers = error.status, error.headers
     else:
         status = next((code for kind, code in _STATUS_BY_ERROR if isinstance(error, kind)), 500)
+    if isinstance(error, ClusterError):
+        # It quotes Ray, which names files of its own machine.
+        message = without_paths(message)
+    if status == 503:
+        headers = {"Retry-After": "5"} | headers
     problems = error.problems if isinstance(error, SpecificationError) else ()
     detail = ErrorDetail(
         code=error.code,
-        message=error.message,
+        message=message,
         field=error.field,
         remedy=error.remedy,
         problems=[ErrorProblem(**problem.as_dict()) for problem in problems],
     )
-    return _answer(status, detail, {"Retry-After": "5"} if status == 503 else None)
+    return _answer(status, detail, headers)
 
 
-async def _on_mics_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_mics_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, MicsError)
     return error_response(error)
 
 
-async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [_problem_of(detail) for detail in error.errors()]
     detail = ErrorDetail(
@@ -113,9 +160,11 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
     return _answer(422, detail)
 
 
-async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
+    if status == 400:  # what the framework says of a body that is no text at all
+        status = 422
     detail = ErrorDetail(
         code=_CODES.get(status, f"http_{status}"),
         message=f"{request.method} {request.url.path[:200]}: {error.detail}.",
@@ -124,7 +173,22 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     return _answer(status, detail, error.headers)
 
 
-async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
+def database_error_response(method: str, path: str, error: Exception) -> Response:
+    """Return the answer to a request for which the database could not be asked; log why."""
+    _LOG.error("%s %s failed", method, path, exc_info=error)
+    detail = ErrorDetail(
+        code="database_unavailable",
+        message="The service's database does not answer.",
+        remedy="Try again; the log of the service has the details.",
+    )
+    return _answer(503, detail, {"Retry-After": "5"})
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    return database_error_response(request.method, request.url.path, error)
+
+
+async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     detail = ErrorDetail(
         code="internal_error",
@@ -134,10 +198,10 @@ async def _on_unexpected_error(request: Request, error: Exception) -> JSONRespon
     return _answer(500, detail)
 
 
-def _answer(
-    status: int, detail: ErrorDetail, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    return JSONResponse(ErrorBody(error=detail).model_dump(mode="json"), status, headers)
+def _answer(status: int, detail: ErrorDetail, headers: Mapping[str, str] | None = None) -> Response:
+    # Messages quote what was sent, and people send tokens to the wrong place.
+    body = without_tokens(ErrorBody(error=detail).model_dump_json())
+    return Response(body, status, headers, media_type="application/json")
 
 
 def _problem_of(detail: Mapping[str, Any]) -> ErrorProblem:

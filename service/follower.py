@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable
 
 from mics_core.errors import ClusterError, JobConflictError, JobNotFoundError
-from mics_core.spec.status import StateEvent
+from mics_core.spec.status import JobState, StateEvent
 from service.gateway import ClusterGateway
 from service.outcome import Patience, closed_status, decide_outcome
 from service.settings import Settings
 from service.store import Store
+from service.submissions import Submissions
 from service.watchers import WatcherHub
 
 __all__ = ["Followers"]
@@ -36,6 +37,7 @@ class Followers:
         gateway: The cluster.
         store: Where the jobs are kept.
         hub: Who else wants the events.
+        submissions: Hands over what another service left behind.
         settings: The intervals and patiences.
         clock: Seconds since the epoch.
     """
@@ -45,12 +47,14 @@ class Followers:
         gateway: ClusterGateway,
         store: Store,
         hub: WatcherHub,
+        submissions: Submissions,
         settings: Settings,
         clock: Callable[[], float] = time.time,
     ):
         self._gateway = gateway
         self._store = store
         self._hub = hub
+        self._submissions = submissions
         self._settings = settings
         self._clock = clock
         self._patience = Patience(settings.start_patience_s, settings.lost_after_s)
@@ -144,7 +148,11 @@ class Followers:
         news = await self._gateway.events(job_id, after, self._settings.poll_timeout_s)
         fresh = await asyncio.to_thread(self._store.append_events, job_id, news)
         self._hub.publish(job_id, fresh)
-        has_ended = any(isinstance(event, StateEvent) and event.state.is_final for event in fresh)
+        if len(fresh) < len(news):
+            # Another service was quicker, but its watchers are not those of this one.
+            stored = await asyncio.to_thread(self._store.last_sequence, job_id)
+            self._hub.note_stored(job_id, stored)
+        has_ended = any(isinstance(event, StateEvent) and event.state.is_at_rest for event in news)
         try:
             status = await self._gateway.status(job_id)
         except (JobNotFoundError, ClusterError):
@@ -155,7 +163,7 @@ class Followers:
         if has_ended:
             # Asking beyond the last event says that it was read: its driver waits for that.
             with contextlib.suppress(JobNotFoundError, ClusterError):
-                await self._gateway.events(job_id, fresh[-1].sequence, 0.0)
+                await self._gateway.events(job_id, news[-1].sequence, 0.0)
         return has_ended
 
     async def _adopt(self, job_id: str) -> None:
@@ -181,9 +189,16 @@ class Followers:
 
     async def _reconcile(self, job_id: str) -> None:
         """Close a job whose supervisor is gone, if that is what has happened."""
-        driver = await self._gateway.driver_status(job_id)
         job = await asyncio.to_thread(self._store.open_job, job_id)
-        if job is None:
+        if job is None or job.state is JobState.PAUSED:
+            return
+        if not job.handed_over:
+            self._hub.publish(job_id, await self._submissions.complete(job_id))
+            return
+        driver = await self._gateway.driver_status(job.driver_id)
+        if job.cancel_requested and driver is not None and not driver.state.is_final:
+            # Whoever noted the request may not have come to this.
+            await self._gateway.stop_driver(job.driver_id)
             return
         missing_s = self._clock() - self._missing_since[job_id]
         outcome = decide_outcome(job, driver, missing_s, self._patience)

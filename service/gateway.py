@@ -6,12 +6,15 @@ tests play jobs behind the same door without a cluster.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from mics_core.spec.changes import Continuation, GroupsChange
 from mics_core.spec.job import JobSpec
+from mics_core.spec.nodes import ClusterView, LogSource
 from mics_core.spec.status import DriverStatus, JobEvent, JobStatus
 
-__all__ = ["ClusterGateway"]
+__all__ = ["ClusterGateway", "Continuation", "GroupsChange"]
 
 
 class ClusterGateway(Protocol):
@@ -44,13 +47,25 @@ class ClusterGateway(Protocol):
             LayoutError: It cannot; names the value, the rule and the remedy.
         """
 
-    async def submit(self, job_id: str, spec: JobSpec) -> None:
-        """Start the driver of a new job; returns once the cluster has accepted it."""
+    async def submit(
+        self, job_id: str, spec: JobSpec, continuation: Continuation | None = None
+    ) -> None:
+        """Start the driver of a job; returns once the cluster has accepted it.
 
-    async def driver_status(self, job_id: str) -> DriverStatus | None:
-        """Return how the driver of a submitted job fares; none if the cluster knows no such."""
+        Args:
+            job_id: The job.
+            spec: Its specification.
+            continuation: How it goes on, if it was paused; else it is new.
+        """
 
-    async def stop_driver(self, job_id: str) -> None:
+    async def driver_status(self, driver_id: str) -> DriverStatus | None:
+        """Return how a driver fares; none if the cluster knows no such.
+
+        The first driver of a job has the job's id. The message of one that has ended is the last
+        lines of its output.
+        """
+
+    async def stop_driver(self, driver_id: str) -> None:
         """End the driver of a job whose supervisor is not up; one that is gone is no error."""
 
     async def live_jobs(self) -> list[str]:
@@ -68,12 +83,19 @@ class ClusterGateway(Protocol):
         Waits for the first one, at most `timeout_s` seconds; then the answer is empty.
         """
 
-    async def scale(self, job_id: str, wanted: int) -> JobStatus:
-        """Change the wanted number of partition groups.
+    async def scale(self, job_id: str, change: GroupsChange) -> JobStatus:
+        """Change the wanted number of partition groups, and its bounds.
 
         Raises:
-            ScaleError: The number is outside the job's bounds.
+            ScaleError: The number is outside the job's bounds, or they cannot be.
             JobConflictError: The job has ended.
+        """
+
+    async def pause(self, job_id: str) -> JobStatus:
+        """Have the job write a checkpoint at its next step boundary and end there, to be resumed.
+
+        Raises:
+            JobConflictError: It writes no checkpoints, has ended, or is about to.
         """
 
     async def cancel(self, job_id: str) -> JobStatus:
@@ -81,4 +103,18 @@ class ClusterGateway(Protocol):
 
         Raises:
             JobConflictError: It has ended, or is being cancelled already.
+        """
+
+    async def cluster(self) -> ClusterView:
+        """Return the nodes, what is taken of them, and what has no room."""
+
+    async def open_logs(
+        self, source: LogSource, tail: int, *, follow: bool
+    ) -> list[AsyncGenerator[str]]:
+        """Open what a process has written, as the lines of each of its files.
+
+        Args:
+            source: Which process; one of which there is no log gives nothing.
+            tail: At most so many lines of the past of each file.
+            follow: Whether to go on with what it writes from now on, until closed.
         """

@@ -1,14 +1,15 @@
 """What every request and every answer must pass: host, origin, size, security headers.
 
-The service has no accounts yet and starts user code, so being bound to the loopback interface must
-really keep others out. A web page open in a browser on the same machine could still send requests
-here. Three rules stop it: the `Host` must be a name of this machine (against DNS rebinding), a
-request that changes something must not carry a foreign `Origin`, and bodies must declare a media
-type that a foreign page cannot send without being asked first (see `service.bodies`).
+The service starts user code, so a web page open in a user's browser must not reach it, whether by
+that user's session or, where the service has no tokens, by being on the same machine. Three rules
+stop it: the `Host` must be a name of the service (against DNS rebinding), a request that changes
+something must not carry a foreign `Origin`, and bodies must declare a media type that a foreign
+page cannot send without being asked first (see `service.bodies`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -21,6 +22,9 @@ __all__ = ["MAXIMUM_BODY_BYTES", "GuardMiddleware"]
 
 MAXIMUM_BODY_BYTES = 256 * 1024
 """Largest accepted request body; specifications are a few kilobytes."""
+
+_BODY_S = 15.0
+"""Longest pause in a body."""
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -94,12 +98,22 @@ def _name_of(host: str) -> str:
 
 
 def _limited(receive: Receive) -> Receive:
-    """Count what arrives: a chunked body declares no length."""
-    received_bytes = 0
+    """Count what arrives, since a chunked body declares no length; and do not wait for ever."""
+    received_bytes, is_over = 0, False
 
     async def receive_limited() -> Message:
-        nonlocal received_bytes
-        message = await receive()
+        nonlocal received_bytes, is_over
+        if is_over:  # what follows is the client's departure, for which one waits
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), _BODY_S)
+        except TimeoutError:
+            raise RequestError(
+                408,
+                f"The body did not go on for {_BODY_S:g} s.",
+                remedy="Send it at once; try again.",
+            ) from None
+        is_over = not message.get("more_body", False)
         received_bytes += len(message.get("body", b""))
         if received_bytes > MAXIMUM_BODY_BYTES:
             raise _too_large()

@@ -1,97 +1,50 @@
-"""What can be done with jobs: submit, list, scale, cancel. The routes translate HTTP to this."""
+"""What can be read of jobs, and the deletion of their records. Routes translate HTTP to this."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import re
-import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
-from mics_core.errors import ClusterError, JobConflictError, JobNotFoundError, ScaleError
-from mics_core.spec.checks import check_files
-from mics_core.spec.job import JobSpec
-from mics_core.spec.status import JobState, JobStatus
-from service.gateway import ClusterGateway
-from service.schemas import JobDetail, JobList, Throughput
-from service.settings import Settings
+from mics_core.spec.status import CheckpointEvent
+from service.listing import JobFilter, Position
+from service.schemas import (
+    Checkpoint,
+    CheckpointList,
+    EventList,
+    JobDetail,
+    JobList,
+    PlacedWorker,
+    Placement,
+    Throughput,
+)
 from service.store import Store
 
-__all__ = ["Jobs", "new_job_id"]
-
-_LOG = logging.getLogger(__name__)
-
-_RETRY_S = 0.2
+__all__ = ["Jobs"]
 
 
 class Jobs:
-    """The jobs of one service.
+    """The jobs of one service, as it has stored them.
 
     Args:
-        gateway: The cluster.
-        store: Where the jobs are kept.
-        settings: The patiences.
+        store: Where they are kept.
         clock: Seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        gateway: ClusterGateway,
-        store: Store,
-        settings: Settings,
-        clock: Callable[[], float] = time.time,
-    ):
-        self._gateway = gateway
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time):
         self._store = store
-        self._settings = settings
         self._clock = clock
 
-    async def check(self, spec: JobSpec) -> JobSpec:
-        """Make all checks that a submission makes, and start nothing.
-
-        Raises:
-            SpecificationError: Names every broken rule.
-            ClusterError: The cluster cannot be asked whether it holds the layout.
-        """
-        await asyncio.to_thread(check_files, spec)
-        await self._gateway.check_layout(spec)
-        return spec
-
-    async def submit(self, spec: JobSpec) -> JobDetail:
-        """Start a job.
-
-        Raises:
-            SpecificationError: A rule is broken; nothing was started.
-            ClusterError: The cluster does not take it; nothing is left of it.
-        """
-        await self.check(spec)
-        job_id = new_job_id(spec.name)
-        # Before the cluster knows it, so that no job runs which the list does not show.
-        await asyncio.to_thread(
-            self._store.add_job,
-            job_id,
-            spec,
-            source="rest",
-            created=self._clock(),
-            reason="It was submitted; Ray is starting its driver.",
-        )
-        try:
-            await self._gateway.submit(job_id, spec)
-        except ClusterError:
-            # An answer that came too late may hide a job that was taken.
-            with contextlib.suppress(ClusterError):
-                await self._gateway.stop_driver(job_id)
-            await asyncio.to_thread(self._store.remove_job, job_id)
-            raise
-        _LOG.info("job %s was submitted", job_id)
-        return await self.job(job_id)
-
-    async def list(self, states: Sequence[JobState], limit: int) -> JobList:
-        """Return the jobs, newest first."""
-        found = await asyncio.to_thread(self._store.list_jobs, states=states, limit=limit)
-        return JobList(jobs=found)
+    async def list(self, wanted: JobFilter) -> JobList:
+        """Return a page of the jobs, newest first."""
+        assert wanted.limit is not None, "a page has a length"
+        one_more = replace(wanted, limit=wanted.limit + 1)
+        found = await asyncio.to_thread(self._store.list_jobs, one_more)
+        page = found[: wanted.limit]
+        has_more = len(found) > len(page)
+        last = Position(page[-1].created, page[-1].job_id) if has_more else None
+        return JobList(jobs=page, next_cursor=last.cursor if last is not None else None)
 
     async def job(self, job_id: str) -> JobDetail:
         """Return everything about one job.
@@ -101,92 +54,81 @@ class Jobs:
         """
         return await asyncio.to_thread(self._store.job, job_id)
 
-    async def throughput(self, job_id: str, limit: int) -> Throughput:
-        """Return the newest steps of a job.
+    async def delete(self, job_id: str) -> None:
+        """Forget a job that has ended.
+
+        Raises:
+            JobNotFoundError: It is not known.
+            JobConflictError: It has not ended.
+        """
+        await asyncio.to_thread(self._store.delete_job, job_id, self._clock())
+
+    async def throughput(
+        self, job_id: str, points: int, first_step: int | None, last_step: int | None
+    ) -> Throughput:
+        """Return the history of a job's steps, at most at so many points.
 
         Raises:
             JobNotFoundError: It is not known.
         """
-        job = await self.job(job_id)
-        records = await asyncio.to_thread(self._store.newest_steps, job_id, limit)
-        return Throughput(job_id=job_id, tokens_per_s=job.tokens_per_s, records=records)
-
-    async def scale(self, job_id: str, wanted: int) -> JobDetail:
-        """Change the wanted number of partition groups of a job.
-
-        A job that is just starting is waited for, a few seconds.
-
-        Raises:
-            JobNotFoundError: It is not known.
-            ScaleError: The number is outside the job's bounds.
-            JobConflictError: It has ended, or cannot be told yet.
-        """
-        job = await self.job(job_id)
-        _require_open(job, "scaled")
-        groups = job.spec.groups
-        if not groups.minimum <= wanted <= groups.upper_bound:
-            raise ScaleError(
-                f"{wanted} groups are outside the bounds of job {job_id}, which are"
-                f" {groups.minimum} to {groups.upper_bound}.",
-                remedy="Ask for a number inside them; groups.minimum and groups.maximum of the"
-                " specification set them.",
-                field="groups",
-            )
-        status = await self._scale_when_up(job_id, wanted)
-        return await self._keep(job_id, status)
-
-    async def cancel(self, job_id: str) -> JobDetail:
-        """Have a job stop at its next step boundary, or never start.
-
-        Raises:
-            JobNotFoundError: It is not known.
-            JobConflictError: It has ended, or is being cancelled already.
-        """
-        _require_open(await self.job(job_id), "cancelled")
-        try:
-            return await self._keep(job_id, await self._gateway.cancel(job_id))
-        except JobNotFoundError:
-            pass  # No supervisor: only the driver can be stopped.
-        if not await asyncio.to_thread(self._store.request_cancel, job_id):
-            raise JobConflictError(
-                f"Job {job_id} is being cancelled already.", remedy="Wait for its end."
-            )
-        try:
-            await self._gateway.stop_driver(job_id)
-        except ClusterError:
-            await asyncio.to_thread(self._store.withdraw_cancel, job_id)
-            raise
-        return await self.job(job_id)
-
-    async def _scale_when_up(self, job_id: str, wanted: int) -> JobStatus:
-        deadline = self._clock() + self._settings.hold_s
-        while True:
-            try:
-                return await self._gateway.scale(job_id, wanted)
-            except JobNotFoundError:
-                job = await self.job(job_id)
-                _require_open(job, "scaled")
-                if self._clock() >= deadline:
-                    raise JobConflictError(
-                        f"Job {job_id} is {job.state.value} and has no supervisor to scale it.",
-                        remedy="Try again when it is running; GET the job for its state.",
-                    ) from None
-            await asyncio.sleep(_RETRY_S)
-
-    async def _keep(self, job_id: str, status: JobStatus) -> JobDetail:
-        await asyncio.to_thread(self._store.save_status, job_id, status)
-        return await self.job(job_id)
-
-
-def new_job_id(name: str) -> str:
-    """Return an id that people recognise and nobody else has: `slug-of-the-name-1a2b3c4d`."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or "job"
-    return f"{slug}-{secrets.token_hex(4)}"
-
-
-def _require_open(job: JobDetail, participle: str) -> None:
-    if job.state.is_final:
-        raise JobConflictError(
-            f"Job {job.job_id} is {job.state.value} and cannot be {participle}: {job.reason}",
-            remedy="Submit it again as a new job.",
+        return await asyncio.to_thread(
+            self._store.throughput, job_id, points, first_step, last_step, self._clock()
         )
+
+    async def events(
+        self, job_id: str, after: int, limit: int, kinds: Collection[str]
+    ) -> EventList:
+        """Return events of a job beyond a sequence number.
+
+        Raises:
+            JobNotFoundError: It is not known.
+        """
+        newest = await asyncio.to_thread(self._store.last_sequence, job_id)
+        found = await asyncio.to_thread(self._store.events_after, job_id, after, limit, kinds)
+        # Events of other kinds were passed over, up to the number that was the last before.
+        passed = found[-1].sequence if len(found) == limit else newest
+        last = found[-1].sequence if found else 0
+        return EventList(events=found, next_after=max(after, passed, last))
+
+    async def checkpoints(self, job_id: str) -> CheckpointList:
+        """Return the checkpoints that a job has written or failed to write, oldest first.
+
+        Raises:
+            JobNotFoundError: It is not known.
+        """
+        await asyncio.to_thread(self._store.last_sequence, job_id)
+        found = await asyncio.to_thread(self._store.events_of_kind, job_id, "checkpoint")
+        return CheckpointList(
+            checkpoints=[
+                Checkpoint(
+                    step=event.step, path=event.path, time=event.time, error=event.error or None
+                )
+                for event in found
+                if isinstance(event, CheckpointEvent)
+            ]
+        )
+
+    async def placement(self, job_id: str) -> Placement:
+        """Return where the workers of a job are.
+
+        Raises:
+            JobNotFoundError: It is not known.
+        """
+        job = await self.job(job_id)
+        if job.status is None or job.state.is_at_rest:
+            return Placement(generation=job.generation, workers=[])
+        workers = [
+            PlacedWorker(
+                node_id=worker.node_id,
+                host=worker.host,
+                group_id=group.group_id,
+                group_state=group.state,
+                rank=worker.rank,
+                pid=worker.pid,
+                step=worker.step,
+            )
+            for group in job.status.groups
+            if not group.state.is_gone
+            for worker in group.workers
+        ]
+        return Placement(generation=job.generation, workers=workers)

@@ -18,6 +18,9 @@ _ERROR_LINE = re.compile(
     r"^(?:[A-Za-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Interrupt|Exit): .*\S)\s*$"
 )
 
+# What the driver logs of every change of state, see `mics_core.cluster.driver`.
+_STATE_LINE = re.compile(r"^job is (finished|cancelled|failed|paused): (.*\S)\s*$")
+
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -62,6 +65,8 @@ def decide_outcome(
         return Outcome(job.status.state, job.status.reason)
     if driver is None:
         return _outcome_without_driver(job, missing_s, patience)
+    if driver.state.is_final and (told := _told_end(driver.message)) is not None:
+        return told
     match driver.state:
         case DriverState.FAILED:
             return Outcome(JobState.FAILED, last_error(driver.message))
@@ -102,13 +107,25 @@ def _outcome_without_driver(job: OpenJob, missing_s: float, patience: Patience) 
     )
 
 
+def _told_end(message: str) -> Outcome | None:
+    """Return the end that the last lines of a driver's output tell."""
+    for line in reversed(_lines(message)):
+        if found := _STATE_LINE.match(line):
+            return Outcome(JobState(found[1]), found[2])
+    return None
+
+
+def _lines(message: str) -> list[str]:
+    return [_CLOCK.sub("", _COLOURS.sub("", line)).rstrip() for line in message.splitlines()]
+
+
 def last_error(message: str) -> str:
     """Return the sentence of the last error in a failed driver's message, without its stack trace.
 
     The Jobs API gives the last lines of the driver's output. The error is the last line of a
     traceback, but lines of other processes may follow it.
     """
-    lines = [_CLOCK.sub("", _COLOURS.sub("", line)).rstrip() for line in message.splitlines()]
+    lines = _lines(message)
     for line in reversed(lines):
         if found := _ERROR_LINE.match(line):
             return found[1]

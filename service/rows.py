@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from sqlalchemy.engine import RowMapping
@@ -22,7 +22,11 @@ from mics_core.spec.status import (
     StepEvent,
     StepRecord,
 )
+from service.gateway import Continuation
 from service.schemas import JobDetail, JobSummary
+
+if TYPE_CHECKING:
+    from service.store import SubmissionKey
 
 __all__ = [
     "OpenJob",
@@ -32,8 +36,11 @@ __all__ = [
     "event_of_row",
     "new_job_row",
     "open_job_of_row",
+    "resumed_spec",
     "row_of_event",
+    "row_of_key",
     "row_of_step",
+    "rows_of_labels",
     "step_event_of_row",
     "step_of_row",
     "summary_of_row",
@@ -59,7 +66,22 @@ class OpenJob:
     step: int
     steps: int
     cancel_requested: bool
+    handed_over: bool
+    """Whether the cluster has its driver."""
+    submission: int
+    """How often it was resumed."""
+    last_sequence: int
     status: JobStatus | None
+
+    @property
+    def driver_id(self) -> str:
+        """Id of its newest driver at the Ray Jobs API, which takes each id once."""
+        return self.job_id if self.submission == 0 else f"{self.job_id}-r{self.submission}"
+
+    @property
+    def continuation(self) -> Continuation | None:
+        """How its newest driver goes on, if it is not the first."""
+        return Continuation(self.driver_id, self.last_sequence) if self.submission else None
 
 
 def new_job_row(
@@ -71,7 +93,7 @@ def new_job_row(
         "name": spec.name,
         "source": source,
         "state": JobState.PENDING.value,
-        "reason": reason,
+        "reason": _storable(reason),
         "created": created,
         "finished": None,
         "step": 0,
@@ -86,7 +108,41 @@ def new_job_row(
         "status": None,
         "last_sequence": 0,
         "cancel_requested": False,
+        "labels": dict(spec.labels),
     }
+
+
+def row_of_key(job_id: str, key: SubmissionKey) -> dict[str, Any]:
+    """Return the row of a submission's key."""
+    return {
+        "owner": key.owner or "",
+        "key": key.key,
+        "body_hash": key.body_hash,
+        "job_id": job_id,
+    }
+
+
+def rows_of_labels(job_id: str, spec: JobSpec) -> list[dict[str, str]]:
+    """Return the rows of a job's labels."""
+    return [{"job_id": job_id, "name": name, "value": value} for name, value in spec.labels.items()]
+
+
+def resumed_spec(row: Row) -> dict[str, Any]:
+    """Return the specification with which a paused job goes on."""
+    spec = JobSpec.model_validate(row["spec"])
+    groups: dict[str, int] = {"wanted": row["wanted_groups"], "maximum": row["maximum_groups"]}
+    if row["status"] is not None:
+        groups["minimum"] = row["status"]["minimum_groups"]
+    changes = {
+        "groups": spec.groups.model_copy(update=groups),
+        "checkpoint": spec.checkpoint.model_copy(update={"resume": True}),
+    }
+    return spec.model_copy(update=changes).model_dump(mode="json")
+
+
+def _storable(text: str) -> str:
+    """Return text without what Postgres refuses: the words of a user's error may hold anything."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def changes_of_event(event: JobEvent) -> dict[str, Any]:
@@ -94,13 +150,14 @@ def changes_of_event(event: JobEvent) -> dict[str, Any]:
     match event:
         case StateEvent(state=state, reason=reason, time=time):
             finished = time if state.is_final else None
-            return {"state": state.value, "reason": reason, "finished": finished}
+            return {"state": state.value, "reason": _storable(reason), "finished": finished}
         case StepEvent(record=record):
             return {"step": record.step + 1, "loss": record.loss}
         case GenerationEvent(generation=generation) if generation.step is not None:
             return {"generation": generation.number, "num_groups": len(generation.groups)}
-        case ScaleEvent(wanted=wanted):
-            return {"wanted_groups": wanted}
+        case ScaleEvent(wanted=wanted, maximum=maximum):
+            changes = {"wanted_groups": wanted}
+            return changes if maximum is None else changes | {"maximum_groups": maximum}
         case _:
             return {}
 
@@ -149,6 +206,9 @@ def open_job_of_row(row: Row) -> OpenJob:
         step=row["step"],
         steps=row["steps"],
         cancel_requested=row["cancel_requested"],
+        handed_over=row["handed_over"],
+        submission=row["submission"],
+        last_sequence=row["last_sequence"],
         status=None if row["status"] is None else JobStatus.model_validate(row["status"]),
     )
 

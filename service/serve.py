@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from types import FrameType
 
 import uvicorn
@@ -11,15 +12,30 @@ from fastapi import FastAPI
 
 from mics_core.cluster.gateway import RayGateway
 from service.app import build_app
+from service.auth.binding import require_token_beyond_loopback
+from service.database import Database
+from service.patience import PatientProtocol
 from service.settings import Settings
 
 __all__ = ["run", "serve_app"]
 
 _SHUTDOWN_S = 5
+_SWITCH_S = 0.0005
+"""A request hands over to a thread and back for each look at the database; with Python's 5 ms, each
+may wait that long for whoever computes."""
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; then open event streams are ended, while jobs go on."""
+    """Serve until SIGINT or SIGTERM; then open event streams are ended, while jobs go on.
+
+    Raises:
+        SpecificationError: Other machines would reach it, and there is no token.
+    """
+    database = Database(settings.database)
+    try:
+        require_token_beyond_loopback(settings.host, database)
+    finally:
+        database.close()
     gateway = RayGateway(
         settings.ray_address,
         dashboard=settings.dashboard_url,
@@ -33,6 +49,9 @@ def serve_app(app: FastAPI, settings: Settings) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # It would write a line for every log that somebody reads.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    sys.setswitchinterval(_SWITCH_S)
     # uvicorn stops in order and then raises the signal once more for whoever stood there before.
     signal.signal(signal.SIGTERM, _exit)
     uvicorn.run(
@@ -44,6 +63,11 @@ def serve_app(app: FastAPI, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        # Nobody in front is trusted to say who calls: limits by address must not be talked away.
+        proxy_headers=False,
+        http=PatientProtocol,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,18 @@ _VARIABLES = {
     "ray_address": "MICS_RAY_ADDRESS",
     "dashboard_url": "MICS_DASHBOARD_URL",
     "driver_python": "MICS_DRIVER_PYTHON",
+    "allowed_hosts": "MICS_ALLOWED_HOSTS",
+    "session_s": "MICS_SESSION_S",
+    "open_jobs_per_owner": "MICS_OPEN_JOBS_PER_OWNER",
+    "watchers": "MICS_WATCHERS",
+    "watchers_per_job": "MICS_WATCHERS_PER_JOB",
+    "tls_certificate": "MICS_TLS_CERTIFICATE",
+    "tls_key": "MICS_TLS_KEY",
 }
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+_WILDCARDS = ("0.0.0.0", "::")
 
 
 class Settings(BaseModel):
@@ -32,8 +42,8 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
-    host: str = "127.0.0.1"
-    """Address to listen on; only this machine's own, since there are no accounts yet."""
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on; other than this machine's own only once there is a token."""
     port: int = Field(default=8600, ge=0, le=65535)
     """Port to listen on; 0 takes any free one."""
     data_directory: Path = Field(default_factory=lambda: Path.home() / ".mics")
@@ -46,8 +56,21 @@ class Settings(BaseModel):
     """Address of the Ray Jobs API; the default is the dashboard that the cluster names."""
     driver_python: str = Field(default="python", pattern=r"^[\w./+-]+$")
     """Python on the cluster's nodes that has this package."""
-    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
-    """Names by which requests may address the service; others are refused (DNS rebinding)."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which requests may address the service, besides this machine's own and `host`;
+    others are refused (DNS rebinding)."""
+    session_s: float = Field(default=12 * 3600.0, gt=0.0)
+    """How long a browser stays logged in."""
+    open_jobs_per_owner: int = Field(default=100, ge=1)
+    """Jobs of one owner that may be open at a time."""
+    watchers: int = Field(default=2000, ge=1)
+    """Event streams that may be open at a time."""
+    watchers_per_job: int = Field(default=1000, ge=1)
+    """The same, of one job."""
+    tls_certificate: Path | None = None
+    """Certificate chain in PEM form, with which the service speaks HTTPS."""
+    tls_key: Path | None = None
+    """Its private key."""
     discovery_interval_s: float = Field(default=1.0, gt=0.0)
     """Pause between two looks for jobs on the cluster."""
     poll_timeout_s: float = Field(default=10.0, gt=0.0)
@@ -60,31 +83,23 @@ class Settings(BaseModel):
     """The same for a job that is only being submitted."""
     hold_s: float = Field(default=5.0, ge=0.0)
     """How long a scale request waits for a supervisor that is just starting."""
+    shared_poll_s: float = Field(default=0.25, gt=0.0)
+    """Pause between two looks for events that other services on the same database have stored."""
     ping_interval_s: float = Field(default=10.0, gt=0.0)
     """Pause between two keep-alive comments on a silent event stream."""
 
-    @field_validator("host")
+    @field_validator("allowed_hosts", mode="before")
     @classmethod
-    def _loopback_only(cls, host: str) -> str:
-        if host == "localhost":
-            return host
-        try:
-            is_loopback = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            is_loopback = False
-        if not is_loopback:
-            # No ValueError: pydantic would wrap it, and the remedy would be lost.
-            raise SpecificationError(
-                [
-                    Problem(
-                        field="host",
-                        value=repr(host),
-                        rule="the service has no accounts yet and listens on this machine only.",
-                        remedy="Listen on 127.0.0.1, and reach it from elsewhere with `ssh -L`.",
-                    )
-                ]
-            )
-        return host
+    def _split(cls, names: object) -> object:
+        if isinstance(names, str):
+            return tuple(name.strip().lower() for name in names.split(",") if name.strip())
+        return names
+
+    @property
+    def known_hosts(self) -> tuple[str, ...]:
+        """All names by which requests may address the service."""
+        own = () if self.host in _WILDCARDS else (self.host.lower(),)
+        return tuple(dict.fromkeys((*_LOOPBACK_NAMES, *own, *self.allowed_hosts)))
 
     @property
     def database(self) -> str:

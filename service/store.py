@@ -1,71 +1,171 @@
 """Keeps the jobs and their histories, so that they outlive the service and the cluster.
 
-All functions block and are called in threads. Any number of threads may read; writes of one process
-take turns, which is what SQLite wants anyway and keeps "read the last number, append after it" one
-step. One database belongs to one service process.
+All functions block and are called in threads. Any number of threads, and on Postgres any number of
+services, may call them at once: what is read and then written is locked in between.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
-from mics_core.errors import JobNotFoundError
+from mics_core.errors import JobConflictError
 from mics_core.spec.job import JobSpec
-from mics_core.spec.status import JobEvent, JobState, JobStatus, StateEvent, StepEvent, StepRecord
+from mics_core.spec.status import JobEvent, JobState, JobStatus
 from service import rows
+from service.database import Database
+from service.histories import HistoryStore, state_event
+from service.history import FINAL_STATES, append
+from service.job_row import known_row, row_of, update_row
+from service.listing import JobFilter, query_of
 from service.schemas import JobDetail, JobSummary
-from service.tables import events, jobs, open_database, steps
+from service.tables import deleted_jobs, events, jobs, labels, steps, submissions
 
-__all__ = ["Store"]
+__all__ = ["Store", "SubmissionKey"]
 
-_FINAL_STATES = tuple(state.value for state in JobState if state.is_final)
+_REMEMBERED_S = 86_400.0
 
 
-class Store:
-    """The jobs of one service, in the database at `url`."""
+@dataclass(frozen=True, slots=True)
+class SubmissionKey:
+    """What makes the repetition of a submission known as one.
+
+    Args:
+        owner: Whose key; other owners may use the same.
+        key: The client's.
+        body_hash: Of the specification that came with it.
+    """
+
+    owner: str | None
+    key: str
+    body_hash: str
+
+
+class Store(HistoryStore):
+    """The jobs of the service with their histories, in the database at `url`."""
 
     def __init__(self, url: str):
-        self._engine = open_database(url)
-        self._writing = threading.Lock()
+        super().__init__(Database(url))
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        self.database.close()
+
+    def check(self) -> None:
+        """Ask the database the shortest question.
+
+        Raises:
+            DBAPIError: It does not answer.
+        """
+        with self.database.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    # Jobs come and go.
 
     def add_job(
-        self, job_id: str, spec: JobSpec, *, source: str, created: float, reason: str
+        self,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        source: str,
+        created: float,
+        reason: str,
+        owner: str | None = None,
+        key: SubmissionKey | None = None,
+        handed_over: bool = True,
     ) -> bool:
-        """Add a job that is pending; returns false if it is there already."""
-        with self._write() as connection:
-            if _row(connection, job_id) is not None:
-                return False
-            row = rows.new_job_row(job_id, spec, source, created, reason)
-            connection.execute(insert(jobs).values(**row))
-            return True
+        """Add a job that is pending, with the key of its submission if it has one.
+
+        Args:
+            job_id: Its id.
+            spec: Its specification.
+            source: `rest` or `ray`.
+            created: When.
+            reason: Why it is pending.
+            owner: Whose it is.
+            key: What the client gave to know its repetition by.
+            handed_over: Whether the cluster has it already.
+
+        Returns:
+            False if the job, or another one of that key, is there already, or if it was deleted.
+        """
+        row = rows.new_job_row(job_id, spec, source, created, reason)
+        row |= {"owner": owner, "handed_over": handed_over}
+        try:
+            with self.database.write() as connection:
+                gone = select(deleted_jobs.c.job_id).where(deleted_jobs.c.job_id == job_id)
+                if row_of(connection, job_id) is not None or connection.scalar(gone) is not None:
+                    return False
+                connection.execute(insert(jobs).values(**row))
+                if key is not None:
+                    connection.execute(insert(submissions).values(**rows.row_of_key(job_id, key)))
+                if spec.labels:
+                    connection.execute(insert(labels), rows.rows_of_labels(job_id, spec))
+        except IntegrityError:
+            return False  # somebody else was quicker
+        return True
+
+    def owner_of(self, job_id: str) -> str | None:
+        """Return who owns a job; none if nobody in particular does.
+
+        Raises:
+            JobNotFoundError: It is not known.
+        """
+        with self.database.read() as connection:
+            owner: str | None = known_row(connection, job_id)["owner"]
+            return owner
+
+    def num_open_jobs(self, owner: str | None) -> int:
+        """Return how many of the jobs that an owner submitted have not ended."""
+        query = select(func.count()).where(
+            jobs.c.owner == owner, jobs.c.source == "rest", jobs.c.state.not_in(FINAL_STATES)
+        )
+        with self.database.read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def submission(self, owner: str | None, key: str) -> tuple[str, str] | None:
+        """Return the job of a key, and the hash of the specification that came with it."""
+        query = select(submissions.c.job_id, submissions.c.body_hash).where(
+            submissions.c.owner == (owner or ""), submissions.c.key == key
+        )
+        with self.database.read() as connection:
+            found = connection.execute(query).one_or_none()
+        return (found.job_id, found.body_hash) if found is not None else None
 
     def remove_job(self, job_id: str) -> None:
         """Forget a job that never came to be."""
-        with self._write() as connection:
-            for table in (steps, events, jobs):
-                connection.execute(delete(table).where(table.c.job_id == job_id))
+        with self.database.write() as connection:
+            _remove(connection, job_id)
 
-    def list_jobs(
-        self, *, states: Sequence[JobState] = (), limit: int | None = None
-    ) -> list[JobSummary]:
-        """Return the jobs, newest first; only those in one of `states` if any is named."""
-        # Without the specifications and statuses, which are long.
-        columns = (jobs.c[name] for name in JobSummary.model_fields)
-        query = select(*columns).order_by(jobs.c.created.desc(), jobs.c.job_id).limit(limit)
-        if states:
-            query = query.where(jobs.c.state.in_([state.value for state in states]))
-        with self._engine.connect() as connection:
-            return [rows.summary_of_row(row) for row in connection.execute(query).mappings()]
+    def delete_job(self, job_id: str, time: float) -> None:
+        """Forget a job that has ended, at this time.
+
+        Raises:
+            JobNotFoundError: It is not known.
+            JobConflictError: It has not ended.
+        """
+        with self.database.write() as connection:
+            row = known_row(connection, job_id, locked=True)
+            if row["state"] not in FINAL_STATES:
+                raise JobConflictError(
+                    f"Job {job_id} is {row['state']}, and only the record of a job that has ended"
+                    " can be deleted.",
+                    remedy="Cancel it first, and wait for its end.",
+                )
+            _remove(connection, job_id)
+            old = delete(deleted_jobs).where(deleted_jobs.c.time < time - _REMEMBERED_S)
+            connection.execute(old)
+            connection.execute(insert(deleted_jobs).values(job_id=job_id, time=time))
+
+    # Jobs are looked at.
+
+    def list_jobs(self, wanted: JobFilter | None = None) -> list[JobSummary]:
+        """Return the jobs, newest first."""
+        with self.database.read() as connection:
+            found = connection.execute(query_of(wanted or JobFilter())).mappings()
+            return [rows.summary_of_row(row) for row in found]
 
     def job(self, job_id: str) -> JobDetail:
         """Return everything about one job.
@@ -73,171 +173,99 @@ class Store:
         Raises:
             JobNotFoundError: It is not known.
         """
-        with self._engine.connect() as connection:
-            return rows.detail_of_row(_known_row(connection, job_id))
-
-    def last_sequence(self, job_id: str) -> int:
-        """Return the sequence number of a job's newest stored event, 0 before the first.
-
-        Raises:
-            JobNotFoundError: It is not known.
-        """
-        with self._engine.connect() as connection:
-            return int(_known_row(connection, job_id)["last_sequence"])
+        with self.database.read() as connection:
+            return rows.detail_of_row(known_row(connection, job_id))
 
     def has_job(self, job_id: str) -> bool:
-        """Return whether a job is known, ended or not."""
-        with self._engine.connect() as connection:
-            return _row(connection, job_id) is not None
+        """Return whether a job is known, ended or not, or was deleted."""
+        gone = select(deleted_jobs.c.job_id).where(deleted_jobs.c.job_id == job_id)
+        with self.database.read() as connection:
+            return row_of(connection, job_id) is not None or connection.scalar(gone) is not None
 
     def open_job_ids(self) -> set[str]:
         """Return the jobs that have not ended, as far as is known."""
-        query = select(jobs.c.job_id).where(jobs.c.state.not_in(_FINAL_STATES))
-        with self._engine.connect() as connection:
+        query = select(jobs.c.job_id).where(jobs.c.state.not_in(FINAL_STATES))
+        with self.database.read() as connection:
             return set(connection.execute(query).scalars())
 
     def open_job(self, job_id: str) -> rows.OpenJob | None:
         """Return what is needed to decide about a job; none if it has ended or is not known."""
-        with self._engine.connect() as connection:
-            row = _row(connection, job_id)
-        if row is None or row["state"] in _FINAL_STATES:
+        with self.database.read() as connection:
+            row = row_of(connection, job_id)
+        if row is None or row["state"] in FINAL_STATES:
             return None
         return rows.open_job_of_row(row)
 
-    def append_events(self, job_id: str, new: Iterable[JobEvent]) -> list[JobEvent]:
-        """Store events of a job and let its row follow them.
-
-        Returns:
-            Those that were new. What is stored already, and whatever comes after the end, is not.
+    def driver_id(self, job_id: str) -> str:
+        """Return the id of a job's newest driver at the Ray Jobs API.
 
         Raises:
             JobNotFoundError: It is not known.
         """
-        with self._write() as connection:
-            return _append(connection, _known_row(connection, job_id), new)
+        with self.database.read() as connection:
+            return rows.open_job_of_row(known_row(connection, job_id)).driver_id
 
-    def close_job(
-        self, job_id: str, state: JobState, reason: str, time: float, status: JobStatus | None
-    ) -> list[JobEvent]:
-        """End a job whose supervisor can tell no more, with a state event in its name.
-
-        Args:
-            job_id: The job.
-            state: Its final state.
-            reason: Why, in one sentence.
-            time: When.
-            status: What its status shall be from now on, if it has one.
-
-        Returns:
-            The event, or nothing if the job has ended already.
-        """
-        with self._write() as connection:
-            row = _known_row(connection, job_id)
-            if status is not None and row["state"] not in _FINAL_STATES:
-                _update(connection, job_id, rows.changes_of_status(status))
-            last = StateEvent(
-                sequence=row["last_sequence"] + 1, time=time, state=state, reason=reason
-            )
-            return _append(connection, row, [last])
-
-    def save_status(self, job_id: str, status: JobStatus) -> None:
-        """Keep the newest status of a live job."""
-        with self._write() as connection:
-            _update(connection, job_id, rows.changes_of_status(status))
-
-    def events_after(self, job_id: str, after: int, limit: int) -> list[JobEvent]:
-        """Return the events beyond sequence number `after`, in order, at most `limit`."""
-        found: list[JobEvent] = []
-        with self._engine.connect() as connection:
-            # Two tables are two questions, and a write may come between them. Up to the number that
-            # was the last before the first question, both have everything.
-            row = _row(connection, job_id)
-            newest = 0 if row is None else row["last_sequence"]
-            for table, event_of in (
-                (events, rows.event_of_row),
-                (steps, rows.step_event_of_row),
-            ):
-                query = (
-                    select(table)
-                    .where(table.c.job_id == job_id, table.c.sequence.between(after + 1, newest))
-                    .order_by(table.c.sequence)
-                    .limit(limit)
-                )
-                found += [event_of(row) for row in connection.execute(query).mappings()]
-        return sorted(found, key=lambda event: event.sequence)[:limit]
-
-    def newest_steps(self, job_id: str, limit: int) -> list[StepRecord]:
-        """Return the newest committed steps, oldest first, at most `limit`."""
-        query = (
-            select(steps)
-            .where(steps.c.job_id == job_id)
-            .order_by(steps.c.sequence.desc())
-            .limit(limit)
+    def open_statuses(self) -> dict[str, JobStatus]:
+        """Return the last status of every job that runs, as far as is known."""
+        at_rest = (*FINAL_STATES, JobState.PAUSED.value)
+        query = select(jobs.c.job_id, jobs.c.status).where(
+            jobs.c.state.not_in(at_rest), jobs.c.status.is_not(None)
         )
-        with self._engine.connect() as connection:
-            newest = [rows.step_of_row(row) for row in connection.execute(query).mappings()]
-        return newest[::-1]
+        with self.database.read() as connection:
+            found = connection.execute(query)
+            return {row.job_id: JobStatus.model_validate(row.status) for row in found}
+
+    # What is asked of them.
 
     def request_cancel(self, job_id: str) -> bool:
         """Note that a job shall be cancelled; returns false if that was noted before."""
-        with self._write() as connection:
-            if _known_row(connection, job_id)["cancel_requested"]:
+        with self.database.write() as connection:
+            if known_row(connection, job_id, locked=True)["cancel_requested"]:
                 return False
-            _update(connection, job_id, {"cancel_requested": True})
+            update_row(connection, job_id, {"cancel_requested": True})
             return True
 
     def withdraw_cancel(self, job_id: str) -> None:
         """Undo `request_cancel`, where the cluster could not be told."""
-        with self._write() as connection:
-            _update(connection, job_id, {"cancel_requested": False})
+        with self.database.write() as connection:
+            update_row(connection, job_id, {"cancel_requested": False})
 
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with self._writing, self._engine.begin() as connection:
-            yield connection
+    def resume_job(self, job_id: str, time: float, reason: str) -> list[JobEvent]:
+        """Have a paused job be pending again; a driver is still to be handed over.
 
+        Its specification has the groups that were wanted last, and goes on from its checkpoint.
 
-def _append(connection: Connection, row: RowMapping, new: Iterable[JobEvent]) -> list[JobEvent]:
-    if row["state"] in _FINAL_STATES:
-        return []
-    job_id: str = row["job_id"]
-    fresh: list[JobEvent] = []
-    last_sequence: int = row["last_sequence"]
-    changes: dict[str, Any] = {}
-    for event in new:
-        if event.sequence <= last_sequence:
-            continue
-        fresh.append(event)
-        last_sequence = event.sequence
-        changes |= rows.changes_of_event(event)
-        if isinstance(event, StateEvent) and event.state.is_final:
-            break
-    if not fresh:
-        return []
-    step_rows = [rows.row_of_step(job_id, event) for event in fresh if isinstance(event, StepEvent)]
-    other_rows = [
-        rows.row_of_event(job_id, event) for event in fresh if not isinstance(event, StepEvent)
-    ]
-    if step_rows:
-        connection.execute(insert(steps), step_rows)
-    if other_rows:
-        connection.execute(insert(events), other_rows)
-    _update(connection, job_id, changes | {"last_sequence": last_sequence})
-    return fresh
+        Returns:
+            The state event that says so.
 
+        Raises:
+            JobNotFoundError: It is not known.
+            JobConflictError: It is not paused.
+        """
+        with self.database.write() as connection:
+            row = known_row(connection, job_id, locked=True)
+            if row["state"] != JobState.PAUSED.value:
+                raise JobConflictError(
+                    f"Job {job_id} is {row['state']}; only a paused job can be resumed.",
+                    remedy="Submit it again as a new job if it has ended; with the same"
+                    " checkpoint.directory it goes on from its newest checkpoint.",
+                )
+            told = append(connection, row, [state_event(row, time, JobState.PENDING, reason)])
+            changes = {
+                "spec": rows.resumed_spec(row),
+                "submission": row["submission"] + 1,
+                "handed_over": False,
+                "cancel_requested": False,
+            }
+            update_row(connection, job_id, changes)
+            return told
 
-def _row(connection: Connection, job_id: str) -> RowMapping | None:
-    return connection.execute(select(jobs).where(jobs.c.job_id == job_id)).mappings().one_or_none()
+    def note_handed_over(self, job_id: str) -> None:
+        """Note that the cluster has the driver of a job."""
+        with self.database.write() as connection:
+            update_row(connection, job_id, {"handed_over": True})
 
 
-def _known_row(connection: Connection, job_id: str) -> RowMapping:
-    row = _row(connection, job_id)
-    if row is None:
-        raise JobNotFoundError(
-            f"No job has the id {job_id[:200]!r}.", remedy="GET /api/v1/jobs lists the jobs."
-        )
-    return row
-
-
-def _update(connection: Connection, job_id: str, changes: dict[str, Any]) -> None:
-    connection.execute(update(jobs).where(jobs.c.job_id == job_id).values(**changes))
+def _remove(connection: Connection, job_id: str) -> None:
+    for table in (submissions, labels, steps, events, jobs):
+        connection.execute(delete(table).where(table.c.job_id == job_id))

@@ -1,4 +1,4 @@
-"""The tables of the service, and how a database is opened.
+"""The tables of the service, in their present form; `service.migrations` brings old ones to it.
 
 Only types that SQLite and Postgres share. A job's row carries what the list shows, so that the list
 needs one query; steps have columns of their own, because they are the many and are read by number;
@@ -7,31 +7,34 @@ the other events are kept as they came.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    Engine,
     Float,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     String,
     Table,
     Text,
-    create_engine,
-    event,
+    false,
+    true,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
-from mics_core.errors import Problem, SpecificationError
-
-__all__ = ["events", "jobs", "metadata", "open_database", "steps"]
+__all__ = [
+    "deleted_jobs",
+    "events",
+    "jobs",
+    "labels",
+    "metadata",
+    "sessions",
+    "steps",
+    "submissions",
+    "tokens",
+]
 
 metadata = MetaData()
 
@@ -59,6 +62,13 @@ jobs = Table(
     Column("last_sequence", BigInteger, nullable=False),
     # Somebody asked to cancel it before its supervisor was there to be told.
     Column("cancel_requested", Boolean, nullable=False),
+    # Who submitted it; none for jobs that were found running, or from before there were names.
+    Column("owner", String(200), index=True),
+    Column("labels", JSON, nullable=False, server_default="{}"),
+    # Whether the cluster has its driver; a service that died before leaves it to the next one.
+    Column("handed_over", Boolean, nullable=False, server_default=true()),
+    # How often it was resumed: each time it has a new driver.
+    Column("submission", Integer, nullable=False, server_default="0"),
 )
 
 
@@ -87,6 +97,10 @@ steps = Table(
     Column("learning_rate", Float(53), nullable=False),
     Column("generation", BigInteger, nullable=False),
     Column("num_groups", BigInteger, nullable=False),
+    # Committed again later, because the run went on from an earlier step.
+    Column("superseded", Boolean, nullable=False, server_default=false()),
+    # None for steps on GPUs, and for those from before it was measured.
+    Column("communication_s", Float(53)),
     Index("steps_by_number", "job_id", "step"),
 )
 
@@ -100,50 +114,73 @@ events = Table(
     Column("body", JSON, nullable=False),
 )
 
+labels = Table(
+    "labels",
+    metadata,
+    _job_key(),
+    Column("name", String(63), primary_key=True),
+    Column("value", String(255), nullable=False),
+    Index("labels_by_value", "name", "value"),
+)
+tokens = Table(
+    "tokens",
+    metadata,
+    # Part of the token, and no secret.
+    Column("token_id", String(16), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("role", String(8), nullable=False),
+    # Of the secret, which is stored nowhere.
+    Column("digest", String(64), nullable=False),
+    Column("created", Float(53), nullable=False),
+    Column("revoked", Float(53)),
+)
 
-def open_database(url: str) -> Engine:
-    """Open the database at `url`, with its folder and its tables made where they are missing.
+# A name is free again when its token is revoked.
+Index(
+    "tokens_valid_names",
+    tokens.c.name,
+    unique=True,
+    sqlite_where=tokens.c.revoked.is_(None),
+    postgresql_where=tokens.c.revoked.is_(None),
+)
 
-    Raises:
-        SpecificationError: The URL is none, or the database cannot be opened.
-    """
-    try:
-        return _open(url)
-    except (SQLAlchemyError, ImportError, OSError) as error:
-        raise SpecificationError([_problem(url, error)]) from error
-
-
-def _open(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        engine = create_engine(parsed, pool_pre_ping=True)
-    else:
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, connect_args={"timeout": 30})
-        event.listen(engine, "connect", _prepare_sqlite)
-    metadata.create_all(engine)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    # Readers go on while a follower writes. A power cut may take the last moments, not the file.
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column(
+        "token_id",
+        String(16),
+        ForeignKey("tokens.token_id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("created", Float(53), nullable=False),
+    Column("expires", Float(53), nullable=False, index=True),
+)
 
 
-def _problem(url: str, error: Exception) -> Problem:
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        shown = "it"  # may hold a password in a place where nobody looks for one
-    return Problem(
-        field="database_url",
-        value=shown,
-        rule=f"it cannot be opened ({str(error).splitlines()[0]}).",
-        remedy="Name a writable folder with MICS_DATA_DIRECTORY, or a database whose driver is"
-        " installed with MICS_DATABASE_URL, such as sqlite:////var/lib/mics/service.sqlite3.",
-    )
+# The key that a client gave its submission, so that repeating it does nothing.
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_hash", String(64), nullable=False),
+    Column(
+        "job_id",
+        String(200),
+        ForeignKey("jobs.job_id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+)
+
+# The supervisor of a job outlives it by seconds; it must not bring a deleted job back.
+deleted_jobs = Table(
+    "deleted_jobs",
+    metadata,
+    Column("job_id", String(200), primary_key=True),
+    Column("time", Float(53), nullable=False),
+)

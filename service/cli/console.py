@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
+import click
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
-from mics_core.errors import MicsError, SpecificationError
+from mics_core.errors import MicsError, Problem, SpecificationError
 from mics_core.spec.status import JobState
-from service.client import DEFAULT_URL, MicsClient, ServiceUnreachableError
+from service.client import (
+    DEFAULT_URL,
+    ForbiddenError,
+    MicsClient,
+    ServiceUnreachableError,
+    TokenError,
+)
 
 __all__ = [
     "STATE_STYLES",
@@ -23,8 +33,10 @@ __all__ = [
     "JsonOption",
     "UrlOption",
     "connected",
+    "interruptible",
     "print_json",
     "reported_errors",
+    "table_of",
 ]
 
 
@@ -33,11 +45,30 @@ class ExitCode(enum.IntEnum):
 
     FINE = 0
     JOB_FAILED = 1
+    """The watched job failed or was cancelled; for `doctor`, a check failed."""
     REFUSED = 2
     UNREACHABLE = 3
+    DENIED = 4
+    """The token is missing, not valid, or its role does not allow it."""
+    INTERRUPTED = 130
 
 
-JobIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+_COMPLETES_WITHIN_S = 2.0
+
+
+def _known_ids(incomplete: str) -> list[str]:
+    """Return the ids that begin so, for the shell; nothing if the service does not answer soon."""
+    try:
+        with MicsClient(timeout_s=_COMPLETES_WITHIN_S) as client:
+            jobs = client.jobs().jobs
+    except MicsError:
+        return []
+    return [job.job_id for job in jobs if job.job_id.startswith(incomplete)]
+
+
+JobIdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The job's id.", autocompletion=_known_ids)
+]
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the service's answer as JSON, for programs.")
@@ -51,6 +82,7 @@ STATE_STYLES = {
     JobState.PENDING: "yellow",
     JobState.RUNNING: "green",
     JobState.WAITING: "yellow",
+    JobState.PAUSED: "cyan",
     JobState.FINISHED: "blue",
     JobState.CANCELLED: "bright_black",
     JobState.FAILED: "red",
@@ -65,20 +97,72 @@ def reported_errors() -> Iterator[None]:
         yield
     except MicsError as error:
         _print_error(error)
-        unreachable = isinstance(error, ServiceUnreachableError)
-        raise typer.Exit(ExitCode.UNREACHABLE if unreachable else ExitCode.REFUSED) from None
+        raise typer.Exit(_exit_code_of(error)) from None
 
 
 @contextmanager
 def connected(url: str = DEFAULT_URL) -> Iterator[MicsClient]:
     """Yield a client of the service at `url`; errors become a message and an exit code."""
-    with reported_errors(), MicsClient(url) as client:
+    with reported_errors(), MicsClient(url, token=_token_of_file()) as client:
         yield client
 
 
-def print_json(body: BaseModel) -> None:
+def _token_of_file() -> str | None:
+    """Return what the file of `mics --token-file` holds; none without that option."""
+    context = click.get_current_context(silent=True)
+    path = context.find_root().params.get("token_file") if context is not None else None
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"it cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})."
+        token = ""
+    else:
+        problem = "it is empty."
+    if not token:
+        remedy = "Write the token into it, which `mics token create` printed."
+        raise SpecificationError([Problem("--token-file", str(path), problem, remedy)])
+    return token
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a command that follows a job; the job goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped following; the job goes on.", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def print_json(body: BaseModel | dict[str, Any]) -> None:
     """Print an answer of the service as indented JSON."""
-    typer.echo(body.model_dump_json(indent=2))
+    if isinstance(body, BaseModel):
+        typer.echo(body.model_dump_json(indent=2))
+    else:
+        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+
+
+def table_of(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Return an empty table in the one style.
+
+    Args:
+        columns: Its headings.
+        right: Those of them with numbers.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    return table
+
+
+def _exit_code_of(error: MicsError) -> ExitCode:
+    if isinstance(error, ServiceUnreachableError):
+        return ExitCode.UNREACHABLE
+    if isinstance(error, TokenError | ForbiddenError):
+        return ExitCode.DENIED
+    return ExitCode.REFUSED
 
 
 def _print_error(error: MicsError) -> None:

@@ -1,4 +1,4 @@
-"""The commands that ask the service one thing: submit, validate, list, show, scale, cancel."""
+"""The commands that start jobs and look at them: submit, validate, list, show."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mics_core.errors import Problem, SpecificationError
 from mics_core.spec import load_job_spec
 from mics_core.spec.status import JobState
 from service.cli import watch
@@ -22,12 +23,15 @@ from service.cli.console import (
     UrlOption,
     connected,
     print_json,
+    table_of,
 )
 from service.cli.text import count, duration, loss_text, rate
 from service.client import DEFAULT_URL
-from service.schemas import JobSummary
+from service.schemas import JobList, JobSummary
 
-__all__ = ["cancel", "list_jobs", "scale", "show", "submit", "validate"]
+__all__ = ["list_jobs", "show", "submit", "validate"]
+
+_NAME_WIDTH = 32
 
 FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="The job as YAML; relative paths count from it.")
@@ -39,18 +43,26 @@ def submit(
     follow: Annotated[
         bool, typer.Option("--watch", help="Watch the job after submitting it.")
     ] = False,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="TEXT",
+            help="Idempotency key: submitting again with the same one gives the same job.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Submit a job and print its id."""
     with connected(url) as client:
-        detail = client.submit(load_job_spec(file))
+        detail = client.submit(file, idempotency_key=key)
         if as_json:
             print_json(detail)
         else:
             typer.echo(detail.job_id)
         if follow:
-            watch.watch(detail.job_id, url=url)
+            watch.watch(detail.job_id, as_json=as_json, url=url)
 
 
 def validate(
@@ -58,26 +70,56 @@ def validate(
     local: Annotated[
         bool, typer.Option("--local", help="Check the file alone, without asking the service.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the specification with its defaults as JSON.")
+    ] = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Check a job without starting it: its fields here, its files and layout on the service."""
     with connected(url) as client:
         spec = load_job_spec(file)
-        if local:
-            typer.echo(f"{file} follows the rules. Its files and the cluster were not checked.")
-            return
-        client.validate(spec)
+        if not local:
+            spec = client.validate(spec)
+    if as_json:
+        print_json(spec)
+    elif local:
+        typer.echo(f"{file} follows the rules. Its files and the cluster were not checked.")
+    else:
         typer.echo(f"{file} can run.")
 
 
-def list_jobs(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
+def list_jobs(
+    state: Annotated[
+        list[JobState] | None, typer.Option(help="Only jobs in this state; may be repeated.")
+    ] = None,
+    owner: Annotated[str | None, typer.Option(help="Only jobs of this owner.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:VALUE", help="Only jobs with this label; may be repeated."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Most jobs; else the first page.")
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="All pages of the list.")] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
     """List the jobs, newest first."""
     with connected(url) as client:
-        answer = client.jobs()
+        states, labels = state or [], _labels(label or [])
+        if show_all:
+            found = client.all_jobs(states=states, owner=owner, labels=labels)
+            page = JobList(jobs=list(found), next_cursor=None)
+        else:
+            page = client.jobs(states=states, owner=owner, labels=labels, limit=limit)
     if as_json:
-        print_json(answer)
-    elif answer.jobs:
-        Console(highlight=False).print(_table_of(answer.jobs))
+        print_json(page)
+    elif page.jobs:
+        Console(highlight=False).print(_job_table(page.jobs))
+        if page.next_cursor is not None:
+            typer.echo("There are more; --all shows them.", err=True)
+    elif states or owner or labels:
+        typer.echo("No job is like that.")
     else:
         typer.echo("No jobs yet. Submit one with `mics submit job.yaml`.")
 
@@ -92,55 +134,34 @@ def show(job_id: JobIdArgument, as_json: JsonOption = False, url: UrlOption = DE
         Console(highlight=False).print(detail_panel(detail))
 
 
-def scale(
-    job_id: JobIdArgument,
-    groups: Annotated[int, typer.Argument(metavar="N", help="Wanted number of partition groups.")],
-    as_json: JsonOption = False,
-    url: UrlOption = DEFAULT_URL,
-) -> None:
-    """Ask for another number of partition groups."""
-    with connected(url) as client:
-        detail = client.scale(job_id, groups)
-    if as_json:
-        print_json(detail)
-    else:
-        typer.echo(
-            f"{detail.job_id}: {detail.wanted_groups} partition groups wanted,"
-            f" {detail.num_groups} training."
-        )
+def _labels(given: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        if not name or not colon:
+            rule = "a label is given as NAME:VALUE."
+            remedy = "Write it like team:search."
+            raise SpecificationError([Problem("--label", repr(text), rule, remedy)])
+        pairs[name] = value
+    return pairs
 
 
-def cancel(
-    job_id: JobIdArgument, as_json: JsonOption = False, url: UrlOption = DEFAULT_URL
-) -> None:
-    """Stop a job at its next step boundary."""
-    with connected(url) as client:
-        detail = client.cancel(job_id)
-    if as_json:
-        print_json(detail)
-    elif detail.state is JobState.CANCELLED:
-        typer.echo(f"{detail.job_id}: cancelled.")
-    else:
-        typer.echo(f"{detail.job_id}: stops at its next step boundary.")
-
-
-def _table_of(jobs: list[JobSummary]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", no_wrap=True)
-    table.add_column("NAME", overflow="ellipsis", max_width=32)
-    table.add_column("STATE", no_wrap=True)
-    for name in ("STEP", "LOSS", "TOKENS/S", "GROUPS", "AGE"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _job_table(jobs: list[JobSummary]) -> Table:
+    numbers = ("STEP", "LOSS", "TOKENS/S", "GROUPS", "AGE")
+    has_owners = any(job.owner for job in jobs)
+    owner = ("OWNER",) if has_owners else ()
+    table = table_of("ID", "NAME", "STATE", *numbers, *owner, right=numbers)
     now = time.time()
     for job in jobs:
         table.add_row(
             job.job_id,
-            Text(job.name),
+            Text(job.name if len(job.name) <= _NAME_WIDTH else f"{job.name[: _NAME_WIDTH - 1]}…"),
             Text(job.state, STATE_STYLES[job.state]),
             f"{count(job.step)}/{count(job.steps)}",
             loss_text(job.loss),
             rate(job.tokens_per_s),
             f"{job.num_groups}/{job.wanted_groups}",
             duration(now - job.created),
+            *([Text(job.owner or "–")] if has_owners else []),
         )
     return table

@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mics_core import __version__
-from service.cli import export, jobs, plan, probe, serve, watch
+from service.cli import (
+    control,
+    doctor,
+    export,
+    history,
+    jobs,
+    places,
+    plan,
+    probe,
+    serve,
+    token,
+    watch,
+)
 
 __all__ = ["build_app", "main"]
 
 _EXIT_CODES = """
-Exit codes: **0** fine · **1** the job failed or was cancelled (watch) · **2** wrong usage or a
-refused request · **3** the service cannot be reached · **130** interrupted; the job goes on.
+Exit codes: **0** fine · **1** the job failed or was cancelled (watch), or a check failed (doctor)
+· **2** wrong usage or a refused request · **3** the service or the cluster cannot be reached ·
+**4** the token is missing or does not allow it · **130** interrupted; the job goes on.
 """
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "doctor": doctor.doctor,
+    "serve": serve.serve,
+    "probe": probe.probe,
+    "plan": plan.plan,
+    "submit": jobs.submit,
+    "validate": jobs.validate,
+    "list": jobs.list_jobs,
+    "show": jobs.show,
+    "watch": watch.watch,
+    "scale": control.scale,
+    "pause": control.pause,
+    "resume": control.resume,
+    "cancel": control.cancel,
+    "delete": control.delete,
+    "events": history.events,
+    "logs": history.logs,
+    "throughput": history.throughput,
+    "checkpoints": history.checkpoints,
+    "placement": places.placement,
+    "cluster": places.cluster,
+    "export": export.export,
+}
 
 
 def build_app() -> typer.Typer:
@@ -29,17 +69,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    app.command("serve")(serve.serve)
-    app.command("probe")(probe.probe)
-    app.command("plan")(plan.plan)
-    app.command("submit")(jobs.submit)
-    app.command("validate")(jobs.validate)
-    app.command("list")(jobs.list_jobs)
-    app.command("show")(jobs.show)
-    app.command("watch")(watch.watch)
-    app.command("scale")(jobs.scale)
-    app.command("cancel")(jobs.cancel)
-    app.command("export")(export.export)
+    for name, command in _COMMANDS.items():
+        app.command(name)(command)
+    app.add_typer(token.build_app(), name="token")
     return app
 
 
@@ -61,5 +93,13 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            envvar="MICS_TOKEN_FILE",
+            help="File that holds the token for the service; goes before MICS_TOKEN.",
+        ),
+    ] = None,
 ) -> None:
     """Submit, watch and scale elastic training jobs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -66,9 +66,12 @@ def plan(
         if scaling is not None:
             first, last = _bounds(scaling)
             choices, counts = choices_of(spec, model, profile), worker_counts(first, last)
-            for is_weak in (True, False):
-                points = scale(choices, counts, is_weak=is_weak)
-                console.print(_scale_table(points, is_weak=is_weak))
+            weak, strong = (scale(choices, counts, is_weak=weakly) for weakly in (True, False))
+            if as_json:
+                print_json({"weak": _scale_json(weak), "strong": _scale_json(strong)})
+                return
+            console.print(_scale_table(weak, is_weak=True))
+            console.print(_scale_table(strong, is_weak=False))
             return
         found = plan_job(spec, model, profile)
         if as_json:
@@ -172,6 +175,30 @@ def _scale_table(points: list[ScalePoint], *, is_weak: bool) -> Table:
             *_scale_cells(point, points[0], is_full=True),
         )
     return table
+
+
+def _scale_json(points: list[ScalePoint]) -> list[dict[str, Any]]:
+    return [
+        {
+            "num_workers": point.num_workers,
+            "global_batch_size": point.global_batch_size,
+            "mics": _prediction_json(point.mics),
+            "full_sharding": _prediction_json(point.full),
+        }
+        for point in points
+    ]
+
+
+def _prediction_json(found: Prediction | str) -> dict[str, Any]:
+    if not isinstance(found, Prediction):
+        return {"reason": found}
+    return {
+        "partition_size": found.layout.partition_size,
+        "num_groups": found.layout.num_groups,
+        "step_s": found.step_s,
+        "samples_per_s": found.samples_per_s,
+        "model_tflops": found.model_tflops,
+    }
 
 
 def _scale_cells(point: ScalePoint, first: ScalePoint, *, is_full: bool) -> list[str | Text]:

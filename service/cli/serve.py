@@ -34,6 +34,20 @@ def serve(
         str | None,
         typer.Option(help="Ray's dashboard, which takes the jobs.", envvar="MICS_DASHBOARD_URL"),
     ] = None,
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(
+            help="Further names by which requests may address it, with commas.",
+            envvar="MICS_ALLOWED_HOSTS",
+        ),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain, to speak HTTPS.", envvar="MICS_TLS_CERTIFICATE"),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Its private key.", envvar="MICS_TLS_KEY")
+    ] = None,
 ) -> None:
     """Run the service: REST API, live events and the page."""
     # Loaded here: every other command must start without Ray.
@@ -49,5 +63,8 @@ def serve(
                 database_url=database_url,
                 ray_address=ray_address,
                 dashboard_url=dashboard_url,
+                allowed_hosts=allowed_hosts,
+                tls_certificate=tls_certificate,
+                tls_key=tls_key,
             )
         )

@@ -27,6 +27,7 @@ __all__ = [
     "event_sentence",
     "loss_text",
     "number_list",
+    "percent",
     "rate",
     "sparkline",
 ]
@@ -49,6 +50,11 @@ def rate(value: float | None) -> str:
         if value >= unit:
             return f"{value / unit:g}{name}"
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as a percentage: `97.3 %`; a dash if unknown."""
+    return "–" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
 
 
 def loss_text(value: float | None) -> str:

@@ -14,7 +14,7 @@ from rich.live import Live
 
 from mics_core.spec.status import JobEvent, JobState, StepEvent
 from service.cli.board import job_board
-from service.cli.console import ExitCode, JobIdArgument, UrlOption, connected
+from service.cli.console import ExitCode, JobIdArgument, UrlOption, connected, interruptible
 from service.cli.progress import JobProgress, is_worth_showing
 from service.cli.text import clock, duration, event_sentence
 from service.client import DEFAULT_URL, MicsClient
@@ -24,8 +24,6 @@ __all__ = ["watch"]
 _REDRAW_S = 0.25
 _RELOAD_S = 1.0
 """Shortest pause between two snapshots; steps arrive as events and need none."""
-
-_INTERRUPTED = 130
 
 
 def watch(
@@ -38,26 +36,34 @@ def watch(
             help="Without a terminal: one line each so many steps; 0 means a twentieth of the run.",
         ),
     ] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every event as one line of JSON.")
+    ] = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Watch a job to its end; the exit code is 0 if it finished, 1 if not."""
     console = Console(highlight=False)
-    with connected(url) as client:
+    with connected(url) as client, interruptible():
         progress = JobProgress(client.job(job_id))
-        try:
-            if console.is_terminal:
-                _watch_live(client, progress, console)
-            else:
-                _watch_plain(client, progress, every or max(1, progress.detail.steps // 20))
-        except KeyboardInterrupt:
-            typer.echo("Stopped watching; the job goes on.", err=True)
-            raise typer.Exit(_INTERRUPTED) from None
+        if as_json:
+            _watch_json(client, progress)
+        elif console.is_terminal:
+            _watch_live(client, progress, console)
+        else:
+            _watch_plain(client, progress, every or max(1, progress.detail.steps // 20))
     if progress.state is not JobState.FINISHED:
         raise typer.Exit(ExitCode.JOB_FAILED)
 
 
+def _watch_json(client: MicsClient, progress: JobProgress) -> None:
+    for event in client.watch(progress.detail.job_id):
+        progress.take_event(event)
+        typer.echo(event.model_dump_json())
+    _settle(client, progress)
+
+
 def _watch_plain(client: MicsClient, progress: JobProgress, every: int) -> None:
-    for event in client.events(progress.detail.job_id):
+    for event in client.watch(progress.detail.job_id):
         progress.take_event(event)
         if isinstance(event, StepEvent):
             done = event.record.step + 1
@@ -136,7 +142,7 @@ class _EventQueue:
 
     def _read(self, client: MicsClient, job_id: str) -> None:
         try:
-            for event in client.events(job_id):
+            for event in client.watch(job_id):
                 self._items.put(event)
             self._items.put(None)
         except Exception as error:  # raised again where the board is drawn, if it still is

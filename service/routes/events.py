@@ -1,16 +1,18 @@
-"""The route that streams a job's events."""
+"""The routes that stream and list a job's events."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from service.errors import ERROR_ANSWERS
+from service.routes.seats import SeatedResponse
 from service.routes.state import JobId, Services, ServicesOf
+from service.schemas import EventList
 from service.watchers import follow_events
 
 __all__ = ["router"]
@@ -18,6 +20,8 @@ __all__ = ["router"]
 router = APIRouter(prefix="/api/v1/jobs", tags=["events"])
 
 _LARGEST = 2**63 - 1
+
+EventKind = Literal["state", "group", "generation", "step", "scale", "checkpoint", "regroup"]
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -33,7 +37,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     "/{job_id}/events",
     summary="Stream the events",
     response_class=EventSourceResponse,
-    responses=_STREAM | {404: ERROR_ANSWERS[404], 422: ERROR_ANSWERS[422]},
+    responses=_STREAM | {status: ERROR_ANSWERS[status] for status in (404, 422, 429, 503)},
 )
 async def stream_events(
     job_id: JobId,
@@ -52,18 +56,39 @@ async def stream_events(
     """
     # A browser repeats the address with its old `after`, so the header is the newer of the two.
     known = after if last_event_id is None else last_event_id
-    last_sequence = await asyncio.to_thread(services.store.last_sequence, job_id)
+    # In this order: of a job that has ended, the number cannot be an old one.
     is_open = await asyncio.to_thread(services.store.open_job, job_id) is not None
+    last_sequence = await asyncio.to_thread(services.store.last_sequence, job_id)
     if not is_open and known >= last_sequence:
         # The one answer after which a browser does not connect again.
         return Response(status_code=204)
-    return EventSourceResponse(
+    stream = EventSourceResponse(
         _messages(services, job_id, known), ping=services.settings.ping_interval_s, sep="\n"
     )
+    return SeatedResponse(services.hub, job_id, stream)
 
 
-async def _messages(services: Services, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-    async for event in follow_events(services.store, services.hub, job_id, after):
-        yield ServerSentEvent(
-            event.model_dump_json(), event=event.kind, id=str(event.sequence), sep="\n"
-        )
+@router.get(
+    "/{job_id}/events/list",
+    summary="List the events",
+    responses={404: ERROR_ANSWERS[404], 422: ERROR_ANSWERS[422]},
+)
+async def list_events(
+    job_id: JobId,
+    services: ServicesOf,
+    after: Annotated[
+        int, Query(ge=0, le=_LARGEST, description="Sequence number of the last event known.")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=5000, description="Most events to return.")] = 500,
+    kind: Annotated[
+        list[EventKind] | None,
+        Query(description="Only events of this kind; may be repeated for any of several."),
+    ] = None,
+) -> EventList:
+    """List the events of a job, oldest first."""
+    return await services.jobs.events(job_id, after, limit, kind or ())
+
+
+async def _messages(services: Services, job_id: str, after: int) -> AsyncIterator[bytes]:
+    async for told in follow_events(services.store, services.hub, job_id, after):
+        yield told.message

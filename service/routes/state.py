@@ -7,10 +7,15 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Path, Request
 
+from service.auth.authenticator import Authenticator
+from service.control import Control
 from service.gateway import ClusterGateway
 from service.jobs import Jobs
+from service.logs import Logs
+from service.metrics.registry import Metrics
 from service.settings import Settings
 from service.store import Store
+from service.submissions import Submissions
 from service.watchers import WatcherHub
 
 __all__ = ["JobId", "Services", "ServicesOf"]
@@ -25,6 +30,11 @@ class Services:
     store: Store
     hub: WatcherHub
     jobs: Jobs
+    control: Control
+    logs: Logs
+    submissions: Submissions
+    authenticator: Authenticator
+    metrics: Metrics
     version: str
 
 
@@ -33,5 +43,6 @@ def _services_of(request: Request) -> Services:
 
 
 ServicesOf = Annotated[Services, Depends(_services_of)]
+
 
 JobId = Annotated[str, Path(description="Id of the job.", examples=["gpt2-tiny-1a2b3c4d"])]

@@ -1,4 +1,4 @@
-"""The cluster of the cluster tests, and the service in a process of its own in front of it."""
+"""One cluster for all end-to-end tests, and the service in a process of its own in front of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import pytest
 
 from mics_core.cluster.local import LocalCluster
 from service.client import MicsClient
-from tests.cluster.conftest import cluster
+from tests.cluster.conftest import running_cluster
 from tests.e2e.service_process import ServiceProcess
 
-__all__ = ["client", "cluster", "service"]
+NUM_NODES = 2
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[LocalCluster]:
+    with running_cluster(NUM_NODES) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="package")
 def service(
     cluster: LocalCluster,
     tmp_path_factory: pytest.TempPathFactory,
@@ -28,7 +34,7 @@ def service(
     assert not process.is_answering(), f"somebody still answers at {process.url}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def client(service: ServiceProcess) -> Iterator[MicsClient]:
     # Patient enough for a service that is killed and started again.
     with MicsClient(service.url, max_retries=60) as client:

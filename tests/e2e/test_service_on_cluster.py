@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,21 @@ import pytest
 import yaml
 from ray.job_submission import JobStatus as RayJobStatus
 from ray.job_submission import JobSubmissionClient
+from typer.testing import CliRunner
 
 from mics_core.cluster.local import LocalCluster
 from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.status import GroupState, JobEvent, JobState, StateEvent, StepEvent
+from service.cli.main import build_app
 from service.client import MicsClient
 from service.schemas import JobDetail, JobSummary
 from tests.cluster.running import eventually
+from tests.e2e.conftest import NUM_NODES
+from tests.e2e.other_environment import OtherEnvironment
 from tests.e2e.service_process import ServiceProcess
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-NUM_NODES = 2
 DEADLINE_S = 180.0
 ENDLESS = 1_000_000
 
@@ -104,25 +108,73 @@ class Story:
     stream: Stream
     beyond: httpx.Response
     after_beyond: JobDetail
+    logs: dict[str, str]
+    cluster_busy: dict[str, Any]
     after_kill: JobDetail
+    paused: StateEvent
+    cluster_paused: dict[str, Any]
+    resumed: JobDetail
+    listed_alike: list[str]
+    ray_jobs_alike: list[str]
     cancelled: StateEvent
     repeated_cancel: httpx.Response
     late_scale: httpx.Response
     after_end: JobDetail
 
 
+def submit_and_kill(service: ServiceProcess, spec: JobSpec) -> JobDetail:
+    """Submit a job to a service that is killed meanwhile, then the same again to the next one."""
+    body, headers = spec.model_dump(mode="json"), {"Idempotency-Key": "the-story"}
+
+    def post() -> httpx.Response:
+        return httpx.post(f"{service.url}/api/v1/jobs", json=body, headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post)
+        eventually(
+            lambda: httpx.get(f"{service.url}/api/v1/jobs", timeout=30).json()["jobs"],
+            "the job in the list",
+            DEADLINE_S,
+        )
+        service.kill()
+        service.start()
+        with contextlib.suppress(httpx.TransportError):
+            first.result()  # it may have been answered just before
+    answer = post()
+    assert answer.status_code == 201, answer.text
+    return JobDetail.model_validate(answer.json())
+
+
 @pytest.fixture(scope="module")
-def story(service: ServiceProcess, client: MicsClient, data: Path) -> Story:
-    spec: JobSpec = parse_job_spec(small_job(data={"kind": "text", "paths": [str(data)]}))
-    submitted = client.submit(spec)
+def story(
+    cluster: LocalCluster,
+    service: ServiceProcess,
+    client: MicsClient,
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Story:
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
+    spec: JobSpec = parse_job_spec(
+        small_job(
+            data={"kind": "text", "paths": [str(data)]},
+            checkpoint={"directory": str(checkpoints), "interval_steps": ENDLESS},
+            labels={"team": "stage"},
+        )
+    )
+    submitted = submit_and_kill(service, spec)
     job_id, address = submitted.job_id, f"{service.url}/api/v1/jobs/{submitted.job_id}"
-    stream = Stream(client.events(job_id))
+    stream = Stream(client.watch(job_id))
     stream.read_steps(3, num_groups=1)
     client.scale(job_id, 2)
     stream.read_steps(3, num_groups=2)
     beyond = httpx.post(f"{address}/scale", json={"groups": 3}, timeout=30)
     stream.read_steps(3, num_groups=2)
     after_beyond = client.job(job_id)
+    logs = {
+        name: httpx.get(f"{address}/logs", params=query, timeout=60).text
+        for name, query in {"job": {}, "worker": {"worker": "1.0"}}.items()
+    }
+    cluster_busy = httpx.get(f"{service.url}/api/v1/cluster", timeout=30).json()
     service.kill()
     service.start()
     # The same stream goes on: the client asks again from the last event that it has.
@@ -136,6 +188,21 @@ def story(service: ServiceProcess, client: MicsClient, data: Path) -> Story:
     stream.read_until(
         lambda e: isinstance(e, StepEvent) and e.record.step > last_known, "steps after the restart"
     )
+    assert httpx.post(f"{address}/pause", timeout=30).status_code == 200
+    paused = stream.read_state(JobState.PAUSED)
+
+    def is_free() -> dict[str, Any] | None:
+        found: dict[str, Any] = httpx.get(f"{service.url}/api/v1/cluster", timeout=30).json()
+        is_whole = sum(node["free_workers"] for node in found["nodes"]) == 4
+        return found if is_whole and not any(node["workers"] for node in found["nodes"]) else None
+
+    cluster_paused = eventually(is_free, "the nodes that a paused job gives back", DEADLINE_S)
+    resume = httpx.post(f"{address}/resume", timeout=60)
+    assert resume.status_code == 200, resume.text
+    stream.read_steps(3, num_groups=2)
+    resumed = client.job(job_id)
+    alike = httpx.get(f"{service.url}/api/v1/jobs?label=team:stage", timeout=30).json()["jobs"]
+    ray_jobs = JobSubmissionClient(cluster.dashboard_url).list_jobs()
     client.cancel(job_id)
     cancelled = stream.read_state(JobState.CANCELLED)
     repeated_cancel = httpx.post(f"{address}/cancel", timeout=30)
@@ -148,6 +215,17 @@ def story(service: ServiceProcess, client: MicsClient, data: Path) -> Story:
         stream=stream,
         beyond=beyond,
         after_beyond=after_beyond,
+        logs=logs,
+        cluster_busy=cluster_busy,
+        paused=paused,
+        cluster_paused=cluster_paused,
+        resumed=resumed,
+        listed_alike=[job["job_id"] for job in alike],
+        ray_jobs_alike=[
+            str(job.submission_id)
+            for job in ray_jobs
+            if (job.metadata or {}).get("mics") == submitted.name
+        ],
         after_kill=after_kill,
         cancelled=cancelled,
         repeated_cancel=repeated_cancel,
@@ -156,9 +234,47 @@ def story(service: ServiceProcess, client: MicsClient, data: Path) -> Story:
     )
 
 
-def test_a_submitted_job_is_listed_before_it_trains(story: Story) -> None:
+def test_a_submission_that_outlives_a_killed_service_is_one_job(story: Story) -> None:
     assert story.submitted.source == "rest"
-    assert story.submitted.state == JobState.PENDING
+    assert story.listed_alike == [story.job_id]
+    # Its first driver, and the one with which it went on.
+    assert sorted(story.ray_jobs_alike) == [story.job_id, f"{story.job_id}-r1"]
+
+
+def test_logs_of_a_job_and_of_one_worker_are_shown(story: Story) -> None:
+    assert f"job {story.job_id} started" in story.logs["job"]
+    assert "generation 2 trains from step" in story.logs["job"]
+    assert "Setting up process group for" in story.logs["worker"]
+    for text in story.logs.values():
+        assert ":job_id:" not in text, "marks of Ray's own are left out"
+
+
+def test_the_cluster_shows_the_workers_of_the_job(story: Story) -> None:
+    nodes = {node["node_id"]: node for node in story.cluster_busy["nodes"]}
+    assert [node["is_head"] for node in nodes.values()].count(True) == 1
+    assert len(nodes) == NUM_NODES + 1
+    status = story.after_beyond.status
+    assert status is not None
+    for group in status.groups:
+        for worker in group.workers:
+            shown = {"job_id": story.job_id, "group_id": group.group_id, "rank": worker.rank}
+            assert shown in nodes[worker.node_id]["workers"]
+            assert nodes[worker.node_id]["free_workers"] == 0
+            assert nodes[worker.node_id]["used"]["CPU"] == 2.0
+
+
+def test_a_paused_job_goes_on_where_it_was_with_the_groups_that_it_had(story: Story) -> None:
+    before = [e for e in story.stream.read if e.sequence < story.paused.sequence]
+    last = max(event.record.step for event in before if isinstance(event, StepEvent))
+    assert f"It goes on from step {last + 1}." in story.paused.reason
+    after = [e for e in story.stream.read if e.sequence > story.paused.sequence]
+    assert next(e.record.step for e in after if isinstance(e, StepEvent)) == last + 1
+    assert isinstance(after[0], StateEvent)
+    assert after[0].state == JobState.PENDING
+    assert story.resumed.wanted_groups == 2
+    assert story.resumed.created == story.submitted.created
+    assert story.resumed.status is not None
+    assert story.resumed.status.model_flops_per_sample is not None
 
 
 def test_the_stream_has_every_event_once_across_a_killed_service(story: Story) -> None:
@@ -177,7 +293,7 @@ def test_a_scale_request_beyond_the_bounds_is_refused_and_changes_nothing(story:
     assert story.beyond.status_code == 409
     error = story.beyond.json()["error"]
     assert (error["code"], error["field"]) == ("scale_out_of_bounds", "groups")
-    assert error["message"].startswith("3 groups are outside the bounds of job ")
+    assert error["message"].startswith("3 partition groups are outside the job's bounds")
     assert "groups.maximum" in error["remedy"]
     assert (story.after_beyond.state, story.after_beyond.wanted_groups) == (JobState.RUNNING, 2)
 
@@ -242,6 +358,14 @@ def test_a_broken_specification_is_refused_with_field_value_rule_and_remedy(
     assert {job.job_id for job in client.jobs().jobs} == jobs_before
 
 
+def mics(service: ServiceProcess, *words: str) -> str:
+    """Run the command line against the service; return what it printed."""
+    environment = {"MICS_URL": service.url, "COLUMNS": "160"}
+    result = CliRunner().invoke(build_app(), list(words), env=environment)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
 # A job that never met the service: `ray job submit`, with the user's own code.
 
 THEIR_MODEL = '''
@@ -267,32 +391,48 @@ def build(width):
 
 
 @pytest.fixture(scope="module")
+def their_environment(tmp_path_factory: pytest.TempPathFactory) -> OtherEnvironment:
+    return OtherEnvironment(tmp_path_factory.mktemp("environment") / "venv")
+
+
+@pytest.fixture(scope="module")
 def their_job(
     cluster: LocalCluster,
     story: Story,  # the nodes are free again after it
     data: Path,
+    their_environment: OtherEnvironment,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
-    """Submit a folder with a job, a module and a text by Ray's own command; return the job's id."""
+    """Submit a folder with a job, a module and a text by Ray's own command; return the job's id.
+
+    The command runs in another virtual environment, which has Ray alone.
+    """
     folder = tmp_path_factory.mktemp("theirs")
     (folder / "their_model.py").write_text(THEIR_MODEL, encoding="utf-8")
     (folder / "data.txt").write_text(data.read_text(encoding="utf-8"), encoding="utf-8")
     model = {"callable": "their_model:build", "arguments": {"width": 30}}
     job = yaml.safe_dump(small_job(name="theirs", model=model, partition_size=1))
     (folder / "job.yaml").write_text(job, encoding="utf-8")
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--no-wait"]
+    ray = ["-m", "ray.scripts.scripts", "job", "submit", "--no-wait"]
     target = ["--address", cluster.dashboard_url, "--working-dir", str(folder)]
+    # Of the cluster's Python, not of theirs.
     driver = [sys.executable, "-m", "mics_core.cluster.driver", "job.yaml"]
-    subprocess.run(
-        [*ray, *target, "--submission-id", "theirs-1", "--", *driver],
-        check=True,
-        timeout=DEADLINE_S,
+    their_environment.run(
+        *ray, *target, "--submission-id", "theirs-1", "--", *driver, timeout_s=DEADLINE_S
     )
     return "theirs-1"
 
 
-def test_a_job_sent_by_ray_job_submit_is_watched_scaled_and_cancelled_alike(
-    cluster: LocalCluster, client: MicsClient, their_job: str
+def test_their_environment_has_ray_and_nothing_of_this_project(
+    their_environment: OtherEnvironment,
+) -> None:
+    modules = ["ray", "torch", "mics_core", "service"]
+    look = f"import importlib.util as u; print([m for m in {modules} if u.find_spec(m)])"
+    assert their_environment.run("-c", look, timeout_s=30).stdout.strip() == "['ray']"
+
+
+def test_a_job_sent_from_another_environment_is_watched_scaled_and_cancelled_alike(
+    cluster: LocalCluster, service: ServiceProcess, client: MicsClient, their_job: str
 ) -> None:
     ray_jobs = JobSubmissionClient(cluster.dashboard_url)
 
@@ -303,11 +443,13 @@ def test_a_job_sent_by_ray_job_submit_is_watched_scaled_and_cancelled_alike(
 
     job = eventually(listed, f"job {their_job} in the list of the service", DEADLINE_S)
     assert (job.source, job.name) == ("ray", "theirs")
-    stream = Stream(client.events(their_job))
+    assert their_job in mics(service, "list")
+    stream = Stream(client.watch(their_job))
     stream.read_steps(3, num_groups=1)
-    client.scale(their_job, 2)
+    assert "2 partition groups wanted" in mics(service, "scale", their_job, "2")
     stream.read_steps(3, num_groups=2)
-    client.cancel(their_job)
+    assert "running" in mics(service, "show", their_job)
+    mics(service, "cancel", their_job)
     assert stream.read_state(JobState.CANCELLED).reason == "It was cancelled through the service."
     assert stream.steps == list(range(len(stream.steps)))
 

@@ -1,4 +1,4 @@
-"""Fixtures: a service on a real port, with a fake cluster behind it."""
+"""Fixtures: a service on a real port with a fake cluster behind it, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -6,10 +6,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import browser, page_api, training_job, visit  # noqa: F401 (fixtures of the page)
 from fakes import FakeCluster
+from postgres import MissingServerError, PostgresServer, run_postgres
 from running import Service, run_service
 
 from service.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    try:
+        running = run_postgres()
+        server = running.__enter__()
+    except MissingServerError as missing:
+        pytest.skip(str(missing))
+    yield server
+    running.__exit__(None, None, None)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'deeper' / 'jobs.sqlite3'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 @pytest.fixture

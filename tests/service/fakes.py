@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from mics_core.errors import (
@@ -19,9 +20,10 @@ from mics_core.errors import (
     JobNotFoundError,
     LayoutError,
     Problem,
-    ScaleError,
 )
 from mics_core.spec import JobSpec, parse_job_spec
+from mics_core.spec.changes import Continuation, GroupsChange
+from mics_core.spec.nodes import ClusterView, DemandView, LogSource, NodeView
 from mics_core.spec.status import (
     DriverState,
     DriverStatus,
@@ -64,7 +66,8 @@ def specification(**changes: Any) -> dict[str, Any]:
 class FakeSupervisor:
     """The supervisor of one job: the test calls its verbs, the service its questions."""
 
-    def __init__(self, job_id: str, spec: JobSpec):
+    def __init__(self, job_id: str, spec: JobSpec, after: int = 0):
+        self._first = after
         self.job_id = job_id
         self.spec = spec
         self.created = time.time()
@@ -156,12 +159,18 @@ class FakeSupervisor:
                 samples=SampleCount(due=0, used=0, repeated=0),
             )
 
-    def scale(self, wanted: int) -> JobStatus:
+    def scale(self, change: GroupsChange) -> JobStatus:
         with self._lock:
-            if not self.spec.groups.minimum <= wanted <= self.spec.groups.upper_bound:
-                raise ScaleError(f"{wanted} groups are outside the bounds.")
-            self.wanted = wanted
-            self._tell(ScaleEvent, wanted=wanted, reason="It was asked for.")
+            groups = change.applied_to(self.spec, self.wanted, 2)
+            self.spec = self.spec.model_copy(update={"groups": groups})
+            self.wanted = groups.wanted
+            self._tell(
+                ScaleEvent,
+                wanted=groups.wanted,
+                minimum=change.minimum,
+                maximum=change.maximum,
+                reason="It was asked for.",
+            )
             return self.status()
 
     def cancel(self) -> JobStatus:
@@ -171,15 +180,20 @@ class FakeSupervisor:
             self.is_cancelling = True
             return self.status()
 
+    def pause(self) -> JobStatus:
+        with self._lock:
+            self.set_state(JobState.PAUSED, f"It was paused after step {len(self.steps)}.")
+            return self.status()
+
     async def events(self, after: int, timeout_s: float) -> list[JobEvent]:
         changed = asyncio.Event()
         with self._lock:
-            if news := self.history[after:]:
+            if news := self.history[max(0, after - self._first) :]:
                 return list(news)
             self._waiting.append((asyncio.get_running_loop(), changed))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(changed.wait(), timeout_s)
-        return list(self.history[after:])
+        return list(self.history[max(0, after - self._first) :])
 
     def wake(self) -> None:
         with self._lock:
@@ -189,7 +203,8 @@ class FakeSupervisor:
                 loop.call_soon_threadsafe(changed.set)
 
     def _tell(self, kind: type[Any], **values: Any) -> None:
-        self.history.append(kind(sequence=len(self.history) + 1, time=time.time(), **values))
+        sequence = self._first + len(self.history) + 1
+        self.history.append(kind(sequence=sequence, time=time.time(), **values))
         self.wake()
 
 
@@ -204,13 +219,18 @@ class FakeCluster:
         self.supervisors: dict[str, FakeSupervisor] = {}
         self.stopped: list[str] = []
         self.submitted: dict[str, JobSpec] = {}
+        self.continuations: dict[str, Continuation | None] = {}
+        self.logs: dict[LogSource, list[str]] = {}
 
     def start_supervisor(self, job_id: str, **changes: Any) -> FakeSupervisor:
         """Bring up the supervisor of a submitted job, or of one that nobody submitted here."""
         spec = self.submitted.get(job_id) or parse_job_spec(specification(**changes))
-        if job_id in self.drivers:
-            self.set_driver(job_id, DriverState.RUNNING)
-        self.supervisors[job_id] = FakeSupervisor(job_id, spec)
+        going_on = self.continuations.get(job_id)
+        driver_id = going_on.driver_id if going_on else job_id
+        if driver_id in self.drivers:
+            self.set_driver(driver_id, DriverState.RUNNING)
+        after = going_on.after if going_on else 0
+        self.supervisors[job_id] = FakeSupervisor(job_id, spec, after)
         return self.supervisors[job_id]
 
     def set_driver(self, job_id: str, state: DriverState, message: str = "") -> None:
@@ -237,20 +257,25 @@ class FakeCluster:
                 [Problem("partition_size", str(size), "it takes whole nodes.", "Take another.")]
             )
 
-    async def submit(self, job_id: str, spec: JobSpec) -> None:
+    async def submit(
+        self, job_id: str, spec: JobSpec, continuation: Continuation | None = None
+    ) -> None:
         self._require_reachable()
         self.submitted[job_id] = spec
-        self.set_driver(job_id, DriverState.PENDING)
+        self.continuations[job_id] = continuation
+        driver_id = continuation.driver_id if continuation else job_id
+        assert driver_id not in self.drivers, "Ray takes every id once"
+        self.set_driver(driver_id, DriverState.PENDING)
 
-    async def driver_status(self, job_id: str) -> DriverStatus | None:
+    async def driver_status(self, driver_id: str) -> DriverStatus | None:
         self._require_reachable()
-        return self.drivers.get(job_id)
+        return self.drivers.get(driver_id)
 
-    async def stop_driver(self, job_id: str) -> None:
+    async def stop_driver(self, driver_id: str) -> None:
         self._require_reachable()
-        self.stopped.append(job_id)
-        if job_id in self.drivers:
-            self.set_driver(job_id, DriverState.STOPPED, "Job was intentionally stopped.")
+        self.stopped.append(driver_id)
+        if driver_id in self.drivers:
+            self.set_driver(driver_id, DriverState.STOPPED, "Job was intentionally stopped.")
 
     async def live_jobs(self) -> list[str]:
         self._require_reachable()
@@ -269,11 +294,35 @@ class FakeCluster:
             raise _gone(job_id)
         return news
 
-    async def scale(self, job_id: str, wanted: int) -> JobStatus:
-        return self._supervisor(job_id).scale(wanted)
+    async def scale(self, job_id: str, change: GroupsChange) -> JobStatus:
+        return self._supervisor(job_id).scale(change)
 
     async def cancel(self, job_id: str) -> JobStatus:
         return self._supervisor(job_id).cancel()
+
+    async def pause(self, job_id: str) -> JobStatus:
+        return self._supervisor(job_id).pause()
+
+    async def cluster(self) -> ClusterView:
+        self._require_reachable()
+        node = NodeView("n0", "10.0.0.4", "alive", True, {"CPU": 4.0}, {"CPU": 1.0})
+        return ClusterView((node,), (DemandView({"CPU": 2.0}, 1),))
+
+    async def open_logs(
+        self, source: LogSource, tail: int, *, follow: bool
+    ) -> list[AsyncGenerator[str]]:
+        self._require_reachable()
+        return [self._lines(source, tail, follow)] if source in self.logs else []
+
+    async def _lines(self, source: LogSource, tail: int, follow: bool) -> AsyncGenerator[str]:
+        read = max(0, len(self.logs[source]) - tail)
+        while True:
+            while read < len(self.logs[source]):
+                yield self.logs[source][read]
+                read += 1
+            if not follow:
+                return
+            await asyncio.sleep(0.01)
 
     def _supervisor(self, job_id: str) -> FakeSupervisor:
         self._require_reachable()

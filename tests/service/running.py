@@ -11,8 +11,11 @@ from typing import Any
 import httpx
 import uvicorn
 from fakes import FakeCluster, specification
+from fastapi import FastAPI
 
 from service.app import build_app
+from service.auth.attempts import FailedAttempts
+from service.patience import PatientProtocol
 from service.settings import Settings
 
 DEADLINE_S = 20.0
@@ -21,9 +24,17 @@ DEADLINE_S = 20.0
 class Service:
     """A running service and what tests do with it."""
 
-    def __init__(self, client: httpx.Client, cluster: FakeCluster):
+    def __init__(
+        self, client: httpx.Client, cluster: FakeCluster, settings: Settings, app: FastAPI
+    ):
         self.client = client
         self.cluster = cluster
+        self.settings = settings
+        self.app = app
+
+    def reset_attempts(self) -> None:
+        """Forget the failed logins of the tests before: all come from one address."""
+        self.app.state.services.authenticator._failures = FailedAttempts()
 
     def submit(self, **changes: Any) -> str:
         answer = self.client.post("/api/v1/jobs", json=specification(**changes))
@@ -48,22 +59,24 @@ class Service:
         return eventually(probe, f"job {job_id} with {wanted}")
 
 
-def eventually(probe: Callable[[], Any], what: str) -> Any:
+def eventually(probe: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """Return the first true answer of `probe`; fails with `what` was missing at the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         if found := probe():
             return found
         time.sleep(0.02)
-    raise AssertionError(f"{what} was missing after {DEADLINE_S} s")
+    raise AssertionError(f"{what} was missing after {deadline_s} s")
 
 
 @contextmanager
 def run_service(settings: Settings, cluster: FakeCluster) -> Iterator[Service]:
+    app = build_app(settings, cluster)
     config = uvicorn.Config(
-        build_app(settings, cluster),
+        app,
         port=0,
         log_level="warning",
+        http=PatientProtocol,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
@@ -73,7 +86,7 @@ def run_service(settings: Settings, cluster: FakeCluster) -> Iterator[Service]:
         eventually(lambda: server.started, "the server")
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as client:
-            yield Service(client, cluster)
+            yield Service(client, cluster, settings, app)
     finally:
         server.should_exit = True
         thread.join(DEADLINE_S)

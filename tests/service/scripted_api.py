@@ -71,7 +71,7 @@ class ScriptedApi:
         @app.get("/api/v1/jobs")
         def list_jobs() -> JobList:
             jobs = sorted(self.jobs.values(), key=lambda job: -job.created)
-            return JobList(jobs=[job.summary() for job in jobs])
+            return JobList(jobs=[job.summary() for job in jobs], next_cursor=None)
 
         @app.post("/api/v1/jobs/validate")
         def validate(value: dict[str, Any]) -> JobSpec:
@@ -97,8 +97,8 @@ class ScriptedApi:
             return self.find(job_id).detail()
 
         @app.get("/api/v1/jobs/{job_id}/throughput")
-        def throughput(job_id: str, limit: int = 100) -> Throughput:
-            return self.find(job_id).throughput(limit)
+        def throughput(job_id: str, points: int = 500) -> Throughput:
+            return self.find(job_id).throughput(points)
 
         @app.get("/api/v1/jobs/{job_id}/events")
         def events(job_id: str, request: Request, after: int = 0) -> Response:
@@ -122,6 +122,7 @@ class ScriptedApi:
 
 async def _event_lines(job: ScriptedJob, after: int, cut_after: int | None) -> AsyncIterator[str]:
     sent = 0
+    yield "retry: 100\n\n"  # so that a test does not wait for the browser's three seconds
     while True:
         for event in job.events[after:]:
             if sent == cut_after:

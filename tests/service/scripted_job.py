@@ -25,7 +25,7 @@ from mics_core.spec.status import (
     StepRecord,
     WorkerStatus,
 )
-from service.schemas import JobDetail, JobSummary, Throughput
+from service.schemas import JobDetail, JobSummary, Throughput, ThroughputPoint
 
 _GONE = (GroupState.LEFT, GroupState.LOST)
 
@@ -119,14 +119,13 @@ class ScriptedJob:
 
     def commit_step(self, *, step_s: float = 0.25) -> None:
         with self.lock:
-            self.now = (
-                max(time.time(), self.now) if self.now > time.time() - 60 else self.now + step_s
-            )
             step = len(self.records)
             members = len(self.generations[-1].groups) if self.generations else 1
             wobble = 1 + 0.05 * math.sin(step * 1.7) + 0.03 * math.sin(step * 0.37)
             tokens = self.spec.training.global_batch_size * self.spec.training.sequence_length
             seconds = step_s * wobble / members
+            is_live = self.now > time.time() - 60
+            self.now = max(time.time(), self.now) if is_live else self.now + seconds
             record = StepRecord(
                 step=step,
                 time=self.now,
@@ -139,6 +138,7 @@ class ScriptedJob:
                 learning_rate=3e-4,
                 generation=len(self.generations),
                 num_groups=members,
+                communication_s=0.25 * seconds,
             )
             self.records.append(record)
             self._add(StepEvent, record=record)
@@ -175,10 +175,15 @@ class ScriptedJob:
         with self.lock:
             return JobDetail(**self._summary_fields(), spec=self.spec, status=self._status())
 
-    def throughput(self, limit: int) -> Throughput:
+    def throughput(self, points: int) -> Throughput:
         with self.lock:
             return Throughput(
-                job_id=self.job_id, tokens_per_s=self._rate(), records=self.records[-limit:]
+                job_id=self.job_id,
+                tokens_per_s=self._rate(),
+                goodput=None,
+                mfu=None,
+                steps_per_point=1,
+                records=[_point(record) for record in self.records[-points:]],
             )
 
     def _add(self, kind: Any, **fields: Any) -> None:
@@ -216,6 +221,8 @@ class ScriptedJob:
             "wanted_groups": self.wanted,
             "maximum_groups": self.spec.groups.upper_bound,
             "generation": len(self.generations),
+            "owner": None,
+            "labels": dict(self.spec.labels),
         }
 
     def _status(self) -> JobStatus | None:
@@ -223,7 +230,7 @@ class ScriptedJob:
             return None
         used = sum(record.samples for record in self.records)
         fields = self._summary_fields()
-        for name in ("source", "finished", "num_groups", "maximum_groups"):
+        for name in ("source", "finished", "num_groups", "maximum_groups", "owner", "labels"):
             del fields[name]
         return JobStatus(
             **fields,
@@ -234,3 +241,13 @@ class ScriptedJob:
             generations=self.generations,
             samples=SampleCount(due=used, used=used, repeated=0),
         )
+
+
+def _point(record: StepRecord) -> ThroughputPoint:
+    return ThroughputPoint(
+        **record.model_dump(exclude={"communication_s"}),
+        samples_per_s=record.samples / record.step_s,
+        tflops_per_worker=None,
+        mfu=None,
+        communication_share=0.25,
+    )

@@ -56,11 +56,6 @@ def test_a_submitted_job_comes_back_with_its_specification(client: MicsClient) -
     assert detail.job_id in [job.job_id for job in client.jobs().jobs]
 
 
-def test_throughput_returns_the_newest_steps(api: ScriptedApi, client: MicsClient) -> None:
-    trained_job(api, "rates")
-    assert [record.step for record in client.throughput("rates", limit=3).records] == [7, 8, 9]
-
-
 def test_a_broken_rule_names_its_field_value_and_remedy(client: MicsClient) -> None:
     spec = parse_job_spec(example_spec())
     training = spec.training.model_copy(update={"global_batch_size": 255})
@@ -94,7 +89,7 @@ def test_an_unknown_code_is_kept_as_it_is(
     monkeypatch.setattr(ScaleError, "code", "of_a_newer_service")
     body_error = ScaleError("Something new.", remedy="Do this.")
     monkeypatch.setattr(api.jobs["odd"], "scale", lambda _groups: raise_(body_error))
-    monkeypatch.setattr("service.client._kinds_by_code", dict)
+    monkeypatch.setattr("service.transport._kinds_by_code", dict)
     with pytest.raises(ServiceError) as caught:
         client.scale("odd", 2)
     assert (caught.value.code, caught.value.remedy) == ("of_a_newer_service", "Do this.")
@@ -124,8 +119,8 @@ def test_an_absent_service_is_named_with_its_address() -> None:
 def test_events_end_with_the_final_state(api: ScriptedApi, client: MicsClient) -> None:
     job = trained_job(api, "whole")
     job.set_state(JobState.FINISHED, "All steps are done.")
-    assert list(client.events("whole")) == job.events
-    assert list(client.events("whole", after=5)) == job.events[5:]
+    assert list(client.watch("whole")) == job.events
+    assert list(client.watch("whole", after=5)) == job.events[5:]
 
 
 def test_a_cut_stream_goes_on_where_it_ended(api: ScriptedApi, client: MicsClient) -> None:
@@ -133,14 +128,14 @@ def test_a_cut_stream_goes_on_where_it_ended(api: ScriptedApi, client: MicsClien
     job.set_state(JobState.FINISHED, "All steps are done.")
     api.cut_after = 7
     api.stream_starts.clear()
-    assert list(client.events("cut")) == job.events
+    assert list(client.watch("cut")) == job.events
     assert api.stream_starts == [0, 7]
 
 
 def test_events_that_are_all_known_end_at_once(api: ScriptedApi, client: MicsClient) -> None:
     job = trained_job(api, "known")
     job.set_state(JobState.FAILED, "Group 0 failed.")
-    assert list(client.events("known", after=len(job.events))) == []
+    assert list(client.watch("known", after=len(job.events))) == []
 
 
 def test_a_stream_is_given_up_when_the_service_stays_away() -> None:
@@ -148,12 +143,12 @@ def test_a_stream_is_given_up_when_the_service_stays_away() -> None:
         MicsClient(refusing_url(), retry_s=0.01, max_retries=2) as client,
         pytest.raises(ServiceUnreachableError),
     ):
-        next(client.events("any"))
+        next(client.watch("any"))
 
 
 def test_events_of_an_unknown_job_are_refused(client: MicsClient) -> None:
     with pytest.raises(JobNotFoundError):
-        next(client.events("nobody"))
+        next(client.watch("nobody"))
 
 
 def test_wait_returns_the_ended_job_or_says_where_it_stands(

@@ -39,6 +39,9 @@ def job(**changes: Any) -> OpenJob:
         "step": 4,
         "steps": 10,
         "cancel_requested": False,
+        "handed_over": True,
+        "submission": 0,
+        "last_sequence": 0,
         "status": supervisor().status(),
     }
     return OpenJob(**values | changes)
@@ -128,3 +131,24 @@ def test_no_partition_group_outlives_its_job() -> None:
     assert (status.state, status.reason) == (JobState.FAILED, "Its driver died.")
     assert {group.state for group in status.groups} == {GroupState.LOST}
     assert "Its driver died." in status.groups[0].reason
+
+
+@pytest.mark.parametrize("word", ["finished", "cancelled", "failed", "paused"])
+@pytest.mark.parametrize("state", [DriverState.SUCCEEDED, DriverState.FAILED])
+def test_the_last_state_that_a_driver_logged_is_believed(state: DriverState, word: str) -> None:
+    message = (
+        "12:00:00 job is running: Training with 2 partition groups.\n"
+        f"12:00:05 \x1b[1mjob is {word}: It was so at step 4.\x1b[0m\n"
+        "RuntimeError: what other processes say afterwards"
+    )
+    outcome = decide_outcome(job(), DriverStatus(state=state, message=message), 0.0, PATIENCE)
+    assert outcome is not None
+    assert (outcome.state, outcome.reason) == (JobState(word), "It was so at step 4.")
+
+
+def test_a_state_that_was_followed_by_another_is_not_the_last() -> None:
+    message = "job is waiting: One group is ready.\njob is running: Training."
+    driver = DriverStatus(state=DriverState.FAILED, message=f"{message}\nOSError: disk full")
+    outcome = decide_outcome(job(), driver, 0.0, PATIENCE)
+    assert outcome is not None
+    assert (outcome.state, outcome.reason) == (JobState.FAILED, "OSError: disk full")

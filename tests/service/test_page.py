@@ -1,137 +1,144 @@
-"""The page in a real browser, against a scripted service that sends what the real one would."""
+"""The page in a real browser: the list, and one job as it lives."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Iterator
 
 import pytest
+from browsing import Visit
 from running import eventually
-from scripted_api import ScriptedApi, serving
 from scripted_job import ScriptedJob, example_spec
+from scripted_page import PageApi
 
 from mics_core.spec import parse_job_spec
-from mics_core.spec.status import GroupState, JobState
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-_CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from mics_core.spec.status import CheckpointEvent, GroupState, JobState
 
 
-class Visit:
-    """One open page, with all that it complained about and asked for."""
-
-    def __init__(self, page: sync_api.Page, url: str):
-        self.page, self.url = page, url
-        self.complaints: list[str] = []
-        self.foreign: list[str] = []
-        page.on("console", lambda message: self._note(message.type, message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self._note_request(request.url))
-
-    def open(self, address: str) -> None:
-        self.page.goto(self.url + address)
-
-    def text(self, selector: str) -> str:
-        return self.page.locator(selector).inner_text()
-
-    def wait_for_text(self, selector: str, text: str) -> None:
-        sync_api.expect(self.page.locator(selector)).to_contain_text(text, timeout=10_000)
-
-    def _note(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
-            self.complaints.append(text)
-
-    def _note_request(self, address: str) -> None:
-        if not address.startswith((self.url, "data:", "blob:")):
-            self.foreign.append(address)
+def test_an_empty_list_says_how_to_fill_it(visit: Visit) -> None:
+    visit.open("/")
+    visit.wait_for_text("#jobs-empty", "No jobs yet.")
+    visit.page.locator("#filters").wait_for(state="hidden")
+    assert visit.page.locator("#session").is_hidden(), "no token is asked for"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def api() -> Iterator[ScriptedApi]:
-    with serving(ScriptedApi()) as api:
-        yield api
-
-
-@pytest.fixture
-def visit(browser: sync_api.Browser, api: ScriptedApi) -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    visit = Visit(context.new_page(), api.url)
-    yield visit
-    context.close()
-    assert visit.foreign == [], "the page must work without any other host"
-
-
-@pytest.fixture
-def job(api: ScriptedApi) -> ScriptedJob:
-    job = api.add(ScriptedJob("job-1", parse_job_spec(example_spec(steps=100))))
-    job.join(0, 1)
-    job.set_state(JobState.RUNNING, "Two groups train.")
-    for _ in range(10):
-        job.commit_step()
-    return job
-
-
-def test_the_list_leads_to_a_job_and_names_stay_text(api: ScriptedApi, visit: Visit) -> None:
+def test_the_list_leads_to_a_job_and_names_stay_text(page_api: PageApi, visit: Visit) -> None:
     spec = parse_job_spec(example_spec(name="<img src=x onerror=alert(1)>"))
-    api.add(ScriptedJob("job-odd", spec))
+    page_api.add(ScriptedJob("job-odd", spec))
     visit.open("/")
     visit.page.get_by_role("link", name="<img src=x").click()
     visit.wait_for_text("#job-name", "<img src=x onerror=alert(1)>")
     visit.wait_for_text("#picture", "No partition group yet")
     assert visit.page.url.endswith("#/jobs/job-odd")
-    assert visit.complaints == []
 
 
-def test_charts_and_progress_follow_the_events(visit: Visit, job: ScriptedJob) -> None:
+def test_the_list_is_filtered_by_state_and_label_and_goes_on_page_by_page(
+    page_api: PageApi, visit: Visit
+) -> None:
+    for number in range(70):
+        job = page_api.add(
+            ScriptedJob(f"job-{number}", parse_job_spec(example_spec(name=f"run {number}")))
+        )
+        job.created -= number
+        if number == 3:
+            job.set_state(JobState.FAILED, "The loss of step 7 is nan.")
+            page_api.labels[job.job_id] = {"team": "speech"}
+    visit.open("/")
+    visit.wait_for_number("#jobs-list li", 50)
+    visit.page.get_by_role("button", name="Show more").click()
+    visit.wait_for_number("#jobs-list li", 70)
+    assert visit.page.get_by_role("button", name="Show more").is_hidden()
+    visit.page.get_by_label("State").select_option("failed")
+    visit.wait_for_number("#jobs-list li", 1)
+    visit.wait_for_text("#jobs-list", "run 3")
+    visit.page.get_by_label("Label, as key:value").fill("team:vision")
+    visit.wait_for_text("#jobs-none", "No job matches the filter.")
+    visit.page.get_by_label("Label, as key:value").fill("team:speech")
+    visit.wait_for_number("#jobs-list li", 1)
+    visit.page.get_by_label("Label, as key:value").fill("speech")
+    visit.wait_for_text("#jobs-error", "A label is given as key:value")
+    visit.page.get_by_label("Label, as key:value").fill("")
+    visit.page.get_by_label("State").select_option("")
+    visit.wait_for_number("#jobs-list li", 50)
+    assert visit.refused == []
+
+
+def test_the_list_is_filtered_by_owner_once_there_is_one(page_api: PageApi, visit: Visit) -> None:
+    for number in range(3):
+        page_api.add(
+            ScriptedJob(f"job-{number}", parse_job_spec(example_spec(name=f"run {number}")))
+        )
+    visit.open("/")
+    visit.wait_for_number("#jobs-list li", 3)
+    assert visit.page.get_by_label("Owner").is_hidden()
+    page_api.owners["job-1"] = "ada"
+    visit.page.get_by_label("Owner").wait_for()
+    visit.page.get_by_label("Owner").fill("ada")
+    visit.wait_for_number("#jobs-list li", 1)
+    visit.wait_for_text("#jobs-list", "run 1")
+    visit.page.get_by_label("Owner").fill("ben")
+    visit.wait_for_text("#jobs-none", "No job matches the filter.")
+    visit.page.get_by_role("button", name="Show all jobs").click()
+    visit.wait_for_number("#jobs-list li", 3)
+
+
+def test_charts_and_progress_follow_the_events(visit: Visit, training_job: ScriptedJob) -> None:
     visit.open("/#/jobs/job-1")
     visit.wait_for_text("#rate-readout", "step 9 ")
     for _ in range(40):
-        job.commit_step()
+        training_job.commit_step()
     visit.wait_for_text("#rate-readout", "step 49 ")
     visit.wait_for_text("#loss-readout", "step 49 ")
+    visit.wait_for_text("#goodput-readout", "since the start")
     visit.wait_for_text("#job-steps", "50 of 100 steps · 50 %")
     visit.wait_for_text("#job-remaining", "left")
-    assert visit.page.locator(".chart canvas").count() == 2
-    assert visit.complaints == []
+    visit.wait_for_text("#figure-goodput", "41.2 % MFU")
+    visit.wait_for_text("#figure-rate", "25.0 % communication")
+    visit.wait_for_text("#connection", "Live")
+    assert visit.page.locator(".chart canvas").count() == 3
+
+
+def test_goodput_and_series_are_what_their_definitions_say(visit: Visit) -> None:
+    visit.open("/")
+    found = visit.page.evaluate(
+        """async () => {
+            const { goodputOf } = await import("/static/js/goodput.js");
+            const { Series } = await import("/static/js/series.js");
+            const series = new Series();
+            const same = {step_s: 1, tokens_per_s: 1, loss: 1, num_groups: 1};
+            const record = (step, time) => ({step, time, ...same});
+            for (const step of [0, 2, 1, 1]) series.take(record(step, step));
+            const inOrder = [...series.step];
+            // Back to a checkpoint: step 1 is committed once more, later than what followed it.
+            series.take(record(1, 9));
+            return {
+                goodput: goodputOf(
+                    [0, 1, 2, 3, 4], [10, 11, 12, 22, 23], [9, 1, 1, 10, 1], [2, 2, 2, 2, 2],
+                ),
+                inOrder,
+                again: series.step,
+            };
+        }"""
+    )
+    # The step of ten seconds counts as the median, one; the first step is not counted.
+    assert found["goodput"] == [None, 1, 1, 3 / 12, 4 / 13]
+    assert found["inOrder"] == [0, 1, 2]
+    assert found["again"] == [0, 1]
 
 
 def test_a_joining_group_appears_and_a_lost_one_is_struck_out_with_its_reason(
-    visit: Visit, job: ScriptedJob
+    visit: Visit, training_job: ScriptedJob
 ) -> None:
     visit.open("/#/jobs/job-1")
-    sync_api.expect(visit.page.locator("#picture [data-group=member]")).to_have_count(2)
-    job.join(2)
-    sync_api.expect(visit.page.locator("#picture [data-group=member]")).to_have_count(3)
+    visit.wait_for_number("#picture [data-group=member]", 2)
+    training_job.join(2)
+    visit.wait_for_number("#picture [data-group=member]", 3)
     assert visit.page.locator("#picture .replication").count() == 2
-    job.lose(1, "Its node 10.0.0.5 died.")
+    training_job.lose(1, "Its node 10.0.0.5 died.")
     visit.wait_for_text("#picture [data-id='1']", "lost")
     assert visit.page.locator("#picture [data-id='1'] .strike").count() == 1
     visit.wait_for_text("#picture-others", "Its node 10.0.0.5 died.")
     visit.wait_for_text("#events li >> nth=0", "Generation 3")
     visit.wait_for_text("#announcer", "Generation 3: Group 1 was lost")
-    assert visit.complaints == []
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,7 @@ def test_a_joining_group_appears_and_a_lost_one_is_struck_out_with_its_reason(
     ids=["a node each", "two groups on a node", "two nodes a group"],
 )
 def test_boxes_show_which_node_holds_which_workers(
-    api: ScriptedApi, visit: Visit, partition_size: int, workers_per_node: int, num_boxes: int
+    page_api: PageApi, visit: Visit, partition_size: int, workers_per_node: int, num_boxes: int
 ) -> None:
     job = ScriptedJob(
         "placed",
@@ -148,76 +155,121 @@ def test_boxes_show_which_node_holds_which_workers(
         partition_size=partition_size,
         workers_per_node=workers_per_node,
     )
-    api.add(job).join(0, 1)
+    page_api.add(job).join(0, 1)
     visit.open("/#/jobs/placed")
-    sync_api.expect(visit.page.locator("#picture .node")).to_have_count(num_boxes)
-    sync_api.expect(visit.page.locator("#picture .worker")).to_have_count(2 * partition_size)
-    sync_api.expect(visit.page.locator("#picture .replication")).to_have_count(partition_size)
+    visit.wait_for_number("#picture .node", num_boxes)
+    visit.wait_for_number("#picture .worker", 2 * partition_size)
+    visit.wait_for_number("#picture .replication", partition_size)
 
 
-def test_the_skip_link_moves_the_focus_and_keeps_the_job(visit: Visit, job: ScriptedJob) -> None:
-    visit.open("/#/jobs/job-1")
-    visit.wait_for_text("#job-name", job.spec.name)
-    visit.page.keyboard.press("Tab")
-    visit.page.keyboard.press("Enter")
-    assert visit.page.evaluate("() => document.activeElement.id") == "content"
-    assert visit.page.locator("#job").is_visible()
-
-
-def test_hovering_a_mark_tells_why_the_generation_was_formed(
-    visit: Visit, job: ScriptedJob
+def test_marks_tell_who_came_and_went_and_why_to_pointer_and_keyboard(
+    visit: Visit, training_job: ScriptedJob
 ) -> None:
-    job.join(2, reason="Group 2 joined as asked.")
-    for _ in range(10):
-        job.commit_step()
+    training_job.join(2, reason="Group 2 joined as asked.")
+    for _ in range(30):
+        training_job.commit_step()
+    training_job.lose(0, "Its node 10.0.0.4 died.")
+    for _ in range(30):
+        training_job.commit_step()
     visit.open("/#/jobs/job-1")
-    visit.wait_for_text("#rate-readout", "step 19 ")
+    visit.wait_for_text("#rate-readout", "step 69 ")
     box = visit.page.locator("#rate-chart .u-over").bounding_box()
     assert box is not None
-    visit.page.mouse.move(box["x"] + box["width"] * 10 / 19, box["y"] + box["height"] / 2)
+    visit.page.mouse.move(box["x"] + box["width"] * 10 / 69, box["y"] + box["height"] / 2)
+    visit.wait_for_text("#rate-chart .mark-note", "Step 10: group 2 joined.")
     visit.wait_for_text("#rate-chart .mark-note", "Group 2 joined as asked.")
     visit.wait_for_text("#rate-readout", "step 10 ")
+    for chart in ("rate", "loss", "goodput"):
+        marks = visit.page.locator(f"#{chart}-chart .mark")
+        assert marks.all_inner_texts() == ["+2", "+1", "−1"]
+    # One stop of the Tab key a chart, at the newest mark; the arrows lead to the others.
+    visit.page.mouse.move(0, 0)
+    visit.tab_to(visit.page.locator("#loss-chart .mark >> nth=2"))
+    visit.wait_for_text("#loss-chart .mark-note", "Step 40: group 0 gone.")
+    visit.wait_for_text("#loss-chart .mark-note", "Its node 10.0.0.4 died.")
+    visit.press("ArrowLeft")
+    visit.wait_for_text("#loss-chart .mark-note", "Group 2 joined as asked.")
+    focused = visit.page.evaluate("() => document.activeElement.ariaLabel")
+    assert "group 2 joined" in focused
+    assert "as asked" in focused
+    visit.press("Escape")
+    assert visit.page.locator("#loss-chart .mark-note").is_hidden()
+    assert training_job.groups[0].state is GroupState.LOST
 
 
-def test_scaling_asks_the_service_and_shows_its_refusal(
-    api: ScriptedApi, visit: Visit, job: ScriptedJob
+def test_logs_are_followed_and_those_of_one_worker_can_be_chosen(
+    page_api: PageApi, visit: Visit, training_job: ScriptedJob
 ) -> None:
+    page_api.logs = {"": ["The supervisor starts."], "1.0": ["Group 1, rank 0 builds its shard."]}
     visit.open("/#/jobs/job-1")
-    visit.page.get_by_role("spinbutton", name="Partition groups").fill("3")
-    visit.page.keyboard.press("Enter")
-    visit.wait_for_text("#action-note", "3 groups are wanted now")
-    assert job.wanted == 3
-    assert [(path, json.loads(body)) for _, path, body in api.calls] == [
-        ("/api/v1/jobs/job-1/scale", {"groups": 3})
-    ]
-    visit.page.get_by_role("spinbutton", name="Partition groups").fill("9")
-    visit.page.get_by_role("button", name="Scale").click()
-    visit.wait_for_text("#action-error", "from 1 to 4")
-    assert len(api.calls) == 1
+    visit.page.get_by_role("tab", name="Logs").click()
+    visit.wait_for_text("#log", "The supervisor starts.")
+    visit.wait_for_text("#log-state", "following")
+    page_api.logs[""].append("Group 2 is asked for.")
+    visit.wait_for_text("#log", "Group 2 is asked for.")
+    visit.page.get_by_label("Of", exact=True).select_option("Group 1, rank 0")
+    visit.wait_for_text("#log", "Group 1, rank 0 builds its shard.")
+    assert "supervisor" not in visit.text("#log")
+    training_job.cancel()
+    visit.wait_for_text("#log-state", "end of the log")
 
 
-def test_cancelling_asks_first(api: ScriptedApi, visit: Visit, job: ScriptedJob) -> None:
+def test_checkpoints_and_the_specification_have_their_tabs(
+    visit: Visit, training_job: ScriptedJob
+) -> None:
+    training_job._add(CheckpointEvent, step=5, path="step-00000005", error="")
     visit.open("/#/jobs/job-1")
-    visit.page.get_by_role("button", name="Cancel job…").click()
-    visit.page.get_by_role("button", name="Keep it running").click()
-    assert api.calls == []
-    visit.page.get_by_role("button", name="Cancel job…").click()
-    visit.page.get_by_role("button", name="Cancel the job").click()
-    visit.wait_for_text("#job-state", "cancelled")
-    visit.wait_for_text("#connection", "job ended")
-    assert job.state is JobState.CANCELLED
-    assert visit.page.locator("#actions").is_hidden()
+    visit.page.get_by_role("tab", name="Events").focus()
+    visit.press("ArrowRight", "ArrowRight")
+    visit.wait_for_text("#checkpoints-rows", "step-00000005")
+    visit.wait_for_text("#checkpoints-note", "mics export job-1")
+    training_job._add(CheckpointEvent, step=9, path="step-00000009", error="The disk is full.")
+    visit.wait_for_text("#checkpoints-rows tr >> nth=0", "The disk is full.")
+    visit.press("ArrowRight")
+    visit.wait_for_text("#spec", "global_batch_size: 256")
+
+
+def test_the_cluster_shows_nodes_groups_free_places_and_what_waits(
+    page_api: PageApi, visit: Visit, training_job: ScriptedJob
+) -> None:
+    page_api.pending = [{"resources": {"CPU": 2.0}, "count": 3}]
+    visit.open("/#/cluster")
+    visit.wait_for_text("#cluster-note", "2 nodes · 4 workers at work · room for 4 more")
+    visit.wait_for_text("#cluster-pending", "Waits for room: 3 × 2 CPU")
+    assert visit.page.locator(".node-card .place.is-free").count() == 4
+    training_job.join(2)
+    visit.come_back()
+    visit.wait_for_number(".node-card", 3)
+    visit.page.get_by_role("link", name="job-1, group 2, rank 0–1").click()
+    visit.wait_for_text("#job-name", training_job.spec.name)
 
 
 def test_a_cut_stream_goes_on_without_a_gap(
-    api: ScriptedApi, visit: Visit, job: ScriptedJob
+    page_api: PageApi, visit: Visit, training_job: ScriptedJob
 ) -> None:
-    api.cut_after = 5
     visit.open("/#/jobs/job-1")
-    eventually(lambda: 5 in api.stream_starts, "the page asks again from event 5")
+    visit.wait_for_text("#connection", "Live")
+    [start] = page_api.stream_starts
+    page_api.cut_after = 2
+    visit.page.reload()
     for _ in range(5):
-        job.commit_step()
+        training_job.commit_step()
+    eventually(lambda: start + 2 in page_api.stream_starts, "the page asks again from there")
     visit.wait_for_text("#rate-readout", "step 14 ")
+
+
+def test_a_service_that_does_not_answer_is_told_of_until_it_does(
+    visit: Visit, training_job: ScriptedJob
+) -> None:
+    visit.open("/#/jobs/job-1")
+    visit.wait_for_text("#rate-readout", "step 9 ")
+    visit.page.route("**/api/**", lambda route: route.abort())
+    visit.come_back()
+    visit.wait_for_text("#offline", "The service does not answer since")
+    assert visit.text("#job-steps").startswith("10 of 100"), "what is known stays"
+    visit.page.unroute("**/api/**")
+    visit.come_back()
+    visit.page.wait_for_selector("#offline", state="hidden")
 
 
 def test_an_unknown_job_is_named(visit: Visit) -> None:
@@ -225,48 +277,35 @@ def test_an_unknown_job_is_named(visit: Visit) -> None:
     visit.wait_for_text("#job-error", "no job has the id 'nobody'")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_everything_without_scrolling_sideways(
-    visit: Visit, job: ScriptedJob, scheme: str
-) -> None:
-    job.set_state(JobState.RUNNING, "A reason with a" + " very" * 20 + " long" + "word" * 40)
-    visit.page.set_viewport_size({"width": 360, "height": 740})
-    visit.page.emulate_media(color_scheme=scheme)
-    visit.open("/#/jobs/job-1")
-    visit.wait_for_text("#rate-readout", "step 9 ")
-    width = visit.page.evaluate("() => document.documentElement.scrollWidth")
-    assert width <= 360
-    assert visit.page.get_by_role("navigation", name="Jobs").is_hidden()
-    visit.page.get_by_role("link", name="← All jobs").click()
-    sync_api.expect(visit.page.get_by_role("navigation", name="Jobs")).to_be_visible()
-
-
-def test_2000_steps_and_64_groups_stay_smooth(api: ScriptedApi, visit: Visit) -> None:
+def test_2000_steps_and_64_groups_stay_smooth(page_api: PageApi, visit: Visit) -> None:
     spec = example_spec(steps=2100, maximum=64) | {"groups": {"wanted": 64, "maximum": 64}}
-    job = api.add(ScriptedJob("big", parse_job_spec(spec)))
+    job = page_api.add(ScriptedJob("big", parse_job_spec(spec)))
     job.join(*range(64))
     job.set_state(JobState.RUNNING, "All groups train.")
     for _ in range(2000):
         job.commit_step()
     visit.open("/#/jobs/big")
     visit.wait_for_text("#rate-readout", "step 1,999 ")
-    sync_api.expect(visit.page.locator("#picture [data-group=member]")).to_have_count(64)
+    visit.wait_for_number("#picture [data-group=member]", 64)
     visit.page.evaluate("""() => {
-        window.longestFrame = 0;
+        window.frames_ms = [];
         let last = performance.now();
         const watch = (now) => {
-            window.longestFrame = Math.max(window.longestFrame, now - last);
+            window.frames_ms.push(now - last);
             last = now;
             requestAnimationFrame(watch);
         };
         requestAnimationFrame(watch);
     }""")
-    for _ in range(50):
+    for _ in range(100):
         job.commit_step()
         time.sleep(0.01)
     job.set_group(7, GroupState.LOST, "Killed by signal 9.")
     visit.wait_for_text("#picture [data-id='7']", "lost")
-    visit.wait_for_text("#rate-readout", "step 2,049 ")
-    # Generous, for busy machines; a page that redrew on every event would take far longer.
-    assert visit.page.evaluate("() => window.longestFrame") < 500
-    assert visit.complaints == []
+    visit.wait_for_text("#rate-readout", "step 2,099 ")
+    frames_ms = sorted(visit.page.evaluate("() => window.frames_ms"))
+    # Generous, for two busy cores and no GPU; a page that redrew on every event, or laid everything
+    # out anew for each step, would take far longer.
+    assert frames_ms[len(frames_ms) // 2] < 50, "the median frame"
+    assert frames_ms[-1 - len(frames_ms) // 20] < 150, "the 95th percentile"
+    assert frames_ms[-1] < 500, "the longest frame"

@@ -18,6 +18,7 @@ from mics_core.cluster import names
 from mics_core.cluster.gateway import RayGateway
 from mics_core.errors import ClusterError, JobConflictError, JobNotFoundError, ScaleError
 from mics_core.spec import parse_job_spec
+from mics_core.spec.changes import GroupsChange
 from mics_core.spec.status import DriverState, DriverStatus, JobState
 
 pytestmark = pytest.mark.cluster
@@ -42,9 +43,13 @@ class Supervisor:
         news = await self._playing.events(after, timeout_s)
         return [event.model_dump(mode="json") for event in news]
 
-    async def scale(self, wanted: int, reason: str) -> dict[str, Any]:
+    async def scale(self, change: GroupsChange, reason: str) -> dict[str, Any]:
         assert "through the service" in reason
-        return self._playing.scale(wanted).model_dump(mode="json")
+        return self._playing.scale(change).model_dump(mode="json")
+
+    async def pause(self, reason: str) -> dict[str, Any]:
+        assert "through the service" in reason
+        return self._playing.pause().model_dump(mode="json")
 
     async def cancel(self, reason: str) -> dict[str, Any]:
         assert reason
@@ -106,9 +111,9 @@ def test_a_live_job_answers_through_its_supervisor(
         assert [event.kind for event in first + rest] == ["state", "generation", "step", "step"]
         status = await gateway.status("live")
         assert (status.state, status.step) == (JobState.RUNNING, 2)
-        assert (await gateway.scale("live", 3)).wanted_groups == 3
-        with pytest.raises(ScaleError, match="9 groups"):
-            await gateway.scale("live", 9)
+        assert (await gateway.scale("live", GroupsChange(3))).wanted_groups == 3
+        with pytest.raises(ScaleError, match="9 partition groups"):
+            await gateway.scale("live", GroupsChange(9))
         await gateway.cancel("live")
         with pytest.raises(JobConflictError, match="already"):
             await gateway.cancel("live")

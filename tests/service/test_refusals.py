@@ -84,7 +84,7 @@ def test_a_large_body_is_refused_whether_announced_or_not(service: Service) -> N
 
 def test_a_scale_body_that_is_no_json_is_refused(service: Service) -> None:
     path = f"/api/v1/jobs/{service.submit()}/scale"
-    for body in (b"{", b"nonsense", b"", b"[]", b'{"groups": 1, "extra": 2}'):
+    for body in (b"{", b"nonsense", b"", b"[]", b"\xff\xfe", b'{"groups": 1, "extra": 2}', b"{}"):
         answer = service.client.post(path, content=body, headers=JSON)
         assert_refused(answer, 422, "invalid_request")
 
@@ -97,7 +97,7 @@ def test_a_scale_body_that_is_no_json_is_refused(service: Service) -> None:
         ("/api/v1/jobs?state=sleeping", 422, "invalid_request"),
         ("/api/v1/jobs/x/events?after=-1", 422, "invalid_request"),
         ("/api/v1/jobs/x/events?after=" + "9" * 40, 422, "invalid_request"),
-        ("/api/v1/jobs/x/throughput?limit=-3", 422, "invalid_request"),
+        ("/api/v1/jobs/x/throughput?points=-3", 422, "invalid_request"),
         ("/api/v1/jobs/..%2f..%2fetc", 404, "not_found"),
         ("/api/v1/jobs/%00", 404, "job_not_found"),
         ("/static/../settings.py", 404, "not_found"),
@@ -132,7 +132,7 @@ def test_a_foreign_page_cannot_change_anything(service: Service) -> None:
 
 
 def test_an_unexpected_failure_shows_no_stack_trace(service: Service) -> None:
-    async def broken(_job_id: str, _wanted: int) -> None:
+    async def broken(_job_id: str, _change: object) -> None:
         raise RuntimeError("secret detail")
 
     service.cluster.scale = broken  # type: ignore[method-assign,assignment]

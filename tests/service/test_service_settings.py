@@ -7,20 +7,45 @@ from pathlib import Path
 import pytest
 
 from mics_core.errors import SpecificationError
+from service.auth.binding import require_token_beyond_loopback
+from service.auth.callers import Role
+from service.auth.tokens import TokenStore
+from service.serve import run
 from service.settings import Settings
+from service.store import Store
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", ""])
-def test_another_host_than_this_machine_is_refused(host: str) -> None:
-    with pytest.raises(SpecificationError, match="ssh -L") as refused:
-        Settings(host=host)
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
+def test_another_host_than_this_machine_needs_a_token_first(host: str, tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/service.sqlite3")
+    with pytest.raises(SpecificationError, match="mics token create") as refused:
+        require_token_beyond_loopback(host, store.database)
     assert refused.value.problems[0].field == "host"
     assert repr(host) in refused.value.problems[0].value
+    assert "ssh -L" in refused.value.problems[0].remedy
+    TokenStore(store.database).create("first", Role.ADMIN)
+    require_token_beyond_loopback(host, store.database)
+    store.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_this_machine_is_accepted(host: str) -> None:
-    assert Settings(host=host).host == host
+def test_this_machine_needs_no_token(host: str, tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/service.sqlite3")
+    require_token_beyond_loopback(host, store.database)
+    store.close()
+
+
+def test_the_service_itself_refuses_to_listen_openly(tmp_path: Path) -> None:
+    with pytest.raises(SpecificationError, match="mics token create"):
+        run(Settings(host="0.0.0.0", port=0, data_directory=tmp_path))
+
+
+def test_names_of_the_service_are_this_machines_its_hosts_and_the_chosen_ones() -> None:
+    assert Settings().known_hosts == ("localhost", "127.0.0.1", "::1")
+    environment = {"MICS_ALLOWED_HOSTS": "mics.example, Train ,"}
+    settings = Settings.from_environment(environment, host="10.0.0.5")
+    assert settings.known_hosts[3:] == ("10.0.0.5", "mics.example", "train")
+    assert "0.0.0.0" not in Settings(host="0.0.0.0").known_hosts
 
 
 def test_the_environment_gives_way_to_what_was_chosen() -> None:

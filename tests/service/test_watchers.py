@@ -12,7 +12,7 @@ from fakes import FakeSupervisor, specification
 from mics_core.spec import parse_job_spec
 from mics_core.spec.status import JobEvent
 from service.store import Store
-from service.watchers import Watcher, WatcherHub, follow_events
+from service.watchers import Told, Watcher, WatcherHub, follow_events
 
 SPEC = parse_job_spec(specification())
 
@@ -33,7 +33,7 @@ def played() -> list[JobEvent]:
 
 def test_a_full_queue_is_dropped_and_said_to_be() -> None:
     async def scenario() -> None:
-        watcher, history = Watcher(queue_length=3), played()
+        watcher, history = Watcher(queue_length=3), [Told(event) for event in played()]
         watcher.put(history[:2])
         assert await watcher.take() == history[:2]
         watcher.put(history[:2])
@@ -50,8 +50,8 @@ def test_a_watcher_that_lags_reads_the_store_and_misses_nothing(store: Store) ->
     async def scenario() -> list[JobEvent]:
         hub, history, found = WatcherHub(queue_length=2), played(), list[JobEvent]()
         store.append_events("a", history[:1])
-        async for event in follow_events(store, hub, "a", 0):
-            found.append(event)
+        async for told in follow_events(store, hub, "a", 0):
+            found.append(told.event)
             if len(found) == 1:  # while this watcher is busy, everything else happens
                 for index in range(1, len(history)):
                     hub.publish("a", store.append_events("a", history[index : index + 1]))
@@ -60,6 +60,39 @@ def test_a_watcher_that_lags_reads_the_store_and_misses_nothing(store: Store) ->
         return found
 
     assert asyncio.run(scenario())
+
+
+def test_events_reach_hundreds_of_watchers_in_order_and_others_have_their_turn_between(
+    store: Store,
+) -> None:
+    async def scenario() -> None:
+        hub, history = WatcherHub(), played()
+        store.append_events("a", history[:1])
+        others_turns = 0
+
+        async def watch() -> list[int]:
+            return [told.event.sequence async for told in follow_events(store, hub, "a", 0)]
+
+        async def take_turns() -> None:
+            nonlocal others_turns
+            while True:
+                others_turns += 1
+                await asyncio.sleep(0)
+
+        watchers = [asyncio.create_task(watch()) for _ in range(300)]
+        while hub.num_watchers < 300:
+            await asyncio.sleep(0.01)
+        other = asyncio.create_task(take_turns())
+        for event in history[1:-1]:
+            hub.publish("a", store.append_events("a", [event]))
+        others_turns = 0
+        hub.publish("a", store.append_events("a", history[-1:]))
+        found = await asyncio.gather(*watchers)
+        other.cancel()
+        assert others_turns > 10, "all watchers were served in one go"
+        assert all(sequences == [event.sequence for event in history] for sequences in found)
+
+    asyncio.run(scenario())
 
 
 def test_a_watcher_that_leaves_is_forgotten(store: Store) -> None:

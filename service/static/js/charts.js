@@ -1,37 +1,52 @@
-// The two live charts, throughput and loss, over the steps. They share one cursor.
+// The live charts over the steps: throughput, loss and goodput. They share one cursor.
 
 import uPlot from "../vendor/uplot/uPlot.esm.js";
-import { generationMarks } from "./chart-marks.js";
+import { membershipMarks } from "./chart-marks.js";
 import { byId, setText } from "./dom.js";
-import { count, loss, numGroups, rate } from "./format.js";
+import { count, loss, numGroups, percent, rate } from "./format.js";
+import { colourOf, onThemeChange } from "./theme.js";
 
-const HEIGHT = 230;
+const HEIGHT = 216;
+const LANE = 26;
+const FONT = '11px "Inter Variable", system-ui, sans-serif';
+
+const CHARTS = [
+  {
+    name: "rate",
+    title: "Throughput",
+    label: (value) => `${rate(value)} tokens/s`,
+    tick: rate,
+    // From zero: half the height is half the speed.
+    range: (low, high) => [0, (high || 1) * 1.1],
+  },
+  {
+    name: "loss",
+    title: "Loss",
+    label: (value) => `loss ${loss(value)}`,
+    tick: (value) => String(Number(value.toPrecision(4))),
+    range: (low, high) => {
+      const span = high - low || Math.abs(high) || 1;
+      return [low - 0.08 * span, high + 0.08 * span];
+    },
+  },
+  {
+    name: "goodput",
+    title: "Goodput",
+    label: (value) => `${percent(value)} since the start`,
+    tick: (value) => `${Math.round(100 * value)} %`,
+    range: (low) => [Math.max(0, Math.min(0.8, Math.floor(low * 10) / 10)), 1.02],
+  },
+];
 
 export class Charts {
   #model = null;
-  #plots;
   #colours = readColours();
+  #plots;
 
   constructor() {
     const sync = uPlot.sync("steps");
-    this.#plots = [
-      this.#build("rate", sync, {
-        label: (value) => `${rate(value)} tokens/s`,
-        tick: (value) => rate(value),
-        // From zero: half the height is half the speed.
-        range: (low, high) => [0, (high || 1) * 1.18],
-      }),
-      this.#build("loss", sync, {
-        label: (value) => `loss ${loss(value)}`,
-        tick: (value) => String(Number(value.toPrecision(4))),
-        range: (low, high) => {
-          // More room above than below: the generations' numbers stand there.
-          const span = high - low || Math.abs(high) || 1;
-          return [low - 0.08 * span, high + 0.16 * span];
-        },
-      }),
-    ];
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    this.#plots = CHARTS.map((chart) => this.#build(chart, sync));
+    onThemeChange(() => {
       this.#colours = readColours();
       for (const { plot } of this.#plots) plot.redraw(false);
     });
@@ -41,87 +56,81 @@ export class Charts {
   draw(model) {
     this.#model = model;
     const { series } = model;
-    for (const { name, plot, fit } of this.#plots) {
+    for (const { chart, plot, fit } of this.#plots) {
       fit();
-      plot.setData([series.step, series[name]]);
-      this.#readOut(name, plot);
+      plot.setData([series.step, series[chart.name]]);
+      this.#readOut(chart, plot);
     }
   }
 
-  #build(name, sync, { label, tick, range }) {
-    const box = byId(`${name}-chart`);
+  #build(chart, sync) {
+    const box = byId(`${chart.name}-chart`);
     const axis = (extra) => ({
       stroke: () => this.#colours.ink,
       grid: { stroke: () => this.#colours.grid, width: 1 },
       ticks: { show: false },
-      font: "11px system-ui, sans-serif",
+      font: FONT,
       ...extra,
     });
+    const steps = (_, at) => at.map((step) => (Number.isInteger(step) ? count(step) : ""));
     const options = {
       width: box.clientWidth || 400,
       height: HEIGHT,
-      padding: [6, 8, 0, 0],
+      padding: [LANE, 8, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: sync.key }, y: false, drag: { setScale: false, x: false, y: false } },
       scales: {
         x: { time: false, range: (_, low, high) => [low ?? 0, Math.max(high ?? 1, (low ?? 0) + 1)] },
-        y: { range: (_, low, high) => (low === null ? [0, 1] : range(low, high)) },
+        y: { range: (_, low, high) => (low === null ? [0, 1] : chart.range(low, high)) },
       },
       axes: [
-        axis({ grid: { show: false }, size: 26, values: (_, at) => at.map((step) => (Number.isInteger(step) ? count(step) : "")) }),
-        axis({ size: 52, values: (_, at) => at.map(tick) }),
+        axis({ grid: { show: false }, size: 26, space: 60, values: steps }),
+        axis({ size: 50, space: 34, values: (_, at) => at.map(chart.tick) }),
       ],
       series: [
         {},
         {
-          stroke: () => this.#colours[name],
-          fill: name === "rate" ? () => this.#colours.rateFill : undefined,
-          width: 1.6,
+          stroke: () => this.#colours[chart.name],
+          fill: chart.name === "rate" ? () => this.#colours.fill : undefined,
+          width: 1.5,
           points: { show: (plot) => plot.data[0].length === 1 },
         },
       ],
       plugins: [
-        generationMarks(() => this.#model?.marks ?? [], () => this.#colours),
-        { hooks: { setCursor: (plot) => this.#readOut(name, plot) } },
+        membershipMarks(chart.title, () => this.#model?.changes ?? [], () => this.#colours),
+        { hooks: { setCursor: (plot) => this.#readOut(chart, plot) } },
       ],
     };
     const plot = new uPlot(options, [[], []], box);
-    plot.readOutLabel = label;
     // The chart is built while its card is hidden; its width is taken when it is seen.
     const fit = () => {
       const width = box.clientWidth;
       if (width && width !== plot.width) plot.setSize({ width, height: HEIGHT });
     };
     new ResizeObserver(fit).observe(box);
-    return { name, plot, fit };
+    return { chart, plot, fit };
   }
 
   /** The values under the cursor, or those of the last step. */
-  #readOut(name, plot) {
-    const { series } = this.#model ?? { series: null };
-    if (!series) return;
+  #readOut({ name, label }, plot) {
+    if (!this.#model) return;
+    const { series } = this.#model;
     const index = plot.cursor.idx ?? series.step.length - 1;
-    const words =
-      series.step[index] === undefined
-        ? "no step yet"
-        : [
-            `step ${count(series.step[index])}`,
-            plot.readOutLabel(series[name][index]),
-            numGroups(series.groups[index]),
-          ].join(" · ");
-    setText(byId(`${name}-readout`), words);
+    const step = series.step[index];
+    const words = step === undefined ? ["no step yet"] : [`step ${count(step)}`, label(series[name][index])];
+    if (step !== undefined && name === "rate") words.push(numGroups(series.groups[index]));
+    setText(byId(`${name}-readout`), words.join(" · "));
   }
 }
 
 function readColours() {
-  const style = getComputedStyle(document.documentElement);
-  const of = (name) => style.getPropertyValue(name).trim();
   return {
-    ink: of("--ink-quiet"),
-    grid: of("--line"),
-    line: of("--mark"),
-    rate: of("--rate"),
-    rateFill: `${of("--rate")}1c`,
-    loss: of("--loss"),
+    ink: colourOf("--ink-quiet"),
+    grid: colourOf("--line"),
+    mark: colourOf("--mark"),
+    rate: colourOf("--rate"),
+    fill: colourOf("--rate-fill"),
+    loss: colourOf("--loss"),
+    goodput: colourOf("--goodput"),
   };
 }

@@ -1,4 +1,4 @@
-// The log of membership: generations, lost groups, scaling and states, newest first, each with the
+// The events of a job: generations, lost groups, scaling and states, newest first, each with the
 // reason that the service gave.
 
 import { byId, html, setText } from "./dom.js";
@@ -7,7 +7,7 @@ import { clock, count, numberList, numGroups } from "./format.js";
 const MAX_ROWS = 200;
 const ROUTINE = new Set(["placing", "starting", "ready", "member"]);
 const STATE_TONES = {
-  running: "good", pending: "busy", waiting: "busy", finished: "info", cancelled: "gone", failed: "bad",
+  running: "good", pending: "busy", waiting: "busy", paused: "plain", finished: "info", cancelled: "gone", failed: "bad",
 };
 const GROUP_TONES = {
   placing: "gone", starting: "busy", ready: "info", member: "good", leaving: "leave", left: "gone",
@@ -61,7 +61,7 @@ function wordsOf(event) {
         tone: GROUP_TONES[event.state],
       };
     case "scale":
-      return { what: `${numGroups(event.wanted)} wanted`, why: event.reason, tone: "plain" };
+      return { what: `${numGroups(event.wanted)} wanted`, facts: boundsOf(event), why: event.reason, tone: "plain" };
     case "checkpoint":
       return event.error
         ? { what: `Checkpoint of step ${count(event.step)} failed`, why: event.error, tone: "bad" }
@@ -79,4 +79,11 @@ function wordsOf(event) {
       return { what: `Generation ${number}`, why: reason, facts: `${when}, ${members}`, tone: "info" };
     }
   }
+}
+
+function boundsOf({ minimum, maximum }) {
+  const words = [];
+  if (Number.isFinite(minimum)) words.push(`at least ${minimum}`);
+  if (Number.isFinite(maximum)) words.push(`at most ${maximum}`);
+  return words.join(", ");
 }

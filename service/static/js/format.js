@@ -5,8 +5,11 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 /** 12800 → "12,800" */
 export const count = (value) => whole.format(value);
 
+/** 1, "node" → "1 node"; 3, "node" → "3 nodes" */
+export const counted = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
 /** 1 → "1 group", 3 → "3 groups" */
-export const numGroups = (value) => (value === 1 ? "1 group" : `${count(value)} groups`);
+export const numGroups = (value) => counted(value, "group");
 
 /** Tokens per second with three digits: 45210 → "45.2k"; a dash if unknown. */
 export function rate(value) {
@@ -22,6 +25,21 @@ export function rate(value) {
 /** A loss with four decimals; a dash if unknown. A diverged one arrives as text: "NaN". */
 export const loss = (value) => (Number.isFinite(value) ? value.toFixed(4) : String(value ?? "–"));
 
+/** 0.9731 → "97.3 %"; a dash if unknown. */
+export const percent = (share) => (Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : "–");
+
+/** Bytes in their binary unit: 3221225472 → "3 GiB". */
+export function bytes(value) {
+  for (const [unit, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
+    if (value >= unit) return `${Number((value / unit).toPrecision(3))} ${name}`;
+  }
+  return `${Math.round(value)} B`;
+}
+
+/** Seconds of a step: 0.0123 → "12.3 ms", 2.5 → "2.5 s". */
+export const shortTime = (seconds) =>
+  seconds < 1 ? `${Number((1000 * seconds).toPrecision(3))} ms` : `${Number(seconds.toPrecision(3))} s`;
+
 /** A duration in its two largest units: 200 → "3 min 20 s". */
 export function duration(seconds) {
   const total = Math.max(0, Math.round(seconds));
@@ -34,6 +52,10 @@ export function duration(seconds) {
 
 /** Seconds since the epoch → the local time of day. */
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
+
+/** Seconds since the epoch → the local day and time. */
+export const moment = (seconds) =>
+  new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
 /** [0, 1, 2, 5] → "0–2, 5" */
 export function numberList(numbers) {

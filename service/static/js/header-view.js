@@ -1,18 +1,32 @@
 // The head of a job: state and reason, progress with the remaining time, and the figures.
 
 import { byId, html, setText } from "./dom.js";
-import { count, duration, loss, rate } from "./format.js";
+import { count, duration, loss, percent, rate } from "./format.js";
 
 export function drawHeader(model) {
   const { detail } = model;
   setText(byId("job-name"), detail.name);
   setText(byId("job-id"), detail.job_id);
-  setText(byId("job-source"), detail.source === "ray" ? "sent by ray job submit" : "sent to the API");
+  setText(byId("job-source"), sourceOf(detail));
+  drawLabels(detail.labels ?? {});
   setText(byId("job-state"), detail.state);
   setText(byId("job-reason"), detail.reason);
   byId("job").dataset.state = detail.state;
   drawProgress(model);
   drawFigures(model);
+}
+
+function sourceOf({ source, owner }) {
+  const words = source === "ray" ? "sent by ray job submit" : "sent to the API";
+  return owner ? `${words} by ${owner}` : words;
+}
+
+function drawLabels(labels) {
+  const box = byId("job-labels");
+  const words = Object.entries(labels).map(([key, value]) => `${key}:${value}`);
+  if (box.dataset.shown === words.join()) return;
+  box.dataset.shown = words.join();
+  box.replaceChildren(...words.map((each) => html("span", { class: "chip" }, each)));
 }
 
 function drawProgress(model) {
@@ -28,8 +42,11 @@ function drawProgress(model) {
 
 function drawFigures(model) {
   const { detail } = model;
-  figure("figure-rate", rate(model.tokensPerSecond));
+  const share = model.communicationShare;
+  figure("figure-rate", rate(model.tokensPerSecond), share === null ? "" : `${percent(share)} communication`);
   figure("figure-loss", loss(model.loss));
+  const mfu = Number.isFinite(model.mfu) ? `${percent(model.mfu)} MFU` : "";
+  figure("figure-goodput", percent(model.series.goodput.at(-1) ?? model.goodput), mfu);
   figure("figure-groups", count(detail.num_groups), `of ${count(detail.wanted_groups)} wanted`);
   const generation = model.generations.get(detail.generation);
   const since = generation && generation.step !== null ? `since step ${count(generation.step)}` : "";

@@ -1,36 +1,33 @@
-// Puts the page together: the address decides which job is shown, a model holds what is known of it,
-// and the views draw the model at most once a frame.
+// Puts the page together: the address decides which view is shown.
 
-import { getJob, getThroughput } from "./api.js";
-import { Charts } from "./charts.js";
-import { Controls } from "./controls.js";
-import { byId, setText, showMessage } from "./dom.js";
-import { drawEvents } from "./events-view.js";
-import { drawHeader } from "./header-view.js";
-import { JobModel } from "./job-model.js";
+import { onNews } from "./api.js";
+import { ClusterView } from "./cluster-view.js";
+import { byId, showMessage } from "./dom.js";
+import { clock } from "./format.js";
+import { JobPage } from "./job-page.js";
 import { ListView } from "./list-view.js";
-import { onFrame, spaced } from "./pace.js";
-import { Picture } from "./picture.js";
-import { follow, isFinal } from "./stream.js";
+import { Session } from "./session.js";
+import { SubmitView } from "./submit-view.js";
+import { startTheme } from "./theme.js";
 
-const RELOAD_MS = 1000;
-const IDLE_RELOAD_MS = 5000;
-const RETRY_MS = 3000;
-const FIRST_RECORDS = 2000;
+const NARROW = "(max-width: 860px)";
+const TITLES = { list: "mics", submit: "New job · mics", cluster: "Cluster · mics", login: "Log in · mics" };
 
 class Page {
   #list = new ListView();
-  #charts = new Charts();
-  #picture = new Picture();
-  #controls = new Controls((detail) => this.#take(detail));
-  #open = null;
-  #draw = onFrame(() => this.#drawNow());
+  #job = new JobPage(() => this.#leave());
+  #cluster = new ClusterView();
+  #submit = new SubmitView((jobId) => this.#visit(jobId));
+  #session = new Session(() => this.#route());
+  #reachedAt = Date.now();
 
-  start() {
+  async start() {
+    startTheme();
+    onNews((news) => this.#hear(news));
     addEventListener("hashchange", () => {
       this.#route();
       // On a narrow screen the list and the job take turns: begin at the top of what is new.
-      if (matchMedia("(max-width: 860px)").matches) {
+      if (matchMedia(NARROW).matches) {
         scrollTo(0, 0);
         byId("content").focus();
       }
@@ -40,100 +37,58 @@ class Page {
       event.preventDefault();
       byId("content").focus();
     });
-    byId("events-all").addEventListener("change", this.#draw);
-    this.#route();
-    this.#list.start();
-    setInterval(() => {
-      const isLive = this.#open?.model && !isFinal(this.#open.model.detail.state);
-      if (isLive && !document.hidden) this.#open.reload?.();
-    }, IDLE_RELOAD_MS);
+    if (await this.#session.start()) this.#route();
   }
 
   #route() {
     const jobId = jobOf(location.hash);
-    this.#close();
-    this.#list.select(jobId);
-    byId("layout").dataset.showing = jobId ? "job" : "list";
-    byId("nothing").hidden = jobId !== null;
-    if (jobId) this.#show(jobId);
-    else document.title = "mics";
+    const view = jobId ? "job" : { "#/submit": "submit", "#/cluster": "cluster" }[location.hash] ?? "list";
+    this.#show(view);
+    this.#list.start(jobId);
+    if (jobId) this.#job.open(jobId);
+    else document.title = TITLES[view];
+    if (view === "cluster") this.#cluster.start();
+    if (view === "submit") this.#submit.start();
   }
 
-  #close() {
-    this.#open?.abort.abort();
-    this.#open?.stop?.();
-    clearTimeout(this.#open?.retry);
-    this.#open = null;
-    byId("job").hidden = true;
-    byId("connection").hidden = true;
-    showMessage(byId("job-error"), null);
+  #show(view) {
+    byId("layout").dataset.showing = view;
+    this.#job.close();
+    this.#cluster.stop();
+    for (const each of ["submit", "cluster", "login"]) byId(each).hidden = each !== view;
+    for (const id of ["nothing", "list-title"]) byId(id).hidden = view !== "list";
+    byId("primary").hidden = view === "login";
+    for (const link of byId("primary").children) {
+      const isHere = link.dataset.view === { list: "jobs", job: "jobs" }[view] || link.dataset.view === view;
+      if (isHere) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
   }
 
-  /** Load a job, then follow it. Everything checks that it is still the open one. */
-  async #show(jobId) {
-    const open = { abort: new AbortController(), model: null };
-    this.#open = open;
-    try {
-      const detail = await getJob(jobId, open.abort.signal);
-      open.model = new JobModel(detail);
-      byId("job").hidden = false;
-      showMessage(byId("job-error"), null);
-      this.#draw();
-      // The chart stands at once; the replayed history then fills in what is older.
-      const { records } = await getThroughput(jobId, FIRST_RECORDS, open.abort.signal);
-      for (const record of records) open.model.takeRecord(record);
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      showMessage(byId("job-error"), error.message);
-      if (error.status !== 404) open.retry = setTimeout(() => this.#route(), RETRY_MS);
+  #hear(news) {
+    if (news === "unauthorised") {
+      if (byId("layout").dataset.showing === "login") return;
+      this.#session.expire();
+      this.#list.stop();
+      this.#show("login");
+      document.title = TITLES.login;
+      byId("login-token").focus();
       return;
     }
-    open.reload = spaced(() => this.#reload(jobId, open), RELOAD_MS);
-    this.#follow(jobId, open);
-    this.#draw();
+    if (news === "reached") this.#reachedAt = Date.now();
+    const since = clock(this.#reachedAt / 1000);
+    const words = `The service does not answer since ${since}. What is shown may be old; it is asked again by itself.`;
+    showMessage(byId("offline"), news === "unreachable" ? words : null);
   }
 
-  #follow(jobId, open) {
-    open.stop = follow(jobId, {
-      onEvent: (event) => {
-        open.model.takeEvent(event);
-        if (event.kind !== "step") open.reload();
-        this.#draw();
-      },
-      onConnection: (state) => {
-        const words = { live: "live", reconnecting: "reconnecting…", ended: "job ended" }[state];
-        setText(byId("connection"), words);
-        byId("connection").dataset.state = state;
-        byId("connection").hidden = false;
-      },
-      isOver: () => isFinal(open.model.detail.state),
-    });
+  #visit(jobId) {
+    this.#list.refresh();
+    location.hash = `#/jobs/${encodeURIComponent(jobId)}`;
   }
 
-  async #reload(jobId, open) {
-    try {
-      const detail = await getJob(jobId, open.abort.signal);
-      if (this.#open === open) this.#take(detail);
-      showMessage(byId("job-error"), null);
-    } catch (error) {
-      if (error.name !== "AbortError") showMessage(byId("job-error"), error.message);
-    }
-  }
-
-  #take(detail) {
-    this.#open?.model.takeDetail(detail);
-    this.#draw();
-  }
-
-  #drawNow() {
-    const model = this.#open?.model;
-    if (!model) return;
-    document.title = `${model.detail.name} · ${model.detail.state} · mics`;
-    drawHeader(model);
-    this.#controls.draw(model.detail);
-    this.#charts.draw(model);
-    this.#picture.draw(model);
-    drawEvents(model);
+  #leave() {
+    this.#list.refresh();
+    location.hash = "#/";
   }
 }
 

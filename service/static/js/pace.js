@@ -35,3 +35,12 @@ export function spaced(task, pause) {
     else run();
   };
 }
+
+/** Return a function that runs `task` once nobody has called it for `pause` milliseconds. */
+export function later(task, pause) {
+  let timer = null;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(task, pause);
+  };
+}

@@ -11,13 +11,14 @@ export const isFinal = (state) => FINAL.has(state);
 
 /**
  * @param {string} jobId
+ * @param {number} after sequence number of the last event that is known
  * @param {{onEvent: (event: object) => void, onConnection: (state: string) => void,
  *          isOver: () => boolean}} listeners `onConnection` gets "live", "reconnecting" or "ended";
  *          `isOver` says whether the job has ended, so that a closed stream is no fault.
  * @returns {() => void} stops following
  */
-export function follow(jobId, { onEvent, onConnection, isOver }) {
-  let last = 0;
+export function follow(jobId, after, { onEvent, onConnection, isOver }) {
+  let last = after;
   let source = null;
   let timer = null;
 

@@ -1,0 +1,59 @@
+"""Brings a database to the present form of the tables, whatever version of the service made it.
+
+Every change of the tables is one script in `versions`, and Alembic runs those that a database has
+not seen. Databases from before there were scripts have the tables of the first one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
+
+from mics_core.errors import Problem, SpecificationError
+
+__all__ = ["FIRST_REVISION", "upgrade"]
+
+FIRST_REVISION = "0001"
+"""The tables as they were before there were migrations."""
+
+_LOCK = 0x6D696373  # "mics": any number that nobody else locks in this database
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the database of `connection` up to date, in the transaction that it is in.
+
+    Raises:
+        SpecificationError: A newer version of the service made it.
+    """
+    if connection.dialect.name == "postgresql":
+        # Services that start at the same moment take turns; the lock ends with the transaction.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is None and inspect(connection).has_table("jobs"):
+        command.stamp(config, FIRST_REVISION)
+    elif found is not None:
+        _check_known(config, found)
+    command.upgrade(config, "head")
+
+
+def _check_known(config: Config, found: str) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found not in known:
+        raise SpecificationError(
+            [
+                Problem(
+                    "database_url",
+                    f"a database of version {found}",
+                    "a newer version of mics-elastic made it.",
+                    "Run that version, or name another database.",
+                )
+            ]
+        )

@@ -1,0 +1,154 @@
+"""The examples, run as a reader would run them, on the cluster of the end-to-end tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+import yaml
+from pyarrow import parquet
+from ray.job_submission import JobSubmissionClient
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from typer.testing import CliRunner
+
+from mics_core.cluster.local import LocalCluster
+from mics_core.spec.folders import CheckpointFolder
+from mics_core.spec.status import JobState, StepEvent
+from service.cli.main import build_app
+from service.client import MicsClient
+from service.schemas import JobSummary
+from tests.cluster.running import eventually
+from tests.e2e.service_process import ServiceProcess
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 120.0
+
+
+def test_a_script_trains_with_mics_trainer_and_the_service_lists_its_job(
+    cluster: LocalCluster, client: MicsClient, tmp_path: Path
+) -> None:
+    script = ROOT / "examples" / "ray-trainer" / "train.py"
+    with subprocess.Popen(
+        [sys.executable, str(script), "--steps", "120", "--storage", str(tmp_path)],
+        env=os.environ | {"RAY_ADDRESS": cluster.address},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+
+        def listed() -> JobSummary | None:
+            assert process.poll() in (None, 0), "the script failed"
+            return next((job for job in client.jobs().jobs if job.name == "ray-trainer"), None)
+
+        job = eventually(listed, "the script's job in the list", DEADLINE_S)
+        printed, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, printed
+    result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    assert (job.job_id, job.source) == (result["job_id"], "ray")
+    assert (result["state"], result["steps"]) == ("finished", 120)
+    assert CheckpointFolder(str(tmp_path / "ray-trainer")).complete()[-1] == (
+        120,
+        result["checkpoint"],
+    )
+    seen = client.wait(job.job_id, timeout_s=DEADLINE_S)
+    assert (seen.state, seen.step, seen.loss) == (JobState.FINISHED, 120, result["loss"])
+
+
+def test_the_doctor_finds_the_cluster_and_the_service_sound(
+    cluster: LocalCluster, service: ServiceProcess, tmp_path: Path
+) -> None:
+    environment = {"MICS_URL": service.url, "MICS_DATA_DIRECTORY": str(tmp_path)}
+    words = ["doctor", "--json", "--address", cluster.address]
+    result = CliRunner().invoke(build_app(), words, env=environment)
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["ok"]) == (0, True), result.stdout
+    found = {check["name"]: check["found"] for check in report["checks"]}
+    assert found["ray"] == "3 nodes, 4 CPU slots, 0 GPUs"
+    assert sum(name.startswith("node ") for name in found) == 3
+
+
+@pytest.fixture(scope="module")
+def submitted(
+    cluster: LocalCluster, client: MicsClient, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The ids of the examples' jobs; they run side by side where there is room."""
+    root = tmp_path_factory.mktemp("examples")
+    (root / "mics_core").symlink_to(ROOT / "mics_core")
+    fine_tune = root / "examples" / "fine-tune"
+    shutil.copytree(ROOT / "examples" / "fine-tune", fine_tune)
+    runpy.run_path(str(fine_tune / "make_checkpoint.py"))["make_checkpoint"](
+        fine_tune / "checkpoint"
+    )
+    own_model = JobSubmissionClient(cluster.dashboard_url).submit_job(
+        entrypoint=f"{sys.executable} -m mics_core.cluster.driver job.yaml",
+        runtime_env={"working_dir": str(ROOT / "examples" / "own-model")},
+    )
+    return {
+        "fine-tune": client.submit(fine_tune / "job.yaml").job_id,
+        "own-model": own_model,
+        "parquet": client.submit(small_parquet_job(root)).job_id,
+    }
+
+
+def small_parquet_job(folder: Path) -> dict[str, Any]:
+    """The example over Parquet files with its own kinds of model, data and tokenizer, but small."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[UNK]", "[SEP]", "[MASK]"]
+    sentences = [f"the {number} sheep went over the {number + 1} hills" for number in range(300)]
+    tokenizer.train_from_iterator(sentences, trainers.WordLevelTrainer(special_tokens=special))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    parquet.write_table(pyarrow.table({"text": sentences}), folder / "corpus.parquet")
+    job: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "parquet.yaml").read_text())
+    job["model"] |= {"hidden_size": 32, "num_layers": 2, "num_heads": 2}
+    job["data"]["paths"] = [str(folder / "*.parquet")]
+    job["tokenizer"]["path"] = str(folder / "tokenizer.json")
+    sizes = {"sequence_length": 16, "global_batch_size": 8, "micro_batch_size": 2, "steps": 30}
+    job["training"] |= sizes | {"schedule": {"kind": "linear", "warmup_steps": 3}}
+    job["groups"] = {"minimum": 1, "wanted": 1, "maximum": 2}
+    job["resources"] = {"cpus": 1}
+    job["checkpoint"] |= {"directory": str(folder / "parquet"), "interval_steps": 30}
+    return job
+
+
+@pytest.mark.parametrize("name", ["fine-tune", "own-model", "parquet"])
+def test_an_example_trains_to_its_end_and_learns(
+    client: MicsClient, submitted: dict[str, str], name: str
+) -> None:
+    # What was sent to Ray alone is found a moment later.
+    eventually(
+        lambda: submitted[name] in [job.job_id for job in client.all_jobs()],
+        f"the job of {name} in the list",
+        DEADLINE_S,
+    )
+    events = list(client.watch(submitted[name]))
+    detail = client.job(submitted[name])
+    assert detail.state is JobState.FINISHED, detail.reason
+    losses = [event.record.loss for event in events if isinstance(event, StepEvent)]
+    assert len(losses) == detail.steps
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_the_fine_tuned_model_is_one_that_transformers_loads(
+    service: ServiceProcess, client: MicsClient, submitted: dict[str, str], tmp_path: Path
+) -> None:
+    client.wait(submitted["fine-tune"], timeout_s=DEADLINE_S)
+    words = ["export", submitted["fine-tune"], "--output", str(tmp_path / "tuned"), "--json"]
+    result = CliRunner().invoke(build_app(), words, env={"MICS_URL": service.url})
+    assert json.loads(result.stdout)["step"] == 40, result.output
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tuned")
+    tokens = tokenizer("def main() -> None:", return_tensors="pt")
+    assert model(**tokens).logits.shape[-1] == 500
