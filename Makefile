@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-.PHONY: bench-network bench-weak bench-memory bench-gpu bench-recovery bench-steady
+.PHONY: bench-network bench-weak bench-memory bench-gpu bench-recovery bench-checkpoint bench-churn bench-steady bench-api
 
 bench-network: $(STAMP)  ## our engine and its peers over emulated nodes with shaped links (root)
 	$(BIN)/python -m benchmarks.network $(ARGS)
@@ -44,8 +44,17 @@ bench-memory: $(STAMP)  ## peak memory of a worker against model_states / p
 bench-recovery: $(STAMP)  ## what faults cost the survivors of a run on simulated nodes
 	$(BIN)/python -m benchmarks.recovery $(ARGS)
 
+bench-checkpoint: $(STAMP)  ## what checkpoints cost the steps beside them
+	$(BIN)/python -m benchmarks.checkpoint $(ARGS)
+
+bench-churn: $(STAMP)  ## what a run keeps of its throughput under 62 faults
+	$(BIN)/python -m benchmarks.churn $(ARGS)
+
 bench-steady: $(STAMP)  ## a step of an elastic run against the same engine with fixed members
 	$(BIN)/python -m benchmarks.steady $(ARGS)
+
+bench-api: $(STAMP)  ## the control plane with many jobs and watchers
+	$(BIN)/python -m benchmarks.api $(ARGS)
 
 bench-gpu: $(STAMP)  ## model FLOP/s utilisation on one GPU
 	$(BIN)/python -m benchmarks.gpu $(ARGS)

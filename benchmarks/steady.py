@@ -26,9 +26,11 @@ from benchmarks.harness.nodes import LOCAL_NODE
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.harness.world import World
 from benchmarks.network.systems.elastic import ADDRESS_VARIABLE, JOB_VARIABLE
+from mics_core.cluster.driver import start_supervisor
+from mics_core.cluster.layout import Layout
 from mics_core.cluster.local import LocalCluster
-from mics_core.cluster.names import NAMESPACE, supervisor_name
-from mics_core.cluster.supervisor import JobSupervisor
+from mics_core.cluster.names import NAMESPACE
+from mics_core.cluster.reaching import find_supervisor
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
 
@@ -49,7 +51,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name:
         spec = _job(write_tokens(Path(name)))
-        with _supervised(spec, name) as variables, WorldFactory([LOCAL_NODE], Path(name)) as forks:
+        with _supervised(spec) as variables, WorldFactory([LOCAL_NODE], Path(name)) as forks:
             pairs = _measure(forks, spec, variables, options.steps)
     row = _row(pairs)
     table = Table(title="A step of an elastic run against fixed members", title_justify="left")
@@ -69,19 +71,14 @@ def _job(tokens: Path) -> JobSpec:
 
 
 @contextmanager
-def _supervised(spec: JobSpec, folder: str) -> Iterator[dict[str, str]]:
+def _supervised(spec: JobSpec) -> Iterator[dict[str, str]]:
     """Start the job's supervisor on a cluster without room, so that it starts no workers itself."""
     with LocalCluster(0, 0) as cluster:
         ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
         try:
-            supervisor: Any = (
-                ray.remote(JobSupervisor)
-                .options(name=supervisor_name(JOB_ID), num_cpus=0, max_concurrency=1000)
-                .remote(JOB_ID, spec.model_dump(mode="json"), PARTITION_SIZE, Strategy(), folder)
-            )
-            ray.get(supervisor.start.remote())
+            start_supervisor(JOB_ID, Layout(PARTITION_SIZE, Strategy(), spec, "It is measured."))
             yield {ADDRESS_VARIABLE: cluster.address, JOB_VARIABLE: JOB_ID}
-            ray.kill(supervisor)
+            ray.kill(find_supervisor(JOB_ID))
         finally:
             ray.shutdown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -74,6 +75,8 @@ def main() -> int:
     console = build_console()
     # An end by `kill` still takes the nodes down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # The workers of every system import the emulated model from here.
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     results: list[_Results] = []
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name:
         tokens = write_tokens(Path(name))

@@ -130,7 +130,8 @@ class Shooting:
         steps = [s for s in self._job.steps[before:] if begins.step <= s.step <= first.step]
         extra_s = sum(step.step_s - normal_s for step in steps)
         redone = self._redone(begins) - 1  # none was under way
-        return Outcome(max(0.0, extra_s), redone, extra_s / normal_s, until_s)
+        phases = self._phases(first.generation)
+        return Outcome(max(0.0, extra_s), redone, extra_s / normal_s, until_s, phases)
 
     def _redone(self, first: StepRecord) -> int:
         """Return the steps that were begun before `first` and done again: the one under way too."""

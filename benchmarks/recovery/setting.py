@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.harness.jobs import VOCAB_SIZE, gpt2, training_job
+from benchmarks.harness.jobs import VOCAB_SIZE, training_job
 from mics_core.spec import JobSpec
 
 __all__ = ["GLOBAL_BATCH_SIZE", "MODEL", "NUM_GROUPS", "PARTITION_SIZE", "build_spec"]
 
-MODEL = gpt2(hidden_size=128, num_layers=4, num_heads=4, vocab_size=VOCAB_SIZE)
+_FORWARD_S = 0.005
+MODEL = {
+    "callable": "benchmarks.weak.model:build_emulated",
+    "arguments": {
+        "vocab_size": VOCAB_SIZE,
+        "width": 256,
+        "num_layers": 4,
+        "forward_s": _FORWARD_S,
+        "backward_s": 2 * _FORWARD_S,
+    },
+}
+"""Its compute is emulated: with six workers' own, two cores would be all that is measured."""
 PARTITION_SIZE = 2
 NUM_GROUPS = 3
 GLOBAL_BATCH_SIZE = 24
@@ -18,4 +29,4 @@ GLOBAL_BATCH_SIZE = 24
 
 def build_spec(tokens: Path, global_batch_size: int = GLOBAL_BATCH_SIZE) -> JobSpec:
     """Return the training that all systems do."""
-    return training_job(tokens, MODEL, global_batch_size=global_batch_size)
+    return training_job(tokens, MODEL, global_batch_size=global_batch_size, sequence_length=16)

@@ -19,7 +19,8 @@ from benchmarks.network.systems.mics import settings_of
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Ready
-from mics_core.cluster.names import NAMESPACE, supervisor_name
+from mics_core.cluster.names import NAMESPACE
+from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import GenerationPlan
@@ -42,11 +43,12 @@ def build(name: str, spec: JobSpec, site: Site) -> _Elastic:
     device = torch.device("cpu")
     partition = form_partition_group(ranks, list(site.nodes_of_ranks), device)
     ray.init(os.environ[ADDRESS_VARIABLE], namespace=NAMESPACE, log_to_driver=False)
-    supervisor = ray.get_actor(supervisor_name(os.environ[JOB_VARIABLE]), namespace=NAMESPACE)
+    supervisor = SupervisorHandle(os.environ[JOB_VARIABLE])
     group_id, rank = divmod(site.rank, size)
     link = SupervisorLink(supervisor, group_id, rank)
     link.start()
-    lifeline = Lifeline(ray.get(supervisor.lifeline.remote()), group_id, rank)
+    find = partial(supervisor.ask, "lifeline", timeout_s=_TIMEOUT_S)
+    lifeline = Lifeline(find, group_id, rank)
     trainer = build_trainer(spec, partition, device)
     store = host_store("0.0.0.0") if rank == 0 else None
     port = store.port if store is not None else None
