@@ -61,7 +61,7 @@ class Scenario:
     def follow(self, job_id: str, total_steps: int) -> Facts:
         """Follow the job to its end; return what happened."""
         facts = Facts(job_id)
-        for event in self._client.events(job_id):
+        for event in self._client.watch(job_id):
             match event:
                 case StepEvent(record=record):
                     facts.steps.append(record)
