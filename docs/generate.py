@@ -1,6 +1,7 @@
 """Writes what the documentation takes from the code, so that the two cannot differ.
 
-That is `docs/job-specification.md`, from the specification, and the tables of `docs/scaling.md` and
+That is `docs/job-specification.md`, from the specification, `docs/api.md`, from the service's
+OpenAPI document (`docs/api_page.py`), and the tables of `docs/scaling.md` and
 `README.md`, from the planner and the results of benchmarks. `python docs/generate.py` writes all;
 with `--check` it ends with status 1 if one is out of date, as `tests/test_docs.py` and
 `tests/planner/test_planner_published.py` find too.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +34,7 @@ from mics_core.spec.job import JobSpec
 from mics_core.spec.presets import MODEL_PRESETS
 
 TARGET = Path(__file__).parent / "job-specification.md"
+API = Path(__file__).parent / "api.md"
 SCALING = Path(__file__).parent / "scaling.md"
 README = Path(__file__).parents[1] / "README.md"
 SYSTEMS = {
@@ -139,6 +142,13 @@ def render() -> str:
     """Return the text of the file."""
     parts = [_INTRODUCTION, *(_section(model) for model in models())]
     return "\n".join(parts)
+
+
+def render_api() -> str:
+    """Return the text of the page about the REST API."""
+    page = runpy.run_path(str(Path(__file__).with_name("api_page.py")))
+    text: str = page["render"]()
+    return text
 
 
 def models() -> list[type[BaseModel]]:
@@ -395,7 +405,7 @@ def main() -> int:
     """Write the files, or compare them; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    pages = {TARGET: render()}
+    pages = {TARGET: render(), API: render_api()}
     pages |= {page: with_tables(page.read_text(encoding="utf-8")) for page in (README, SCALING)}
     if parser.parse_args().check:
         return int(any(page.read_text(encoding="utf-8") != text for page, text in pages.items()))
