@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.harness.jobs import VOCAB_SIZE, training_job, write_tokens
+from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.miniature.run import Miniature
 from mics_core.spec import JobSpec
@@ -70,16 +70,7 @@ def main() -> int:
     return 0
 
 
-_MODEL: dict[str, Any] = {
-    "callable": "benchmarks.weak.model:build_emulated",
-    "arguments": {
-        "vocab_size": VOCAB_SIZE,
-        "width": WIDTH,
-        "num_layers": LAYERS,
-        "forward_s": FORWARD_S,
-        "backward_s": 2 * FORWARD_S,
-    },
-}
+_MODEL = emulated_model(WIDTH, LAYERS, FORWARD_S)
 
 
 def _job(tokens: Path, folder: Path | None, steps: int) -> JobSpec:

@@ -36,7 +36,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.jobs import VOCAB_SIZE, training_job, write_tokens
+from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.miniature.run import Miniature
 from mics_core.elastic import events as elastic
@@ -102,7 +102,7 @@ def main() -> int:
         runs_without_faults_step_s={n: [fmean(times[n]) for times in usual] for n in usual[0]},
         seconds=churned.steps[-1].time - churned.first,
         steps=len(churned.steps),
-        emulated=_model(FORWARD_S),
+        emulated=emulated_model(WIDTH, LAYERS, FORWARD_S),
         newcomers_start_at_lowest_priority=os.geteuid() == 0,
     )
     console.print(f"written to {options.output}")
@@ -112,25 +112,12 @@ def main() -> int:
 def _job(tokens: Path, forward_s: float, steps: int) -> JobSpec:
     spec = training_job(
         tokens,
-        _model(forward_s),
+        emulated_model(WIDTH, LAYERS, forward_s),
         global_batch_size=GLOBAL_BATCH_SIZE,
         sequence_length=4,
         steps=steps,
     )
     return spec.model_copy(update={"partition_size": PARTITION_SIZE})
-
-
-def _model(forward_s: float) -> dict[str, Any]:
-    return {
-        "callable": "benchmarks.weak.model:build_emulated",
-        "arguments": {
-            "vocab_size": VOCAB_SIZE,
-            "width": WIDTH,
-            "num_layers": LAYERS,
-            "forward_s": forward_s,
-            "backward_s": 2 * forward_s,
-        },
-    }
 
 
 def _undisturbed(tokens: Path, options: argparse.Namespace) -> dict[int, list[float]]:

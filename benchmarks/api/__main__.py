@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.api.stored import store_jobs
 from benchmarks.harness.followed import eventually
-from benchmarks.harness.jobs import VOCAB_SIZE, training_job, write_tokens
+from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from mics_core.cluster.local import LocalCluster, free_port
 from mics_core.spec import JobSpec
@@ -120,12 +120,7 @@ def main() -> int:
 
 
 def _job(tokens: Path, steps: int) -> JobSpec:
-    forward_s = 0.02
-    arguments = {"vocab_size": VOCAB_SIZE, "width": 64, "num_layers": 2, "forward_s": forward_s}
-    model = {
-        "callable": "benchmarks.weak.model:build_emulated",
-        "arguments": {**arguments, "backward_s": 2 * forward_s},
-    }
+    model = emulated_model(width=64, num_layers=2, forward_s=0.02)
     spec = training_job(tokens, model, global_batch_size=4, sequence_length=4, steps=steps)
     return spec.model_copy(update={"partition_size": 2})
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mics_core.spec import JobSpec, parse_job_spec
 
-__all__ = ["VOCAB_SIZE", "gpt2", "training_job", "write_tokens"]
+__all__ = ["VOCAB_SIZE", "emulated_model", "gpt2", "training_job", "write_tokens"]
 
 VOCAB_SIZE = 512
 
@@ -32,6 +32,26 @@ def gpt2(hidden_size: int, num_layers: int, num_heads: int, vocab_size: int) -> 
         "num_layers": num_layers,
         "num_heads": num_heads,
         "vocab_size": vocab_size,
+    }
+
+
+def emulated_model(width: int, num_layers: int, forward_s: float) -> dict[str, Any]:
+    """Return the `model` part of a model whose layers take a stated time and no processor.
+
+    Args:
+        width: See `benchmarks.harness.emulated.build_emulated`.
+        num_layers: See there.
+        forward_s: See there; a layer's backward takes twice as long.
+    """
+    return {
+        "callable": "benchmarks.harness.emulated:build_emulated",
+        "arguments": {
+            "vocab_size": VOCAB_SIZE,
+            "width": width,
+            "num_layers": num_layers,
+            "forward_s": forward_s,
+            "backward_s": 2 * forward_s,
+        },
     }
 
 

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.harness.jobs import VOCAB_SIZE, training_job
+from benchmarks.harness.jobs import emulated_model, training_job
 from mics_core.spec import JobSpec
 
 __all__ = ["GLOBAL_BATCH_SIZE", "MODEL", "NUM_GROUPS", "PARTITION_SIZE", "build_spec"]
 
-_FORWARD_S = 0.005
-MODEL = {
-    "callable": "benchmarks.weak.model:build_emulated",
-    "arguments": {
-        "vocab_size": VOCAB_SIZE,
-        "width": 256,
-        "num_layers": 4,
-        "forward_s": _FORWARD_S,
-        "backward_s": 2 * _FORWARD_S,
-    },
-}
+MODEL = emulated_model(width=256, num_layers=4, forward_s=0.005)
 """Its compute is emulated: with six workers' own, two cores would be all that is measured."""
 PARTITION_SIZE = 2
 NUM_GROUPS = 3

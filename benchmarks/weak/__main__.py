@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.harness.jobs import VOCAB_SIZE, training_job, write_tokens
+from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
 from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.network.layouts import Layout
@@ -47,11 +47,12 @@ def main() -> int:
         return 0
     # An end by `kill` still takes the nodes down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    model = emulated_model(options.width, options.layers, options.forward_s)
     results: dict[int, list[Measured]] = {}
     sound = True
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as folder:
         for num_groups in options.groups:
-            measured = _measure(console, options, num_groups, Path(folder))
+            measured = _measure(console, options, model, num_groups, Path(folder))
             show_results(console, f"{num_groups} partition groups", measured)
             difference, words = largest_loss_difference(measured)
             console.print(f"Losses: at most {difference:.1e} apart ({words}).")
@@ -59,7 +60,7 @@ def main() -> int:
             sound &= difference <= LOSS_TOLERANCE and not failed
             results[num_groups] = measured
     rows = _rows(results)
-    write_results(options.output, rows, link_mbit=options.link, emulated=_model(options))
+    write_results(options.output, rows, link_mbit=options.link, emulated=model)
     for row in rows:
         console.print(
             f"{row['system']}, {row['groups']} groups: {row['step_s_median']:.3f} s,"
@@ -71,12 +72,16 @@ def main() -> int:
 
 
 def _measure(
-    console: Console, options: argparse.Namespace, num_groups: int, folder: Path
+    console: Console,
+    options: argparse.Namespace,
+    model: dict[str, Any],
+    num_groups: int,
+    folder: Path,
 ) -> list[Measured]:
     layout = Layout(num_groups, PARTITION_SIZE)
     spec = training_job(
         write_tokens(folder),
-        _model(options),
+        model,
         global_batch_size=layout.world_size * NUM_MICRO_BATCHES,
         sequence_length=SEQUENCE_LENGTH,
     )
@@ -92,19 +97,6 @@ def _measure(
             Plan(options.turns, num_warm_up=1, num_steps=options.steps),
             lambda what: console.print(f"{num_groups} groups: {what}"),
         )
-
-
-def _model(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "callable": "benchmarks.weak.model:build_emulated",
-        "arguments": {
-            "vocab_size": VOCAB_SIZE,
-            "width": options.width,
-            "num_layers": options.layers,
-            "forward_s": options.forward_s,
-            "backward_s": 2 * options.forward_s,
-        },
-    }
 
 
 def _rows(results: dict[int, list[Measured]]) -> list[dict[str, Any]]:

@@ -45,13 +45,13 @@ class PendingWork(dist.Work):
 
     Args:
         future: Its end.
-        waits: Told how long its end was waited for; none if nobody asks.
+        waits: Told how long its end was waited for.
     """
 
-    def __init__(self, future: Future[None], waits: Waits | None = None):
+    def __init__(self, future: Future[None], waits: Waits):
         super().__init__()
         self._future = future
-        self._waits = waits or Waits()
+        self._waits = waits
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait until the collective has ended.
