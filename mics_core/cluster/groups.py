@@ -324,7 +324,7 @@ class GroupRuns:
             self._settled.ring()
 
     def _kill_actor(self, actor: Any) -> None:
-        """Kill an actor; Ray waits for its node, which may be cut off, and nobody else is to."""
+        """Kill an actor; nobody is to wait for what Ray does on a node that may be cut off."""
         self._kills = [thread for thread in self._kills if thread.is_alive()]
         kill = threading.Thread(target=ray.kill, args=(actor,), name="mics-kill", daemon=True)
         self._kills.append(kill)
