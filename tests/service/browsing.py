@@ -49,9 +49,11 @@ class Visit:
         return self.page.locator(selector).inner_text()
 
     def wait_for_text(self, selector: str, text: str) -> None:
+        """Wait until a visible element contains the text."""
         from playwright.sync_api import expect
 
-        expect(self.page.locator(selector)).to_contain_text(text, timeout=10_000)
+        seen = self.page.locator(selector).filter(visible=True)
+        expect(seen).to_contain_text(text, timeout=10_000)
 
     def wait_for_number(self, selector: str, number: int) -> None:
         from playwright.sync_api import expect
