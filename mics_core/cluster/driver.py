@@ -25,7 +25,6 @@ from pathlib import Path
 
 import ray
 from pydantic import TypeAdapter
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mics_core.cluster.figures import figures_of
 from mics_core.cluster.layout import Layout, settle_layout
@@ -211,7 +210,10 @@ def start_supervisor(job_id: str, layout: Layout, after: int = 0) -> None:
             max_restarts=-1,
             num_cpus=0,
             max_concurrency=10_000,  # every worker and every watcher waits in a call of its own
-            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+            # Here, or wherever there is a node once this one is lost. A soft node affinity would
+            # not do: Ray hands an actor without resources to any node, which keeps it.
+            label_selector={"ray.io/node-id": here},
+            fallback_strategy=[{"label_selector": {}}],
         )
         .remote(
             job_id,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import yaml
 from ray.experimental import internal_kv
 from ray.util.state import list_actors
@@ -31,9 +32,14 @@ NUM_NODES = 3
 
 
 def pid_of_supervisor(job_id: str) -> int:
+    return place_of_supervisor(job_id)[1]
+
+
+def place_of_supervisor(job_id: str) -> tuple[str, int]:
+    """Node id and process id; 0 while there is none."""
     actors = list_actors(filters=[("name", "=", supervisor_name(job_id))])
-    pids = [actor["pid"] for actor in actors if actor["state"] == "ALIVE"]
-    return int(pids[0]) if pids else 0
+    places = [(actor["node_id"], actor["pid"]) for actor in actors if actor["state"] == "ALIVE"]
+    return places[0] if places else ("", 0)
 
 
 def kill_supervisor(job: RunningJob) -> None:
@@ -50,18 +56,20 @@ def kill_supervisor(job: RunningJob) -> None:
 class Survived:
     job: RunningJob
     pids: list[int]
+    nodes_of_supervisors: list[str]
 
 
 @pytest.fixture(scope="module")
 def survived(start_job: StartJob) -> Survived:
     job = start_job(60)
     job.train_to(2)
-    story = Survived(job, job.pids(0))
+    story = Survived(job, job.pids(0), [place_of_supervisor(job.job_id)[0]])
     os.kill(pid_of_supervisor(job.job_id), signal.SIGKILL)
     job.train_to(10)  # whether there is a supervisor or not
     job.scale(3)
     job.wait_until(lambda job: job.group_events(2, GroupState.STARTING), "nodes for group 2")
     kill_supervisor(job)
+    story.nodes_of_supervisors.append(place_of_supervisor(job.job_id)[0])
     job.wait_until(lambda job: job.group_events(2, GroupState.READY), "the workers of group 2")
     job.train_until(lambda job: job.has_entered(0, 1, 2), "the entry of group 2")
     # Now a loss that nobody hears of at first.
@@ -70,8 +78,15 @@ def survived(start_job: StartJob) -> Survived:
     os.kill(victim, signal.SIGKILL)
     job.train_to(job.control.allowed + 2)
     job.wait_until(lambda job: job.group_events(3, GroupState.READY), "a group in its place")
+    story.nodes_of_supervisors.append(place_of_supervisor(job.job_id)[0])
     job.train_to_the_end()
     return story
+
+
+def test_supervisors_live_where_the_driver_is_and_not_on_nodes_that_come_and_go(
+    survived: Survived,
+) -> None:
+    assert survived.nodes_of_supervisors == [ray.get_runtime_context().get_node_id()] * 3
 
 
 def test_the_groups_of_a_killed_supervisor_are_not_restarted(survived: Survived) -> None:
