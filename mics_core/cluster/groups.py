@@ -20,6 +20,11 @@ Room for a group in another's place is asked for at once, for it may have to be 
 processes start only when the survivors have committed a step again: where they share machines with
 it they would have to share their processors while everybody waits for them.
 
+[Note: asking Ray's head]
+Whoever asks Ray's head waits for its answer, and a head may be slow, or away for a while. The event
+loop must not: it answers the members of the job. So all that concerns the runs is asked on one
+thread of its own, in order.
+
 [Note: taking runs over]
 Runners outlive a supervisor. The next one, which remembers the groups, finds each runner by its
 name and waits for its run as the first did. A group whose run had not begun begins anew.
@@ -29,11 +34,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -56,6 +61,8 @@ logger = logging.getLogger(__name__)
 
 _LEAVES_WITHIN_S = 180.0
 _ENDS_WITHIN_S = 30.0
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
@@ -128,7 +135,7 @@ class GroupRuns:
         """The runs by group, ended ones too."""
         self._handing_over: set[int] = set()
         self._settled = Bell()
-        self._kills: list[threading.Thread] = []
+        self._ray = ThreadPoolExecutor(1, "mics-ray")  # see [Note: asking Ray's head]
 
     def get(self, group_id: int) -> GroupRun | None:
         """Return a group's run, also when it has ended."""
@@ -205,7 +212,7 @@ class GroupRuns:
             loop.call_later(_LEAVES_WITHIN_S, self._kill, run)
         elif run.workers:  # see [Note: ending a group]
             for worker in run.workers.values():
-                self._kill_actor(worker.actor)
+                self._later(ray.kill, worker.actor)
             loop.call_later(_ENDS_WITHIN_S, self._kill, run)
         else:
             self._kill(run)
@@ -220,7 +227,8 @@ class GroupRuns:
         """End all that is left, whatever it does; waits until Ray has heard of it."""
         for run in self.runs.values():
             self._kill(run)
-        await asyncio.to_thread(_join, [*self._kills], timeout_s)
+        all_before = asyncio.wrap_future(self._ray.submit(_nothing))
+        await asyncio.wait([all_before], timeout=timeout_s)
 
     def _kill(self, run: GroupRun) -> None:
         if run.here.task is not None:
@@ -263,9 +271,10 @@ class GroupRuns:
         self._tell(elastic.GroupPlaced(run.group_id))
         await self._regrouped()  # see [Note: starting after a loss]
         await self._record.settle()  # whoever takes over must know of the runner
-        run.here.runner = start_runner(self._job_id, run.group_id, run.nodes[0])
+        start = partial(start_runner, self._job_id, run.group_id, run.nodes[0])
+        run.here.runner = await self._ask(start, undo=ray.kill)
         await run.here.runner.prepare.remote()
-        self._begin_hand_over(run)
+        await self._begin_hand_over(run)
         run.begun = True
         self._record.touch()
         await self._record.settle()
@@ -290,10 +299,14 @@ class GroupRuns:
 
     async def _reserve(self, run: GroupRun, name: str) -> tuple[str, ...]:
         """Wait for room; return the node id of each worker, by rank."""
+        ask = partial(reserve, self._partition_size, self._spec.resources, name)
         while True:
             while self._handing_over:
                 await self._settled.wait(_LEAVES_WITHIN_S)
-            reservation = reserve(self._partition_size, self._spec.resources, name)
+            reservation = await self._ask(ask, undo=Reservation.release)
+            if self._handing_over:  # since it was asked for
+                self._later(reservation.release)
+                continue
             run.reservation = reservation
             run.here.waiting = asyncio.ensure_future(reservation.wait())
             try:
@@ -304,46 +317,61 @@ class GroupRuns:
             finally:
                 run.here.waiting = None
 
-    def _begin_hand_over(self, run: GroupRun) -> None:
+    async def _begin_hand_over(self, run: GroupRun) -> None:
         """Give a group's reservation up for its run."""
         self._handing_over.add(run.group_id)
-        for other in self.runs.values():
+        for other in [*self.runs.values()]:
             waiting, reservation = other.here.waiting, other.reservation
-            if waiting is None or reservation is None or reservation.is_placed():
+            if waiting is None or reservation is None or await self._ask(reservation.is_placed):
                 continue
-            reservation.release()
-            other.reservation = None
-            waiting.cancel()
-        assert run.reservation is not None
-        run.reservation.release()
-        run.reservation = None
+            if other.reservation is reservation and waiting.cancel():
+                self._release(other)
+        self._release(run)
 
     def _end_hand_over(self, run: GroupRun) -> None:
         if run.group_id in self._handing_over:
             self._handing_over.discard(run.group_id)
             self._settled.ring()
 
-    def _kill_actor(self, actor: Any) -> None:
-        """Kill an actor; nobody is to wait for what Ray does on a node that may be cut off."""
-        self._kills = [thread for thread in self._kills if thread.is_alive()]
-        kill = threading.Thread(target=ray.kill, args=(actor,), name="mics-kill", daemon=True)
-        self._kills.append(kill)
-        kill.start()
-
     def _clean_up(self, run: GroupRun) -> None:
-        if run.reservation is not None:
-            run.reservation.release()
-            run.reservation = None
+        self._release(run)
         if run.here.runner is not None:
             # The run's controller and workers are children of the runner and end with it.
-            self._kill_actor(run.here.runner)
+            self._later(ray.kill, run.here.runner)
             run.here.runner = None
 
+    def _release(self, run: GroupRun) -> None:
+        if run.reservation is not None:
+            self._later(run.reservation.release)
+            run.reservation = None
 
-def _join(threads: Sequence[threading.Thread], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    # See [Note: asking Ray's head].
+
+    async def _ask(
+        self, call: Callable[[], _Answer], undo: Callable[[_Answer], object] | None = None
+    ) -> _Answer:
+        """Return what a call returns; `undo` takes it if by then nobody waits for it any more."""
+        asked = self._ray.submit(call)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(asked))
+        except asyncio.CancelledError:
+            if undo is not None:
+                self._later(lambda: undo(asked.result()))
+            raise
+
+    def _later(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Have a call made when those before it have been answered."""
+        asked = self._ray.submit(call, *arguments)
+        asked.add_done_callback(_note_failure)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _note_failure(asked: Future[object]) -> None:
+    if (error := asked.exception()) is not None:
+        logger.warning("Ray refused what was asked of it: %r", error)
 
 
 def _described(error: Exception) -> str:

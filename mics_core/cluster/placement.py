@@ -7,6 +7,7 @@ Train run asks for the same room on exactly these nodes.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class Reservation:
     async def wait(self) -> tuple[str, ...]:
         """Wait until nodes are found; return the node id of each worker, by rank."""
         await self.group.ready()
-        table: dict[str, Any] = placement_group_table(self.group)
+        table: dict[str, Any] = await asyncio.to_thread(placement_group_table, self.group)
         nodes = [node for _, node in sorted(table["bundles_to_node_id"].items())]
         return tuple(node for node in nodes for _ in range(self.workers_per_bundle))
 
