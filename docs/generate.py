@@ -1,9 +1,9 @@
 """Writes what the documentation takes from the code, so that the two cannot differ.
 
 That is `docs/job-specification.md`, from the specification, `docs/api.md`, from the service's
-OpenAPI document (`docs/api_page.py`), and the tables of `docs/scaling.md` and
-`README.md`, from the planner and the results of benchmarks (`docs/tables.py`). `python
-docs/generate.py` writes all; with `--check` it ends with status 1 if one is out of date, as `tests/test_docs.py` and
+OpenAPI document (`docs/api_page.py`), and the tables of `docs/scaling.md` and `README.md`, from
+the planner and the results of benchmarks (`docs/tables.py`). `python docs/generate.py` writes all;
+with `--check` it ends with status 1 if one is out of date, as `tests/test_docs.py` and
 `tests/planner/test_planner_published.py` find too.
 """
 
