@@ -1,7 +1,7 @@
 """The runner of one partition group: calls `TorchTrainer.fit()` on the group's own first node.
 
 One partition group is one Ray Train run, so that it may come, go or fail without the others. The
-run's controller and helpers live beside the runner, not on the head.
+run's controller lives in the runner and its helpers beside it, not on the head.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _RUNNER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    # The controller asks its workers from a loop of its own, which nothing else waits for.
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
 }
 
 
@@ -92,19 +94,19 @@ class PartitionGroupRunner:
 
 
 def _prepare() -> int:
-    import ray.train.torch  # noqa: F401
+    import mics_core.cluster.group_trainer  # noqa: F401
 
     return os.getpid()
 
 
 def _run(settings: RunSettings) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from mics_core.cluster.backend import MicsTorchConfig
+    from mics_core.cluster.group_trainer import GroupTrainer
 
     uses_gpus = bool(settings.resources_per_worker.get("GPU"))
-    trainer = TorchTrainer(
+    trainer = GroupTrainer(
         train_worker,
         train_loop_config={"config": settings.worker},
         torch_config=MicsTorchConfig(uses_gpus=uses_gpus),

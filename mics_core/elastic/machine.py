@@ -419,11 +419,15 @@ class MembershipMachine:
         return any(self.groups[member].entered < self.generation for member in self.members)
 
     def _start_is_due(self, ready: list[Group], now: float) -> bool:
-        """Whether to begin with the groups that are there, or to wait for more."""
+        """Whether to begin with the groups that are there, or to wait for those that start.
+
+        Groups without a node are not waited for: nobody knows when there will be one.
+        """
         if len(ready) < self.rules.minimum:
             return False
-        waited_s = now - min(group.ready_at for group in ready)
-        return len(ready) >= self.wanted or waited_s >= self.rules.start_grace_s
+        if len(ready) >= self.wanted or not self._in(GroupPhase.STARTING):
+            return True
+        return now - min(group.ready_at for group in ready) >= self.rules.start_grace_s
 
     def _rebuild_if_broken(self, now: float) -> None:
         """Announce the same members again once all of them report that the generation broke.

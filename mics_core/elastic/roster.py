@@ -21,7 +21,8 @@ class Rules:
     Args:
         minimum: Fewer groups than this and the run waits; at least 1.
         wanted: Groups wanted at the start; never below `minimum`.
-        start_grace_s: How long the first ready group waits for the others of the start.
+        start_grace_s: How long the first ready group waits for the others of the start that have
+            their nodes.
         silence_s: How long a member may take to answer after its generation broke under others.
         first_step_s: How long if it was at its first step under that generation, of which nothing
             can be foretold: it may be compiling.

@@ -1,4 +1,4 @@
-"""One run in which a partition group joins and a node is lost, compared with one plain process."""
+"""One run in which a group joins, a node is lost and a group leaves, beside one plain process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from tests.cluster.remote_calls import read_calls
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NUM_NODES = 3
-STEPS = 130
+STEPS = 140
+NUM_STEADY = 101
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(cluster: LocalCluster, start_job: StartJob) -> Story:
-    """Two groups train; one more joins; the node of the second is lost; the others end the run."""
+    """Two groups train; one more joins, the node of the second is lost, and the third leaves."""
     job = start_job(STEPS)
     job.train_to(2)
     pids_at_start = job.pids(0)
@@ -67,6 +68,9 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
     # All workers are held while they read the next step, or will be.
     killed_at = job.control.allowed + 1
     pids_of_killed_node = cluster.kill_node(job.node_of(1))
+    job.train_to(killed_at + NUM_STEADY + 1)
+    job.scale(1)
+    job.train_until(lambda job: job.group_events(2, GroupState.LEFT), "the end of group 2")
     status = job.train_to_the_end()
     return Story(
         status=status,
@@ -80,10 +84,10 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
     )
 
 
-def test_the_run_finishes_with_the_two_groups_that_are_left(story: Story) -> None:
+def test_the_run_finishes_with_the_group_that_is_left(story: Story) -> None:
     assert (story.status.state, story.returned) == (JobState.FINISHED, JobState.FINISHED)
     assert story.status.reason == "All steps are done."
-    assert story.steps[-1].num_groups == 2
+    assert story.steps[-1].num_groups == 1
 
 
 def test_every_loss_is_that_of_one_undisturbed_process(story: Story) -> None:
@@ -147,7 +151,7 @@ def test_the_loss_of_a_node_is_the_loss_of_its_processes(story: Story) -> None:
 
 
 def test_every_generation_has_its_members_its_first_step_and_its_reason(story: Story) -> None:
-    first, second, third = story.status.generations
+    first, second, third, fourth = story.status.generations
     assert (first.groups, first.step) == ([0, 1], 0)
     assert first.reason == "Training begins with groups 0 and 1."
     assert second.groups == [0, 1, 2]
@@ -155,6 +159,14 @@ def test_every_generation_has_its_members_its_first_step_and_its_reason(story: S
     assert (third.groups, third.step) == ([0, 2], story.killed_at)
     lost = story.status.groups[1].reason
     assert third.reason == f"Group 1 was lost: {lost}"
+    assert fourth.groups == [0]
+    assert fourth.reason == f"Group 2 leaves: {story.status.groups[2].reason}"
+
+
+def test_scaling_down_lets_the_youngest_group_leave(story: Story) -> None:
+    group = story.status.groups[2]
+    assert group.state == GroupState.LEFT
+    assert group.reason == "1 partition group is wanted: Its follower asks for it."
 
 
 def test_every_change_of_membership_says_what_its_phases_took(story: Story) -> None:
@@ -162,14 +174,15 @@ def test_every_change_of_membership_says_what_its_phases_took(story: Story) -> N
     assert [(change.generation, change.step) for change in changes] == [
         (generation.number, generation.step) for generation in story.status.generations
     ]
-    start, join, loss = (change.phases for change in changes)
+    start, join, loss, leave = (change.phases for change in changes)
     assert (start.detect_s, start.copy_s, start.redo_s) == (None, None, None)
     assert (join.detect_s, join.redo_s) == (None, None)
     assert join.copy_s is not None
     assert loss.copy_s is None
     assert loss.detect_s is not None
     assert loss.redo_s is not None
-    for phases in (start, join, loss):
+    assert (leave.detect_s, leave.copy_s, leave.redo_s) == (None, None, None)
+    for phases in (start, join, loss, leave):
         assert all(seconds >= 0 for _, seconds in phases if seconds is not None)
         # Members meet at once; what they wait for before is their own step.
         assert phases.connect_s < 5.0
@@ -200,9 +213,10 @@ def test_a_newcomer_has_its_share_once_it_holds_the_states(story: Story) -> None
 def test_no_remote_call_is_on_the_path_of_a_steady_step(story: Story) -> None:
     for pid in story.pids(0):
         calls = read_calls(story.reads.folder, pid)
-        steady = [calls[step] for step in range(STEPS - 101, STEPS)]
-        assert set(steady) == {steady[0]}, "a call was made between two of the last 101 steps"
-    # The counter counts: the leader of the group has asked for the plans of three generations.
+        begin = story.killed_at + 1
+        steady = [calls[step] for step in range(begin, begin + NUM_STEADY)]
+        assert set(steady) == {steady[0]}, f"a call was made between two of {NUM_STEADY} steps"
+    # The counter counts: the leader of the group has asked for the plans of four generations.
     leader = read_calls(story.reads.folder, story.pids(0)[0])
     assert leader[STEPS - 1] > 0
 

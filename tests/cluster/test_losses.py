@@ -37,14 +37,17 @@ def num_rooms_of_runs() -> int:
     return sum(not group["name"] and group["state"] == "CREATED" for group in table)
 
 
-# A worker is killed; later the job is scaled down, and cancelled.
+# A worker is killed; then a user's model raises, in one worker, and later in every worker.
+
+WORDS = "RuntimeError: the model was told to fail"
 
 
 @dataclass(frozen=True)
 class Killed:
     job: RunningJob
-    killed_at: int
     pids_of_survivor: list[int]
+    killed_at: int
+    raised_at: int
 
     @property
     def reads(self) -> Reads:
@@ -53,30 +56,30 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def killed(start_job: StartJob) -> Killed:
-    """One worker of group 1 gets SIGKILL; group 2 replaces the group, and is scaled away again.
+    """One worker of group 1 gets SIGKILL; group 2 replaces the group, and one of its models raises.
 
-    So is group 3, while Ray Train starts it.
+    Group 3 is to replace that, and is scaled away while Ray Train starts it.
     """
     job = start_job(40, determinism="bitwise")
     job.train_to(2)
-    story = Killed(job, killed_at=3, pids_of_survivor=job.pids(0))
+    pids_of_survivor = job.pids(0)
     os.kill(job.pids(1)[1], signal.SIGKILL)
-    job.train_to(story.killed_at)
+    job.train_to(3)
     job.wait_until(lambda job: job.group_events(2, GroupState.READY), "a group in its place")
     job.train_until(lambda job: job.has_entered(0, 2), "the entry of the group in its place")
     job.train_to(job.control.allowed + 2)
-    job.scale(1)
-    job.train_until(lambda job: job.group_events(2, GroupState.LEFT), "the end of group 2")
-    job.train_to(job.control.allowed + 1)
-    job.scale(2)
+    raised_at = job.control.allowed + 1
+    job.control.fail_models(job.pids(2)[1])
+    job.train_to(raised_at)
+    job.wait_until(lambda job: job.group_events(3, GroupState.STARTING), "nodes for group 3")
     eventually(lambda: num_rooms_of_runs() == 2, "the room of group 3's run")
     job.scale(1)
     job.wait_until(lambda job: job.group_events(3, GroupState.LEFT), "the end of group 3")
     eventually(lambda: ray.available_resources().get("CPU") == 2, "the room that group 3 gave back")
-    job.cancel()
-    job.train_until(lambda job: job.final, "the end of the cancelled job")
-    job.ended()
-    return story
+    job.train_to(raised_at + 1)
+    job.control.fail_models()
+    job.train_to_the_end()
+    return Killed(job, pids_of_survivor, killed_at=3, raised_at=raised_at)
 
 
 def test_a_killed_worker_is_the_loss_of_its_whole_group_which_says_why(killed: Killed) -> None:
@@ -109,32 +112,14 @@ def test_the_survivors_of_a_lost_group_are_not_restarted(killed: Killed) -> None
     assert killed.job.pids(0) == killed.pids_of_survivor
 
 
-def test_a_loss_a_join_and_a_leave_change_no_loss_value(killed: Killed) -> None:
+def test_losses_and_a_join_change_no_loss_value(killed: Killed) -> None:
     assert_losses_are_gold(killed.job)
 
 
-def test_with_bitwise_determinism_a_loss_a_join_and_a_leave_change_no_bit(
-    killed: Killed, start_job: StartJob
-) -> None:
-    """The norm of a step's gradient depends on every parameter that the steps before have left."""
-    undisturbed = start_job(40, determinism="bitwise", groups={"wanted": 1})
-    undisturbed.train_to_the_end()
-    norms = [step.gradient_norm for step in killed.job.steps]
-    assert {step.num_groups for step in killed.job.steps} == {1, 2}
-    assert norms == [step.gradient_norm for step in undisturbed.steps][: len(norms)]
-
-
-def test_scaling_down_lets_the_youngest_group_leave(killed: Killed) -> None:
-    assert killed.job.entered[-1].groups == [0]
-    group = killed.job.status().groups[2]
-    assert group.state == GroupState.LEFT
-    assert group.reason == "1 partition group is wanted: Its follower asks for it."
-
-
-def test_nobody_redoes_a_step_for_a_join_or_a_leave(killed: Killed) -> None:
+def test_nobody_redoes_a_step_for_a_join(killed: Killed) -> None:
     once = list(range(GLOBAL_BATCH_SIZE))
     repeated = [s.step for s in killed.job.steps if killed.reads.of_step(s.step) != once]
-    assert repeated == [killed.killed_at]
+    assert repeated == [killed.killed_at, killed.raised_at]
 
 
 def test_a_group_that_is_scaled_away_while_it_starts_never_trains_and_gives_its_room_back(
@@ -146,56 +131,30 @@ def test_a_group_that_is_scaled_away_while_it_starts_never_trains_and_gives_its_
     assert killed.job.has_entered(0)
 
 
-def test_cancelling_ends_a_job_at_a_step_boundary(killed: Killed) -> None:
-    job = killed.job
-    assert (job.status().state, job.returned) == (JobState.CANCELLED, JobState.CANCELLED)
-    assert job.states[-1].reason == "Its follower has seen enough."
-    assert killed.reads.of_step(len(job.steps)) == [], "a step was begun and not committed"
-
-
-def test_no_group_is_left_of_a_cancelled_job(killed: Killed) -> None:
-    states = [group.state for group in killed.job.status().groups]
-    assert states == [GroupState.LEFT, GroupState.LOST, GroupState.LEFT, GroupState.LEFT]
-
-
-# A user's model raises: in one worker of group 1, which is replaced; later in every worker.
-
-RAISED_AT = 2
-WORDS = "RuntimeError: the model was told to fail"
-
-
-@pytest.fixture(scope="module")
-def raising(start_job: StartJob) -> RunningJob:
-    job = start_job(40)
-    job.train_to(RAISED_AT - 1)
-    job.control.fail_models(job.pids(1)[1])
-    job.train_to(RAISED_AT)
-    job.wait_until(lambda job: job.group_events(2, GroupState.READY), "a group in its place")
-    job.train_until(lambda job: job.has_entered(0, 2), "the entry of the group in its place")
-    job.control.fail_models()
-    job.train_to_the_end()
-    return job
-
-
-def test_the_reason_of_a_group_whose_code_raised_names_rank_step_and_error(
-    raising: RunningJob,
-) -> None:
-    group = raising.status().groups[1]
+def test_the_reason_of_a_group_whose_code_raised_names_rank_step_and_error(killed: Killed) -> None:
+    group = killed.job.status().groups[2]
     assert group.state == GroupState.LOST
-    assert group.reason == f"Rank 1 failed at step {RAISED_AT}: {WORDS}"
-    assert raising.entered[1].reason == f"Group 1 was lost: {group.reason}"
+    assert group.reason == f"Rank 1 failed at step {killed.raised_at}: {WORDS}"
+    assert killed.job.entered[3].reason == f"Group 2 was lost: {group.reason}"
 
 
-def test_an_error_in_one_group_does_not_disturb_the_others(raising: RunningJob) -> None:
-    assert raising.steps[RAISED_AT].num_groups == 1
-    assert_losses_are_gold(raising)
+def test_an_error_in_one_group_does_not_disturb_the_others(killed: Killed) -> None:
+    before, at = killed.job.steps[killed.raised_at - 1 : killed.raised_at + 1]
+    assert (before.num_groups, at.num_groups) == (2, 1)
+    assert killed.job.has_committed(killed.raised_at + 1)
 
 
-def test_an_error_in_every_group_fails_the_job_with_that_error(raising: RunningJob) -> None:
-    assert (raising.status().state, raising.returned) == (JobState.FAILED, JobState.FAILED)
-    reason = raising.states[-1].reason
+def test_an_error_in_every_group_fails_the_job_with_that_error(killed: Killed) -> None:
+    job = killed.job
+    assert (job.status().state, job.returned) == (JobState.FAILED, JobState.FAILED)
+    reason = job.states[-1].reason
     assert reason.startswith("No group is left, and the last one failed: Rank ")
-    assert reason.endswith(f" failed at step {len(raising.steps)}: {WORDS}")
+    assert reason.endswith(f" failed at step {len(job.steps)}: {WORDS}")
+
+
+def test_no_group_is_left_of_a_failed_job(killed: Killed) -> None:
+    states = [group.state for group in killed.job.status().groups]
+    assert states == [GroupState.LOST, GroupState.LOST, GroupState.LOST, GroupState.LEFT]
 
 
 # Three groups are wanted and two needed, on two nodes; one node is lost, and another is added.
@@ -209,7 +168,7 @@ class Crowded:
 
 @pytest.fixture(scope="module")
 def crowded(cluster: LocalCluster, start_job: StartJob) -> Crowded:
-    job = start_job(12, groups={"minimum": 2, "wanted": 3})
+    job = start_job(40, determinism="bitwise", groups={"minimum": 2, "wanted": 3})
     job.train_to(2)
     story = Crowded(job, job.status().groups)
     cluster.kill_node(job.node_of(1))
@@ -250,13 +209,26 @@ def test_a_job_that_waits_goes_on_when_a_node_is_added(crowded: Crowded) -> None
     assert_losses_are_gold(job)
 
 
-# A partition group of four workers, on nodes of two.
+def test_with_bitwise_determinism_no_bit_depends_on_how_many_groups_there_were(
+    killed: Killed, crowded: Crowded
+) -> None:
+    """The norm of a step's gradient depends on every parameter that the steps before have left."""
+    beside = list(zip(killed.job.steps, crowded.job.steps, strict=False))
+    assert {(2, 2), (1, 2)} <= {(one.num_groups, other.num_groups) for one, other in beside}
+    norms = [(one.gradient_norm, other.gradient_norm) for one, other in beside]
+    assert all(one == other for one, other in norms), norms
+
+
+# A partition group of four workers, on nodes of two; the job is cancelled.
 
 
 @pytest.fixture(scope="module")
 def spanning(start_job: StartJob) -> RunningJob:
-    job = start_job(4, partition_size=4, groups={"wanted": 1})
-    job.train_to_the_end()
+    job = start_job(20, partition_size=4, groups={"wanted": 1})
+    job.train_to(4)
+    job.cancel()
+    job.train_until(lambda job: job.final, "the end of the cancelled job")
+    job.ended()
     return job
 
 
@@ -270,6 +242,13 @@ def test_a_partition_group_larger_than_a_node_takes_whole_nodes_by_rank(
 def test_a_partition_group_over_two_nodes_has_the_losses_of_one_process(
     spanning: RunningJob,
 ) -> None:
-    assert spanning.returned == JobState.FINISHED
-    assert len(spanning.steps) == 4
+    assert len(spanning.steps) >= 5
     assert_losses_are_gold(spanning)
+
+
+def test_cancelling_ends_a_job_at_a_step_boundary(spanning: RunningJob) -> None:
+    assert spanning.status().state == spanning.returned == JobState.CANCELLED
+    assert spanning.states[-1].reason == "Its follower has seen enough."
+    assert spanning.status().groups[0].state == GroupState.LEFT
+    reads = Reads(spanning.control.folder, spanning.spec.training.steps, GLOBAL_BATCH_SIZE)
+    assert reads.of_step(len(spanning.steps)) == [], "a step was begun and not committed"

@@ -138,7 +138,8 @@ def test_a_supervisor_ends_after_the_run_and_forgets_it(survived: Survived) -> N
 @contextmanager
 def driver(cluster: LocalCluster, folder: Path, job_id: str) -> Iterator[subprocess.Popen[str]]:
     path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(recorded_job(folder, 30).model_dump(mode="json")))
+    job = recorded_job(folder, 30, groups={"wanted": 1})
+    path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
     program = [sys.executable, "-m", "mics_core.cluster.driver", str(path), "--job-id", job_id]
     process = subprocess.Popen(
         [*program, "--address", cluster.address],
@@ -161,8 +162,7 @@ def test_a_killed_driver_leaves_its_job_running(cluster: LocalCluster, tmp_path:
         assert process.stdout is not None
         assert any("step 0 " in line for line in process.stdout)
         process.kill()
-    job = RunningJob(recorded_job(tmp_path, 30), control, "orphan")
-    with job:
+    with RunningJob(recorded_job(tmp_path, 30), control, "orphan") as job:
         job.wait_until(lambda job: job.has_committed(1), "a step")
         pids = job.pids(0)
         job.train_to(20)  # long after Ray has noticed that the driver is gone

@@ -47,10 +47,11 @@ class Driver:
         return self.tell(StartRequested())
 
     def ready(self, *group_ids: int) -> list[Decision]:
-        """Let groups be placed and become ready; return what follows from the last."""
+        """Let groups be placed, and then become ready; return what follows from the last."""
         decisions: list[Decision] = []
         for group_id in group_ids:
             self.tell(GroupPlaced(group_id))
+        for group_id in group_ids:
             decisions = self.tell(GroupReady(group_id))
         return decisions
 

@@ -189,6 +189,7 @@ def test_groups_that_could_only_have_copied_are_replaced_when_the_run_begins_aga
         *launched(3, "It replaces group 1: Its node is gone.", begins_run=True),
         *launched(4, AGAIN, begins_run=True),
     ]
+    driver.tell(GroupPlaced(3))
     assert driver.ready(4) == [MarkGroup(4, GroupPhase.READY, BUILT)]
     assert driver.ready(3)[-1] == AnnounceGeneration(
         3, (3, 4), "Training begins again with groups 3 and 4."
@@ -427,6 +428,7 @@ def test_doubled_and_late_messages_change_nothing() -> None:
 def test_a_group_that_was_never_announced_cannot_enter() -> None:
     driver = Driver(2)
     driver.start()
+    driver.tell(GroupPlaced(1))
     driver.ready(0)
     assert driver.tell(GroupEntered(0, 0, 0)) == []
     assert driver.tell(GroupEntered(0, 1, 0)) == []

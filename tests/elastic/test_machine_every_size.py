@@ -7,7 +7,14 @@ from itertools import chain
 import pytest
 
 from mics_core.data.order import micro_batches_of_group, positions_of_worker
-from mics_core.elastic.events import AnnounceGeneration, GroupLost, GroupPhase, RunPhase, Tick
+from mics_core.elastic.events import (
+    AnnounceGeneration,
+    GroupLost,
+    GroupPhase,
+    GroupPlaced,
+    RunPhase,
+    Tick,
+)
 from tests.elastic.driver import Driver, training
 
 pytestmark = pytest.mark.pure
@@ -28,6 +35,8 @@ def test_every_run_begins_with_all_wanted_groups_or_after_the_grace_with_the_min
             for group_id in range(minimum - 1):
                 driver.machine.groups[group_id].phase = GroupPhase.READY
                 driver.machine.groups[group_id].ready_at = driver.now
+            if minimum < wanted:
+                driver.tell(GroupPlaced(minimum))
             assert driver.tell(Tick()) == []
             decisions = [*driver.ready(minimum - 1)]
             if minimum < wanted:

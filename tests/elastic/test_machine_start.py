@@ -43,6 +43,7 @@ def test_nothing_is_launched_before_the_run_is_asked_to_start() -> None:
 def test_training_begins_as_soon_as_all_wanted_groups_are_ready() -> None:
     driver = Driver(2)
     driver.start()
+    driver.tell(GroupPlaced(0))
     assert driver.tell(GroupPlaced(1)) == [
         MarkGroup(1, GroupPhase.STARTING, "Nodes were found for it.")
     ]
@@ -58,9 +59,28 @@ def test_training_begins_as_soon_as_all_wanted_groups_are_ready() -> None:
     ]
 
 
+def test_ready_groups_do_not_wait_for_those_that_no_node_was_found_for() -> None:
+    driver = Driver(4, minimum=2)
+    driver.start()
+    assert driver.ready(2) == [MarkGroup(2, GroupPhase.READY, BUILT)]
+    assert driver.ready(0)[-1] == AnnounceGeneration(
+        1, (0, 2), "Training begins with groups 0 and 2."
+    )
+
+
+def test_ready_groups_begin_when_the_one_that_they_wait_for_is_lost() -> None:
+    driver = Driver(2, minimum=1)
+    driver.start()
+    driver.tell(GroupPlaced(1))
+    assert driver.ready(0) == [MarkGroup(0, GroupPhase.READY, BUILT)]
+    decisions = driver.tell(GroupLost(1, "Its node is gone."))
+    assert AnnounceGeneration(1, (0,), "Training begins with group 0.") in decisions
+
+
 def test_the_first_ready_groups_wait_for_the_others_only_so_long() -> None:
     driver = Driver(4, minimum=2, start_grace_s=20)
     driver.start()
+    driver.tell(GroupPlaced(3))
     assert driver.ready(2) == [MarkGroup(2, GroupPhase.READY, BUILT)]
     assert driver.wait(19) == []
     assert driver.ready(0) == [MarkGroup(0, GroupPhase.READY, BUILT)]
@@ -70,13 +90,15 @@ def test_the_first_ready_groups_wait_for_the_others_only_so_long() -> None:
 def test_the_grace_of_a_group_that_was_lost_does_not_count_for_the_next() -> None:
     driver = Driver(2, minimum=1, start_grace_s=20)
     driver.start()
+    driver.tell(GroupPlaced(1))
     driver.ready(0)
     driver.wait(19)
     driver.tell(GroupLost(0, "Its node is gone."))
-    driver.now += 10
+    driver.wait(10)  # the replacement is launched
+    driver.tell(GroupPlaced(2))
     assert driver.ready(1) == [MarkGroup(1, GroupPhase.READY, BUILT)]
-    driver.wait(1)  # the replacement is launched
-    assert AnnounceGeneration(1, (1,), "Training begins with group 1.") in driver.wait(19)
+    assert driver.wait(19) == []
+    assert AnnounceGeneration(1, (1,), "Training begins with group 1.") in driver.wait(1)
 
 
 def test_fewer_groups_than_the_minimum_do_not_begin_whatever_the_time() -> None:

@@ -1,0 +1,77 @@
+"""The trainer of a partition group does without processes that a group has no use for."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import ray
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.state import list_actors
+
+from mics_core.cluster.group_trainer import GroupTrainer
+from mics_core.cluster.local import LocalCluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+
+NUM_NODES = 1
+
+
+def names_of(callbacks: list[Any]) -> list[str]:
+    return [type(callback).__name__ for callback in callbacks]
+
+
+def train() -> None:
+    """Say nothing, do nothing."""
+
+
+def fail() -> None:
+    raise ValueError("the worker was told to fail")
+
+
+def test_all_of_ray_trains_callbacks_but_that_of_datasets_are_kept() -> None:
+    ours = names_of(GroupTrainer(train)._create_default_callbacks())
+    theirs = names_of(TorchTrainer(train)._create_default_callbacks())
+    assert "DatasetsCallback" in theirs
+    assert ours == [name for name in theirs if name != "DatasetsCallback"]
+
+
+def test_without_the_class_of_the_controller_ray_train_runs_it_as_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setitem(sys.modules, "ray.train.v2._internal.execution.controller", None)
+    monkeypatch.setattr(
+        TorchTrainer, "_initialize_and_run_controller", lambda _, **parts: asked.update(parts)
+    )
+    GroupTrainer(train)._initialize_and_run_controller(callbacks=[])
+    assert asked == {"callbacks": []}
+
+
+def run_in_actor(loop: Any) -> set[str]:
+    """Fit in an actor, as a runner does; return the classes of all actors that there were."""
+
+    @ray.remote(num_cpus=0)
+    class Runner:
+        def fit(self) -> None:
+            GroupTrainer(loop, scaling_config=ScalingConfig(num_workers=1)).fit()
+
+    runner = Runner.remote()
+    try:
+        ray.get(runner.fit.remote())
+    finally:
+        ray.kill(runner)
+    return {actor["class_name"] for actor in list_actors()}
+
+
+def test_the_controller_and_the_manager_of_datasets_have_no_process(cluster: LocalCluster) -> None:
+    classes = run_in_actor(train)
+    assert "RayTrainWorker" in classes
+    assert not classes & {"TrainController", "DatasetManager"}
+
+
+def test_the_error_of_a_worker_is_that_of_the_run(cluster: LocalCluster) -> None:
+    with pytest.raises(ray.exceptions.RayTaskError, match="the worker was told to fail"):
+        run_in_actor(fail)
