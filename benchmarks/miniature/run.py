@@ -17,8 +17,6 @@ from multiprocessing.context import ForkServerProcess
 from types import TracebackType
 from typing import Any, Self
 
-from torch._C._distributed_c10d import TCPStore
-
 from benchmarks.harness.processes import process_context
 from benchmarks.miniature.points import FailAt
 from benchmarks.miniature.worker import Digest, News, Settings, serve
@@ -33,7 +31,7 @@ from mics_core.cluster.messages import (
     Ready,
     ReplicationBroke,
 )
-from mics_core.comm.store import host_store
+from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic import events as elastic
 from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
@@ -50,7 +48,7 @@ FINAL = (elastic.RunPhase.FINISHED, elastic.RunPhase.CANCELLED, elastic.RunPhase
 class Group:
     """The processes of one partition group."""
 
-    world: TCPStore
+    world: StoreHost
     processes: list[ForkServerProcess]
     pipes: dict[Connection, int]
     ready: dict[int, Ready] = field(default_factory=dict)

@@ -161,14 +161,14 @@ def _train(settings: Settings, membership: PipeMembership) -> None:
 
     from benchmarks.harness.digest import digest_of
     from mics_core.comm.partition import form_partition_group
-    from mics_core.comm.store import host_store
+    from mics_core.comm.store import MeetingStore, host_store
     from mics_core.engine.build import build_trainer
     from mics_core.engine.loop import Ending, LoopOptions, train
     from mics_core.engine.trainer import Trainer
 
     torch.set_num_threads(1)
     arm(settings.faults)
-    world = dist.TCPStore("127.0.0.1", settings.world_port, is_master=False, use_libuv=False)
+    world = MeetingStore("127.0.0.1", settings.world_port)
     dist.init_process_group("gloo", store=world, rank=settings.rank, world_size=settings.size)
     device = torch.device("cpu")
     nodes = [f"node-{settings.group_id}"] * settings.size

@@ -120,7 +120,6 @@ class ProbeWorker:
             world_size,
             is_master=True,
             wait_for_workers=False,
-            use_libuv=False,  # see mics_core.comm.store
             timeout=timedelta(seconds=timeout_s),
         )
         return host, int(self._store.port)

@@ -11,7 +11,6 @@ import ray
 import ray.train
 import ray.train.torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
@@ -20,7 +19,7 @@ from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.partition import form_partition_group
-from mics_core.comm.store import host_store
+from mics_core.comm.store import StoreHost, host_store
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import Ending, LoopOptions, train
 from mics_core.engine.trainer import Trainer
@@ -75,7 +74,7 @@ class _Worker:
         self._rank = rank
         self._link = link
         self._trainer: Trainer | None = None
-        self._store: TCPStore | None = None
+        self._store: StoreHost | None = None
 
     @property
     def step(self) -> int:

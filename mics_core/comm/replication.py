@@ -8,7 +8,6 @@ then enter the next generation.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,19 +18,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from mics_core.comm.abandoned import GivenUpError, unless
 from mics_core.comm.copies import Copies
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
+from mics_core.comm.store import MeetingStore
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 
 __all__ = ["NUM_STAGES", "Member", "ReplicationGroup", "connect"]
 
-_KNOCK_S = 2.0
 _RETRY_S = 0.05
 _RENDEZVOUS_SLICE = timedelta(milliseconds=250)
 _GRACE_S = 0.5
@@ -312,20 +311,16 @@ def connect(
     )
 
 
-def _reach(address: StoreAddress, given_up: Event, timeout: timedelta) -> TCPStore:
-    """Connect to a store; its host may have died, and the store's client would try on and on."""
+def _reach(address: StoreAddress, given_up: Event, timeout: timedelta) -> MeetingStore:
+    """Connect to a store; its host may have died."""
     deadline = monotonic() + timeout.total_seconds()
-    while not given_up.is_set():
+    while True:
         try:
-            socket.create_connection((address.host, address.port), _KNOCK_S).close()
-            break
-        except OSError as error:
-            if monotonic() > deadline:
+            return MeetingStore(address.host, address.port, timeout)
+        except RuntimeError as error:
+            if given_up.is_set() or monotonic() > deadline:
                 raise RuntimeError(f"nobody listens: {error}") from None
             sleep(_RETRY_S)
-    return TCPStore(
-        address.host, address.port, is_master=False, wait_for_workers=False, timeout=timeout
-    )
 
 
 def _gather(store: Store, member: Member, given_up: Event) -> None:

@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mics_core.cluster.local import free_port
 from mics_core.comm.measured import LinkFit, ProbeReport, ProbeSettings, cluster_findings
 from mics_core.comm.probing import measure_cluster, measure_link
-from tests.engine.worker_pool import WorkerPool
+from tests.engine.worker_pool import WorkerPool, running_pool
 
 SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
 QUICK = ProbeSettings(message_bytes=SIZES[::2], repetitions=5, compute_s=0.2)
@@ -21,9 +20,8 @@ NODES = ("a", "b", "a", "b")
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
-    pool = WorkerPool(4, free_port())
-    yield pool
-    pool.close()
+    with running_pool(4) as pool:
+        yield pool
 
 
 def measured(nodes: tuple[str, ...], settings: ProbeSettings) -> ProbeReport:

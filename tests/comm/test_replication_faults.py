@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import PrefixStore
 
 from mics_core.comm.replication import Member, ReplicationGroup, connect
-from mics_core.comm.store import host_store
+from mics_core.comm.store import MeetingStore, host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 from tests.comm.members import MemberProcess, Things, ask_all, member_processes, seconds_since
@@ -161,7 +161,7 @@ def test_a_store_that_dies_while_members_gather_is_named_with_its_address(
 
 def arrive_only(things: Things, port: int) -> None:
     """Come to the store as a member does, and connect to nobody, as one that dies just then."""
-    store = things["client"] = TCPStore("127.0.0.1", port, wait_for_workers=False)
+    store = things["client"] = MeetingStore("127.0.0.1", port)
     PrefixStore("generation-7/replication-3/here", store).set("1", "node a")
 
 

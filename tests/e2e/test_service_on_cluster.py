@@ -244,7 +244,7 @@ def test_a_submission_that_outlives_a_killed_service_is_one_job(story: Story) ->
 def test_logs_of_a_job_and_of_one_worker_are_shown(story: Story) -> None:
     assert f"job {story.job_id} started" in story.logs["job"]
     assert "generation 2 trains from step" in story.logs["job"]
-    assert "Setting up process group for" in story.logs["worker"]
+    assert "rank 0 of 2 meets the others at" in story.logs["worker"]
     for text in story.logs.values():
         assert ":job_id:" not in text, "marks of Ray's own are left out"
 

@@ -15,7 +15,7 @@ import pytest
 import torch.distributed as dist
 
 from mics_core.comm import units as unit_collectives
-from mics_core.comm.store import host_store
+from mics_core.comm.store import MeetingStore, host_store
 from mics_core.planner.strategy import Strategy, default_strategy
 from mics_core.spec import JobSpec
 from tests.comm.members import MemberProcess, Things, member_processes
@@ -35,9 +35,8 @@ def members() -> Iterator[list[MemberProcess]]:
 
 
 def join_world(things: Things, place: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     # The store lives outside the world, as it does where a launcher keeps it.
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    store = things["store"] = MeetingStore("127.0.0.1", port)
     dist.init_process_group("gloo", store=store, rank=place, world_size=SIZE)
 
 

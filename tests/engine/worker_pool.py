@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.harness.processes import process_context
+from mics_core.comm.store import MeetingStore, host_store
 
 
 class WorkerPool:
@@ -58,28 +58,25 @@ class WorkerPool:
 
 @contextmanager
 def running_pool(size: int) -> Iterator[WorkerPool]:
-    """Run a pool on a free port; none of its processes is left afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pool = WorkerPool(size, port)
+    """Run a pool; none of its processes is left afterwards."""
+    store = host_store("127.0.0.1")
+    pool = WorkerPool(size, store.port)
     try:
         yield pool
     finally:
         pool.close()
+        store.close()
 
 
 def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    os.environ["OMP_NUM_THREADS"] = "1"
     import torch
     import torch.distributed as dist
 
-    from mics_core.comm.store import LIBUV_VARIABLE
-
-    os.environ[LIBUV_VARIABLE] = "0"
-
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size, timeout=timedelta(seconds=120))
+    store = MeetingStore("127.0.0.1", port)
+    limit = timedelta(seconds=120)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
     while True:
         try:
             function, arguments = pipe.recv()

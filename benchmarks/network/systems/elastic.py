@@ -12,7 +12,6 @@ from functools import partial
 
 import ray
 import torch
-from torch._C._distributed_c10d import TCPStore
 
 from benchmarks.harness.site import Site
 from benchmarks.network.systems.mics import settings_of
@@ -22,7 +21,7 @@ from mics_core.cluster.messages import Ready
 from mics_core.cluster.names import NAMESPACE
 from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.comm.partition import form_partition_group
-from mics_core.comm.store import host_store
+from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.build import build_trainer
 from mics_core.engine.entering import Entry, Holding, enter
@@ -75,7 +74,7 @@ class _Elastic:
         entry: Entry,
         plan: GenerationPlan,
         link: SupervisorLink,
-        kept: tuple[Lifeline, TCPStore | None],
+        kept: tuple[Lifeline, StoreHost | None],
     ):
         self.description = f"generation {plan.number} of {len(plan.groups)} groups"
         self._trainer = trainer

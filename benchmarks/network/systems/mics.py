@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
 
 from benchmarks.harness.site import Site
 from benchmarks.network.systems.tuning import tune
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.replication import Member, ReplicationGroup, connect
-from mics_core.comm.store import host_store
+from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.strategy import settle_strategy
@@ -70,7 +69,7 @@ class _Mics:
         trainer: Trainer,
         replication: ReplicationGroup,
         site: Site,
-        store: TCPStore | None,
+        store: StoreHost | None,
         choice: _Choice,
     ):
         self.description = choice.reason
@@ -114,7 +113,7 @@ def _changed(spec: JobSpec, size: int | str, engine: dict[str, str]) -> JobSpec:
     return JobSpec.model_validate(value)
 
 
-def _share_store(site: Site) -> tuple[TCPStore | None, StoreAddress]:
+def _share_store(site: Site) -> tuple[StoreHost | None, StoreAddress]:
     """Start the generation's store on rank 0 and tell everybody where it is."""
     store = None
     if site.rank == 0:
