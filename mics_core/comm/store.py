@@ -17,6 +17,7 @@ from __future__ import annotations
 import selectors
 import socket
 import struct
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,12 +40,12 @@ _SET, _WAIT, _ADD, _CHECK, _DELETE, _COUNT, _DONE, _REFUSED = (bytes([code]) for
 
 
 def host_store(host: str) -> StoreHost:
-    """Host a store at a free port, for as long as the returned object is not closed."""
+    """Host a store at a free port, for as long as the returned object lives."""
     return StoreHost(host)
 
 
 class StoreHost:
-    """A store's server, on a thread of its own that ends with the process, or with `close`.
+    """A store's server, on a thread of its own that ends with this object, or with `close`.
 
     Args:
         host: The address to listen at.
@@ -56,10 +57,12 @@ class StoreHost:
         self.port: int = self._listener.getsockname()[1]
         self._server = _Server(self._listener)
         Thread(target=self._server.run, name="store", daemon=True).start()
+        weakref.finalize(self, self._server.ring).atexit = False
 
     def close(self) -> None:
         """Stop listening and drop all connections."""
-        self._server.stop()
+        self._server.ring()
+        self._server.ended.wait()
 
 
 @dataclass(eq=False, slots=True)
@@ -85,7 +88,7 @@ class _Server:
         self._counters: dict[bytes, int] = {}
         self._waiting: set[_Client] = set()
         self._bell, self._rung = socket.socketpair()
-        self._ended = Event()
+        self.ended = Event()
 
     def run(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -100,18 +103,18 @@ class _Server:
                 else:
                     self._serve(key.data, events)
 
-    def stop(self) -> None:
-        with suppress(OSError):  # it has been stopped before
+    def ring(self) -> None:
+        """Ask the thread to end."""
+        with suppress(OSError):  # it has ended
             self._bell.send(b"!")
-            self._ended.wait()
-            self._bell.close()
 
     def _end(self) -> None:
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
         self._selector.close()
-        self._ended.set()
+        self._bell.close()
+        self.ended.set()
 
     def _accept(self) -> None:
         with suppress(OSError):  # it went away between the two calls
@@ -121,6 +124,8 @@ class _Server:
             self._selector.register(connection, selectors.EVENT_READ, _Client(connection))
 
     def _serve(self, client: _Client, events: int) -> None:
+        if client.socket.fileno() < 0:
+            return  # it was dropped while others were served
         try:
             if events & selectors.EVENT_WRITE:
                 self._flush(client)
@@ -136,8 +141,9 @@ class _Server:
 
     def _drop(self, client: _Client) -> None:
         self._waiting.discard(client)
-        self._selector.unregister(client.socket)
-        client.socket.close()
+        if client.socket.fileno() >= 0:
+            self._selector.unregister(client.socket)
+            client.socket.close()
 
     def _answer(self, client: _Client, parts: list[bytes]) -> None:
         match parts:
@@ -204,9 +210,14 @@ class _Server:
         self._flush(client)
 
     def _flush(self, client: _Client) -> None:
-        with suppress(BlockingIOError):
+        try:
             sent = client.socket.send(client.to_send)
             del client.to_send[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:  # of this client, whoever is being served
+            self._drop(client)
+            return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.to_send else 0)
         self._selector.modify(client.socket, events, client)
 

@@ -81,7 +81,9 @@ def build_trainer(
     if samples is None:
         samples = build_samples(spec)
     trainer = Trainer(spec, model, units, optimizer, samples, partition, device)
-    if initialise:
+    if not initialise:
+        trainer.warm_up()
+    else:
         trainer.committed_steps = restore_newest(spec.checkpoint, partition, model, optimizer)
         weights = spec.model.weights if isinstance(spec.model, TransformersModel) else None
         if weights is not None and trainer.committed_steps == 0:

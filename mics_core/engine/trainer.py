@@ -27,10 +27,12 @@ the last reduce-scatter, makes the workers wait for each other anyway.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -44,6 +46,7 @@ from mics_core.data.samples import Samples
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE
 from mics_core.engine.optimizer import learning_rate
+from mics_core.engine.state import local_tensor
 from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
 from mics_core.engine.units import UnitDriver
 from mics_core.errors import GroupFailedError, ReplicationError
@@ -180,6 +183,26 @@ class Trainer:
             waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
         )
 
+    def warm_up(self) -> None:
+        """Compute one micro-batch of zeros and forget it; all workers of the group must call it.
+
+        For a group that joins a run, before it says that it is ready: what a first micro-batch
+        costs, compiling above all, its peers need not wait for later. Parameters and buffers are
+        zero afterwards; before they were whatever the memory held.
+        """
+        training = self.spec.training
+        with torch.no_grad():
+            for tensor in (*self.model.parameters(), *self.model.buffers()):
+                local_tensor(tensor).zero_()
+        zeros = np.zeros((training.settled_micro_batch_size, training.sequence_length), np.int64)
+        mask = zeros + 1 if _needs_mask(self.model) else None
+        self._units.begin_step(range(1))
+        self._units.begin_micro_batch(is_first=True, is_last=False)
+        self._loss(Batch(zeros, zeros, mask, zeros.size)).backward()
+        self._units.end_micro_batch(0)
+        self._units.give_up()
+        self._units.waits.take()
+
     def begin_catching_up(self, catch_up: CatchUp | None) -> None:
         """Set how this worker comes to its peers' states; none if it has them."""
         self._catch_up = catch_up
@@ -305,6 +328,11 @@ class Trainer:
             group["lr"] = learning_rate(step, self.spec.training)
         self.optimizer.step()
         self._units.end_step()
+
+
+def _needs_mask(model: nn.Module) -> bool:
+    mask = inspect.signature(model.forward).parameters.get("attention_mask")
+    return mask is not None and mask.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,34 @@ def test_nonsense_on_one_connection_disturbs_no_other(host: StoreHost) -> None:
     assert store.get("a") == b"one"
 
 
+def test_clients_that_vanish_while_they_wait_disturb_no_other(host: StoreHost) -> None:
+    store = client(host)
+    for round_ in range(20):
+        strangers = [socket.create_connection(("127.0.0.1", host.port), SOON_S) for _ in range(20)]
+        for stranger in strangers:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stranger.sendall(waiting_for(f"a/{round_}"))
+        for stranger in strangers:
+            stranger.close()  # with a reset, before it is answered or after
+        store.set(f"a/{round_}", "one")
+    assert store.num_keys() == 20
+
+
+def waiting_for(key: str) -> bytes:
+    """A request for a key, as it goes over the wire."""
+    parts = [b"\1", key.encode()]
+    body = b"".join(struct.pack("!I", len(part)) + part for part in parts)
+    return struct.pack("!I", len(body)) + body
+
+
+def test_a_host_that_nobody_keeps_ends() -> None:
+    host = host_store("127.0.0.1")
+    store = client(host)
+    del host
+    with pytest.raises(dist.DistNetworkError, match="is gone"):
+        store.wait(["never"])
+
+
 @pytest.mark.parametrize("size", [2, 5])
 def test_process_groups_of_gloo_connect_over_it(host: StoreHost, size: int) -> None:
     def reduce(rank: int) -> float:

@@ -10,6 +10,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch._dynamo.utils import counters
 
 from benchmarks.harness.digest import digest_of
 from mics_core.comm.copies import Copies
@@ -77,6 +78,13 @@ class Joined:
     num_groups: list[int]
     entries: list[tuple[int, int]]
     digest: str
+    graphs: tuple[int, int]
+    """Graphs that were compiled when it was ready, and at the end."""
+
+
+def num_graphs() -> int:
+    """Graphs that this process has compiled."""
+    return int(counters["stats"]["unique_graphs"])
 
 
 def train_with_a_join(
@@ -92,7 +100,7 @@ def train_with_a_join(
     """Train with `groups[0]` partition groups at first and `groups[1]` later.
 
     With `begins_run` the newcomers have initial weights, which are states of an older step. Their
-    first micro-batch takes `compiles_s` longer.
+    first micro-batch of the run takes `compiles_s` longer.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     before, after = groups
@@ -115,9 +123,11 @@ def train_with_a_join(
     group_id = rank // partition_size
     membership = JoiningMembership(plans, group_id, join_after, arrive_after)
     trainers: list[Trainer] = []
+    graphs: list[int] = []
 
     def build(initialise: bool) -> Trainer:
         trainers.append(build_trainer(spec, partition, device, initialise=initialise))
+        graphs.append(num_graphs())
         return trainers[0]
 
     receive = Copies.receive
@@ -130,7 +140,7 @@ def train_with_a_join(
     compiled: list[bool] = []
 
     def compute_later(trainer: Trainer, batch: Batch) -> torch.Tensor:
-        if is_newcomer and not compiled:
+        if is_newcomer and trainers and not compiled:
             compiled.append(True)
             time.sleep(compiles_s)
         return compute(trainer, batch)
@@ -153,4 +163,5 @@ def train_with_a_join(
         [commit.num_groups for commit in membership.commits],
         membership.entries,
         digest_of(trainers[0]),
+        (graphs[0], num_graphs()),
     )

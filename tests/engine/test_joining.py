@@ -79,6 +79,17 @@ def test_a_newcomers_first_share_of_a_step_may_take_long(pool: WorkerPool, text:
         assert worker.num_groups[-1] == 3
 
 
+def test_a_newcomer_has_compiled_before_it_is_ready(pool: WorkerPool, text: str) -> None:
+    compiles = {"engine": {"compile": True}}
+    workers, gold = join(pool, text, (1, 2), 2, **compiles)
+    for worker in workers:
+        assert worker.losses == pytest.approx(gold[-len(worker.losses) :], rel=1e-10)
+    before = workers[0].graphs[0]
+    for worker in workers[2:]:
+        ready, end = worker.graphs
+        assert before < ready == end, "its peers waited for a compilation"
+
+
 def test_a_join_changes_no_bit_where_determinism_is_bitwise(pool: WorkerPool, text: str) -> None:
     changes = {"training__determinism": "bitwise", "training__precision": "fp32"}
     workers, _ = join(pool, text, (2, 3), 2, **changes)
