@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mics_core.cluster.entry import train_worker
 from mics_core.cluster.names import NAMESPACE, runner_name
+from mics_core.cluster.priority import step_aside
 from mics_core.cluster.reaching import has_supervisor
 
 __all__ = ["PartitionGroupRunner", "RunSettings", "find_runner", "start_runner"]
@@ -122,7 +123,10 @@ def _run(settings: RunSettings) -> None:
             failure_config=FailureConfig(max_failures=0),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        step_aside()
 
 
 def start_runner(job_id: str, group_id: int, node_id: str) -> Any:
