@@ -20,7 +20,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mics_core.cluster.entry import train_worker
 from mics_core.cluster.names import NAMESPACE, runner_name
-from mics_core.cluster.priority import step_aside
 from mics_core.cluster.reaching import has_supervisor
 
 __all__ = ["PartitionGroupRunner", "RunSettings", "find_runner", "start_runner"]
@@ -123,10 +122,7 @@ def _run(settings: RunSettings) -> None:
             failure_config=FailureConfig(max_failures=0),
         ),
     )
-    try:
-        trainer.fit()
-    finally:
-        step_aside()
+    trainer.fit()
 
 
 def start_runner(job_id: str, group_id: int, node_id: str) -> Any:

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Ready
-from mics_core.cluster.priority import step_aside
 from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.comm.nodes import NODES_VARIABLE
@@ -65,7 +64,6 @@ def work(config: WorkerConfig) -> None:
     finally:
         link.close()
         lifeline.end()
-        step_aside()
 
 
 class _Worker:

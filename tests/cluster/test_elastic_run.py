@@ -26,7 +26,7 @@ from tests.cluster.remote_calls import read_calls
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NUM_NODES = 3
-STEPS = 140
+STEPS = 170
 NUM_STEADY = 101
 
 
