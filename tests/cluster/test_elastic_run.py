@@ -70,7 +70,7 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
     pids_of_killed_node = cluster.kill_node(job.node_of(1))
     job.train_to(killed_at + NUM_STEADY + 1)
     job.scale(1)
-    job.train_until(lambda job: job.group_events(2, GroupState.LEFT), "the end of group 2")
+    job.train_until(lambda job: job.has_entered(0), "the generation without group 2")
     status = job.train_to_the_end()
     return Story(
         status=status,
