@@ -307,13 +307,6 @@ class MeetingStore(Store):
         """Return the same: every call that waits has a connection of its own."""
         return self
 
-    def close(self) -> None:
-        """Drop the connections that nobody uses."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
-
     def _fetch(self, keys: Sequence[str], timeout: timedelta) -> dict[str, bytes]:
         known = {key: value for key in keys if (value := self._known.get(key)) is not None}
         missing = [key for key in keys if key not in known]

@@ -187,8 +187,8 @@ class Trainer:
         """Compute one micro-batch of zeros and forget it; all workers of the group must call it.
 
         For a group that joins a run, before it says that it is ready: what a first micro-batch
-        costs, compiling above all, its peers need not wait for later. Parameters and buffers are
-        zero afterwards; before they were whatever the memory held.
+        costs, compiling above all, its peers need not wait for later. Its parameters and buffers
+        hold whatever the memory held, so they are set to zero first; the copy replaces them.
         """
         training = self.spec.training
         with torch.no_grad():

@@ -79,6 +79,21 @@ def test_a_newcomers_first_share_of_a_step_may_take_long(pool: WorkerPool, text:
         assert worker.num_groups[-1] == 3
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [{"offload_optimizer": True}, {"reshard": "never"}, {"reshard": "always"}],
+    ids=lambda engine: " ".join(f"{key} {value}" for key, value in engine.items()),
+)
+def test_warming_up_leaves_no_trace_however_states_move(
+    pool: WorkerPool, text: str, engine: dict[str, object]
+) -> None:
+    workers, gold = join(pool, text, (1, 2), 2, engine=engine)
+    for worker in workers:
+        assert worker.losses == pytest.approx(gold[-len(worker.losses) :], rel=1e-10)
+    for rank in range(2):
+        assert len({worker.digest for worker in workers[rank::2]}) == 1
+
+
 def test_a_newcomer_has_compiled_before_it_is_ready(pool: WorkerPool, text: str) -> None:
     compiles = {"engine": {"compile": True}}
     workers, gold = join(pool, text, (1, 2), 2, **compiles)
