@@ -52,6 +52,7 @@ class SupervisorLink:
         self._group_id = group_id
         self._rank = rank
         self._pending = self._after_loss = 0
+        self._newest: GenerationPlan | None = None
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._last_commit: float | None = None
@@ -86,6 +87,10 @@ class SupervisorLink:
         """Return the highest generation number heard of."""
         return self._pending
 
+    def announced(self) -> GenerationPlan | None:
+        """Return the newest plan that is here already."""
+        return self._newest
+
     def after_loss(self) -> int:
         """Return the highest generation heard of that was announced because a member is gone."""
         return self._after_loss
@@ -100,7 +105,9 @@ class SupervisorLink:
         return plan
 
     def plan(self, number: int) -> GenerationPlan:
-        """Return the plan of an announced generation."""
+        """Return the plan of an announced generation; who has heard of it has it here already."""
+        if self._newest is not None and self._newest.number == number:
+            return self._newest
         plan: GenerationPlan = self._supervisor.ask("plan", number, timeout_s=_WATCH_S)
         return plan
 
@@ -143,7 +150,9 @@ class SupervisorLink:
                     "newest_generation", self._pending, _WATCH_S, timeout_s=2 * _WATCH_S
                 )
                 self._after_loss = max(self._after_loss, after_loss)
-                self._pending = max(self._pending, newest)
+                if newest is not None:
+                    self._newest = newest
+                    self._pending = max(self._pending, newest.number)
             except ClusterError as error:
                 logger.warning("there is no news of generations: %s", error)
                 self._closed.wait(1.0)

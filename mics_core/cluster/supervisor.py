@@ -220,16 +220,18 @@ class JobSupervisor:
         assert self._lifeline is not None
         return self._lifeline
 
-    async def newest_generation(self, after: int, timeout_s: float) -> tuple[int, int]:
+    async def newest_generation(
+        self, after: int, timeout_s: float
+    ) -> tuple[GenerationPlan | None, int]:
         """Wait up to the limit for a generation above `after`.
 
         Returns:
-            The newest generation's number, and that of the newest one that was announced because a
-            member is gone.
+            The newest generation's plan, none before the first, and the number of the newest one
+            that was announced because a member is gone.
         """
         if self._machine.generation <= after:
             await self._news.wait(timeout_s)
-        newest = self._machine.generation, self._memory.after_loss
+        newest = self._memory.plans.get(self._machine.generation), self._memory.after_loss
         await self._record.settle()
         return newest
 

@@ -64,6 +64,7 @@ class ReplicationGroup:
     Args:
         member: This worker's place.
         ring: The connections; none when this worker is the only member.
+        store: Where the members meet.
         connect_copies: Builds further ones, a process group of all members by rank.
     """
 
@@ -71,10 +72,12 @@ class ReplicationGroup:
         self,
         member: Member,
         ring: Ring | None,
+        store: Store | None = None,
         connect_copies: Callable[[], Any] | None = None,
     ):
         self.member = member
         self._ring = ring
+        self._store = store
         self._connect_copies = connect_copies
         self._is_open = True
         self._scratch = Scratch()
@@ -88,6 +91,28 @@ class ReplicationGroup:
     def size(self) -> int:
         """Members of the group."""
         return self.member.size
+
+    def assemble(self, superseded: Callable[[], bool]) -> None:
+        """Wait, for as long as it takes, until all members have called this.
+
+        Args:
+            superseded: Whether a newer generation has been announced.
+
+        Raises:
+            ReplicationError: The store is lost, or the generation is superseded.
+        """
+        store = self._store
+        if store is None:
+            return
+        what = f"assembling of generation {self.member.generation}"
+        try:
+            unless(superseded, lambda given_up: _gather(store, self.member, given_up))
+        except GivenUpError:
+            self.close()
+            raise ReplicationError(f"The {what} was superseded.") from None
+        except RuntimeError as error:
+            self.close()
+            raise ReplicationError(f"The {what} broke: {_first_line(error)}") from None
 
     def gather_doubles(
         self, values: Sequence[float], superseded: Callable[[], bool] | None = None
@@ -269,7 +294,7 @@ def connect(
     """Meet the other members at the generation's store and connect to them.
 
     Every member of the replication group must call it. It waits for as long as it takes the others
-    to reach their step boundary, unless a newer generation is announced meanwhile.
+    to do so, unless a newer generation is announced meanwhile.
 
     Args:
         address: The generation's store.
@@ -305,6 +330,7 @@ def connect(
     return ReplicationGroup(
         member,
         ring,
+        PrefixStore(f"{prefix}/there", store),
         lambda: dist.ProcessGroupGloo(
             PrefixStore(f"{prefix}/copies", store), member.rank, member.size, timeout
         ),

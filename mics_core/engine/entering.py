@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
-from mics_core.comm.replication import Member, ReplicationGroup, connect
-from mics_core.elastic.plan import GenerationPlan
+from mics_core.comm.replication import ReplicationGroup
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.copying import Incoming, Outgoing
+from mics_core.engine.preparing import Preparation
 from mics_core.engine.state import state_tensors
 from mics_core.engine.trainer import Trainer
 from mics_core.errors import ReplicationError
@@ -39,7 +39,8 @@ class Entry:
         position: Its partition group's place in the generation.
         active: Places of the groups that take micro-batches from the first step on.
         copying: The copy of the states that goes on beside the steps, if there is one.
-        connect_s: Seconds that connecting took, the wait for members that come later included.
+        connect_s: Seconds that it took to connect, as far as that was not done before, and to meet:
+            the wait for members that come later is included.
     """
 
     replication: ReplicationGroup
@@ -57,44 +58,39 @@ class Entry:
 
 def enter(
     trainer: Trainer,
-    plan: GenerationPlan,
-    position: int,
+    preparation: Preparation,
     holding: Holding,
     *,
     superseded: Callable[[], bool],
-    timeout_s: float,
 ) -> Entry | str:
-    """Connect to the peers of a generation; all workers of all its groups must call it.
+    """Enter a generation with its other members; all workers of all its groups must call it.
 
     Args:
         trainer: The trainer.
-        plan: The generation.
-        position: This worker's partition group's place in it.
+        preparation: The connections, which are taken.
         holding: What the worker has. A member that is behind is put to the step of the others, and
             holds no state until it has caught up ([Note: joining without holding anyone up]).
         superseded: Whether a newer generation has been announced.
-        timeout_s: Time limit of connecting and of what follows.
 
     Returns:
         The generation, or why it could not be entered; the same kind on all workers of the group.
     """
-    assert plan.store is not None
     partition = trainer.partition
-    member = Member(plan.number, partition.rank, position, len(plan.groups), node=partition.node)
     entry: Entry | None = None
     replication: ReplicationGroup | None = None
     error, step, begin = "", holding.step, perf_counter()
     try:
-        replication = connect(plan.store, member, superseded=superseded, timeout_s=timeout_s)
+        replication = preparation.take()
+        replication.assemble(superseded)
         connect_s = perf_counter() - begin
-        step, entry = _compare(trainer, replication, position, holding, superseded, connect_s)
+        step, entry = _compare(trainer, replication, holding, superseded, connect_s)
     except ReplicationError as broken:
         error = str(broken)
     # See [Note: agreement inside a partition group] in `mics_core.engine.loop`.
     failed = any(failed for (failed,) in partition.gather_doubles([float(bool(error))]))
     if not failed:
         assert entry is not None
-        if position not in entry.active:
+        if entry.position not in entry.active:
             holding.step, holding.has_state = step, False
         return entry
     if entry is not None:
@@ -111,12 +107,12 @@ def enter(
 def _compare(
     trainer: Trainer,
     replication: ReplicationGroup,
-    position: int,
     holding: Holding,
     superseded: Callable[[], bool],
     connect_s: float,
 ) -> tuple[int, Entry]:
     """Find out who holds the newest states, and begin to copy them to all others."""
+    position = replication.rank
     mine = float(holding.step) if holding.has_state else -1.0
     steps = [row[0] for row in replication.gather_doubles([mine], superseded)]
     newest = max(steps)

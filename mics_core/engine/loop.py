@@ -18,12 +18,13 @@ from enum import StrEnum
 from functools import partial
 from typing import Literal
 
-from mics_core.comm.replication import ReplicationGroup
+from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.elastic.patience import Patience
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import Checkpointer
 from mics_core.engine.entering import Entry, Holding, enter
 from mics_core.engine.membership import Membership
+from mics_core.engine.preparing import Preparation
 from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import StepBroken, Trainer
 from mics_core.errors import ReplicationError
@@ -98,6 +99,7 @@ class _Loop:
         self._holding = Holding(trainer.committed_steps, has_state)
         self._last_step = trainer.spec.training.steps
         self._patience = Patience(options.silence_s, options.collective_timeout_s)
+        self._preparation: Preparation | None = None
         self._checkpointer = Checkpointer(
             trainer.spec.checkpoint, trainer.partition, membership.group_id, membership.checkpointed
         )
@@ -111,13 +113,14 @@ class _Loop:
             if position is None:
                 self._checkpointer.close()
                 return Ending.LEFT
+            self._prepare(plan, position)
+            preparation, self._preparation = self._preparation, None
+            assert preparation is not None
             entry = enter(
                 self._trainer,
-                plan,
-                position,
+                preparation,
                 self._holding,
                 superseded=partial(self._is_superseded, plan.number),
-                timeout_s=self._options.collective_timeout_s,
             )
             if isinstance(entry, str):
                 self._broken(plan.number, self._holding.step, entry)
@@ -137,6 +140,8 @@ class _Loop:
 
     def close(self) -> None:
         """End the threads."""
+        if self._preparation is not None:
+            self._preparation.drop()
         self._trainer.close()
 
     def _run_steps(
@@ -160,6 +165,7 @@ class _Loop:
                 limit_s = self._patience.limit_s
                 for group in (entry.replication, trainer.partition):
                     group.limit_collectives(limit_s)
+            self._look_ahead(plan.number)
             with trainer.partition.explained(membership.group_id, holding.step):
                 try:
                     outcome = trainer.run_step(
@@ -233,7 +239,33 @@ class _Loop:
                 self._holding.step, trainer.model, trainer.optimizer, writers, outcome.fingerprint
             )
 
+    def _look_ahead(self, number: int) -> None:
+        """Begin to connect to a generation after `number`, if one has been heard of."""
+        plan = self._membership.announced()
+        if plan is None or plan.number <= number:
+            return
+        position = plan.position_of(self._membership.group_id)
+        if position is not None:
+            self._prepare(plan, position)
+
+    def _prepare(self, plan: GenerationPlan, position: int) -> None:
+        """Have connections to the members of a generation; a worker's place in it is told."""
+        if self._preparation is not None:
+            if self._preparation.number == plan.number:
+                return
+            self._preparation.drop()
+        partition = self._trainer.partition
+        size = len(plan.groups)
+        self._preparation = Preparation(
+            plan,
+            Member(plan.number, partition.rank, position, size, node=partition.node),
+            superseded=partial(self._is_superseded, plan.number),
+            timeout_s=self._options.collective_timeout_s,
+        )
+
     def _has_lost_member(self, number: int) -> bool:
+        """Whether the generation's step cannot be committed; asked before every micro-batch."""
+        self._look_ahead(number)
         return self._membership.after_loss() > number
 
     def _is_superseded(self, number: int) -> bool:

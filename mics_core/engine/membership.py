@@ -18,8 +18,8 @@ __all__ = ["Membership", "StaticMembership"]
 class Membership(Protocol):
     """The supervisor as a worker sees it.
 
-    Only `pending`, `after_loss` and the reports are used while steps run, and none of them waits
-    for a message. `next_plan` and `plan` may wait; they are called between generations.
+    Only `pending`, `announced`, `after_loss` and the reports are used while steps run, and none of
+    them waits for a message. `next_plan` and `plan` may wait; they are called between generations.
     """
 
     @property
@@ -28,6 +28,9 @@ class Membership(Protocol):
 
     def pending(self) -> int:
         """Return the highest generation number heard of; 0 before the first."""
+
+    def announced(self) -> GenerationPlan | None:
+        """Return the newest plan that is here already; none before the first."""
 
     def after_loss(self) -> int:
         """Return the highest generation heard of that was announced because a member is gone.
@@ -71,6 +74,10 @@ class StaticMembership:
     def pending(self) -> int:
         """Return the number of the only generation."""
         return self._plan.number
+
+    def announced(self) -> GenerationPlan:
+        """Return the only plan."""
+        return self._plan
 
     def after_loss(self) -> int:
         """Return 0: nobody tells of losses."""

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.harness.digest import digest_of
-from mics_core.comm.store import host_store
+from mics_core.comm.partition import PartitionGroup
+from mics_core.comm.store import StoreHost, host_store
 from mics_core.data.batches import Batch
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
@@ -65,6 +66,45 @@ class Survived:
     digest: str
 
 
+@dataclass(frozen=True)
+class Place:
+    """A worker's place among two generations of the same groups.
+
+    Args:
+        partition: Its partition group.
+        plans: The generations.
+        group_id: Its partition group's id.
+        stores: Where they meet, on rank 0; a store listens for as long as somebody holds it.
+    """
+
+    partition: PartitionGroup
+    plans: tuple[GenerationPlan, GenerationPlan]
+    group_id: int
+    stores: list[StoreHost]
+
+
+def take_place(num_groups: int, partition_size: int) -> Place | None:
+    """Form partition groups and generations; none for a worker that is not needed."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    busy = num_groups * partition_size
+    ranks = [list(range(first, first + partition_size)) for first in range(0, busy, partition_size)]
+    if busy < world:
+        ranks.append(list(range(busy, world)))
+    nodes = [f"node-{place // 2}" for place in range(world)]
+    partition = partition_group(ranks, nodes, torch.device("cpu"))
+    stores = [host_store("127.0.0.1") for _ in range(2)]
+    ports: list[Any] = [store.port for store in stores]
+    dist.broadcast_object_list(ports, src=0)
+    if rank >= busy:
+        return None
+    members = tuple(range(num_groups))
+    first, second = (
+        GenerationPlan(number, members, StoreAddress("127.0.0.1", port), "test")
+        for number, port in enumerate(ports, start=1)
+    )
+    return Place(partition, (first, second), rank // partition_size, stores)
+
+
 def train_through_a_loss(
     spec: JobSpec,
     num_groups: int,
@@ -73,27 +113,14 @@ def train_through_a_loss(
     strategy: Strategy | None,
 ) -> Survived | None:
     """Train; the last worker of group 0 hears of a loss after so many questions."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    busy = num_groups * partition_size
-    ranks = [list(range(first, first + partition_size)) for first in range(0, busy, partition_size)]
-    if busy < world:
-        ranks.append(list(range(busy, world)))
-    device = torch.device("cpu")
-    nodes = [f"node-{place // 2}" for place in range(world)]
-    partition = partition_group(ranks, nodes, device)
-    stores = [host_store("127.0.0.1") for _ in range(2)]
-    ports: list[Any] = [store.port for store in stores]
-    dist.broadcast_object_list(ports, src=0)
-    if rank >= busy:
+    place = take_place(num_groups, partition_size)
+    if place is None:
         dist.barrier()
         return None
-    members = tuple(range(num_groups))
-    first, second = (
-        GenerationPlan(number, members, StoreAddress("127.0.0.1", port), "test")
-        for number, port in enumerate(ports, start=1)
-    )
-    hears = hears_after if rank == partition_size - 1 else None
-    membership = LosingMembership((first, second), rank // partition_size, hears)
+    partition, group_id = place.partition, place.group_id
+    device = torch.device("cpu")
+    is_last = group_id == 0 and partition.rank == partition_size - 1
+    membership = LosingMembership(place.plans, group_id, hears_after if is_last else None)
     trainers: list[Trainer] = []
     computed: list[int] = []
     compute = Trainer._loss

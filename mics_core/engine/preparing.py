@@ -1,0 +1,82 @@
+"""Connecting to the members of the next generation while the present one still trains.
+
+[Note: the next generation's connections]
+A generation is announced at some moment of a step, and entered one or two step boundaries later.
+Its members connect in between, in the background, each as soon as it has heard: the connections
+belong to nobody's step. They say nothing about entering. At the boundary each member tells the
+store that it is there and waits for all others, and the first exchange follows. Who hears of the
+generation at the boundary alone connects there, and a newcomer as soon as it is ready. If another
+generation is announced meanwhile, what was connected is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Event, Thread
+
+from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.elastic.plan import GenerationPlan
+
+__all__ = ["Preparation"]
+
+
+class Preparation:
+    """One worker's connections to its peers of a generation, begun at once.
+
+    Args:
+        plan: The generation, of which the worker's partition group is a member.
+        member: The worker's place in it.
+        superseded: Whether a newer generation has been announced.
+        timeout_s: Time limit of connecting, and later of each collective.
+    """
+
+    def __init__(
+        self,
+        plan: GenerationPlan,
+        member: Member,
+        *,
+        superseded: Callable[[], bool],
+        timeout_s: float,
+    ):
+        assert plan.store is not None
+        self.number = plan.number
+        self._address = plan.store
+        self._member = member
+        self._superseded = superseded
+        self._timeout_s = timeout_s
+        self._is_dropped = Event()
+        self._connected: Future[ReplicationGroup] = Future()
+        Thread(target=self._connect, name=f"generation-{plan.number}", daemon=True).start()
+
+    def take(self) -> ReplicationGroup:
+        """Wait for the connections; they are the caller's from now on.
+
+        Raises:
+            ReplicationError: The store or a member cannot be reached, or the generation is
+                superseded.
+        """
+        return self._connected.result()
+
+    def drop(self) -> None:
+        """Connect no more, and close what is connected; `take` must not have been called."""
+        self._is_dropped.set()
+        self._connected.add_done_callback(_close)
+
+    def _connect(self) -> None:
+        try:
+            self._connected.set_result(
+                connect(
+                    self._address,
+                    self._member,
+                    superseded=lambda: self._is_dropped.is_set() or self._superseded(),
+                    timeout_s=self._timeout_s,
+                )
+            )
+        except BaseException as error:
+            self._connected.set_exception(error)
+
+
+def _close(connected: Future[ReplicationGroup]) -> None:
+    if connected.exception() is None:
+        connected.result().close()

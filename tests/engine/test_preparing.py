@@ -1,0 +1,121 @@
+"""The next generation's connections are made while the present one trains."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from mics_core.comm.replication import Member, ReplicationGroup
+from mics_core.comm.store import StoreHost, host_store
+from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine.preparing import Preparation
+from mics_core.errors import ReplicationError
+from tests.engine.jobs import small_job, train_in_one_process
+from tests.engine.switching import HEARD_AT, train_through_an_announcement
+from tests.engine.worker_pool import WorkerPool
+
+STEPS = 200
+SOON_S = 5.0
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_generation_that_was_announced_is_connected_before_its_boundary(
+    pool: WorkerPool, text: str, size: int
+) -> None:
+    spec = small_job(
+        text,
+        partition_size=size,
+        training__global_batch_size=2 * size,
+        training__steps=STEPS,
+        groups__wanted=2,
+    )
+    results = pool.run(train_through_an_announcement, spec, 2, size)
+    workers = [result for result in results if result is not None]
+    gold = train_in_one_process(spec).losses
+    assert len(workers) == 2 * size
+    for worker in workers:
+        # It is pending only once connections stand, so it was not the boundary that made them.
+        assert worker.generations == sorted(worker.generations)
+        assert set(worker.generations) == {1, 2}
+        (first, at_start), (second, committed) = worker.connects
+        assert (first, at_start, second) == (1, 0, 2)
+        assert HEARD_AT <= committed <= worker.generations.index(2)
+        assert worker.losses == pytest.approx(gold, rel=1e-5)
+
+
+@pytest.fixture
+def store() -> StoreHost:
+    return host_store("127.0.0.1")
+
+
+def prepare(store: StoreHost, rank: int, superseded: Event | None = None) -> Preparation:
+    plan = GenerationPlan(5, (0, 1), StoreAddress("127.0.0.1", store.port), "test")
+    return Preparation(
+        plan,
+        Member(generation=5, replication_index=0, rank=rank, size=2),
+        superseded=superseded.is_set if superseded is not None else lambda: False,
+        timeout_s=30.0,
+    )
+
+
+def connected(store: StoreHost) -> list[ReplicationGroup]:
+    preparations = [prepare(store, rank) for rank in range(2)]
+    return [preparation.take() for preparation in preparations]
+
+
+def never() -> bool:
+    return False
+
+
+def test_connections_are_not_entered_before_all_are_at_the_boundary(store: StoreHost) -> None:
+    groups = connected(store)
+    with ThreadPoolExecutor(2) as threads:
+        early = threads.submit(groups[0].assemble, never)
+        with pytest.raises(TimeoutError):
+            early.result(0.6)
+        groups[1].assemble(never)
+        early.result(SOON_S)
+        answers = [threads.submit(group.gather_doubles, [float(group.rank)]) for group in groups]
+        assert [answer.result(SOON_S) for answer in answers] == [[[0.0], [1.0]]] * 2
+    close(groups)
+
+
+def close(groups: list[ReplicationGroup]) -> None:
+    for group in groups:
+        group.close()
+
+
+def test_assembling_ends_when_a_newer_generation_is_announced(store: StoreHost) -> None:
+    groups = connected(store)
+    superseded = Event()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(groups[0].assemble, superseded.is_set)
+        superseded.set()
+        with pytest.raises(ReplicationError, match="The assembling of generation 5 was superseded"):
+            waiting.result(SOON_S)
+    close(groups)
+
+
+def test_what_is_dropped_is_closed(store: StoreHost) -> None:
+    first, second = prepare(store, 0), prepare(store, 1)
+    group = second.take()
+    first.drop()
+    with pytest.raises(ReplicationError, match="of generation 5: "):
+        group.gather_doubles([1.0])
+
+
+def test_what_is_dropped_before_it_connects_waits_for_nobody(store: StoreHost) -> None:
+    alone = prepare(store, 0)
+    alone.drop()
+    with pytest.raises(ReplicationError, match="Generation 5 was superseded"):
+        alone.take()
+
+
+def test_connecting_ends_when_a_newer_generation_is_announced(store: StoreHost) -> None:
+    superseded = Event()
+    alone = prepare(store, 0, superseded)
+    superseded.set()
+    with pytest.raises(ReplicationError, match="Generation 5 was superseded"):
+        alone.take()
