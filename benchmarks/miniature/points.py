@@ -12,7 +12,7 @@ from mics_core.comm import units
 from mics_core.comm.copies import Copies
 from mics_core.comm.partition import PartitionGroup
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.engine import checkpoint, entering
+from mics_core.engine import checkpoint, preparing
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.trainer import Trainer
 
@@ -23,6 +23,7 @@ PHASES = (
     "after the second hop",
     "vote",
     "regroup",
+    "assembling",
     "after regrouping",
     "copy out",
     "copy in",
@@ -103,8 +104,9 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     # The others may commit the step; this group cannot.
     "after the second hop": lambda at: at.after(SecondHop, "finish"),
     "vote": lambda at: at.after(PartitionGroup, "gather_doubles"),
-    "regroup": lambda at: at.before(entering, "connect"),
-    "after regrouping": lambda at: at.after(entering, "connect"),
+    "regroup": lambda at: at.before(preparing, "connect"),
+    "assembling": lambda at: at.before(ReplicationGroup, "assemble"),
+    "after regrouping": lambda at: at.after(ReplicationGroup, "assemble"),
     "copy out": lambda at: at.before(Copies, "send", calls=2),
     "copy in": lambda at: at.after(Copies, "receive"),
     "checkpoint": lambda at: at.after(checkpoint, "async_save"),

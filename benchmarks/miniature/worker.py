@@ -92,6 +92,9 @@ class PipeMembership:
     def pending(self) -> int:
         return max(self._plans, default=0)
 
+    def announced(self) -> GenerationPlan | None:
+        return self._plans.get(self.pending())
+
     def after_loss(self) -> int:
         return self._after_loss
 

@@ -15,12 +15,14 @@ from mics_core.engine import preparing
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
 from mics_core.engine.membership import StaticMembership
+from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
 from tests.engine.losing import take_place
 
 HEARD_AT = 1
 """The step during which the second generation's plan arrives."""
+_PATIENCE_S = 60.0
 
 
 class AnnouncingMembership(StaticMembership):
@@ -47,6 +49,12 @@ class AnnouncingMembership(StaticMembership):
 
     def pending(self) -> int:
         return 2 if self._connected.is_set() else 1
+
+    def committed(self, commit: StepCommit) -> None:
+        super().committed(commit)
+        if len(self.commits) == HEARD_AT + 1:
+            # All workers have begun a step since they heard; none needs a boundary to connect.
+            assert self._connected.wait(_PATIENCE_S), "the second generation was not connected"
 
     def plan(self, number: int) -> GenerationPlan:
         return self._plans[number - 1]

@@ -73,7 +73,7 @@ def test_a_worker_dies_in_a_step(text: str, phase: str, rank: int) -> None:
     assert run.machine.groups[1].phase == GroupPhase.LOST
 
 
-@pytest.mark.parametrize("phase", ["regroup", "after regrouping"])
+@pytest.mark.parametrize("phase", ["regroup", "assembling", "after regrouping"])
 def test_another_group_dies_while_the_survivors_regroup(text: str, phase: str) -> None:
     faults = [
         FailAt(group=1, rank=1, step=FAILS_AT, phase="forward"),
