@@ -1,4 +1,4 @@
-"""Entering a generation: connect to its members, and see who holds the newest states."""
+"""Entering a generation: meet its members, and see who holds the newest states."""
 
 from __future__ import annotations
 

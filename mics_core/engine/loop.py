@@ -113,9 +113,8 @@ class _Loop:
             if position is None:
                 self._checkpointer.close()
                 return Ending.LEFT
-            self._prepare(plan, position)
-            preparation, self._preparation = self._preparation, None
-            assert preparation is not None
+            preparation = self._prepare(plan, position)
+            self._preparation = None  # it is taken
             entry = enter(
                 self._trainer,
                 preparation,
@@ -248,11 +247,11 @@ class _Loop:
         if position is not None:
             self._prepare(plan, position)
 
-    def _prepare(self, plan: GenerationPlan, position: int) -> None:
-        """Have connections to the members of a generation; a worker's place in it is told."""
+    def _prepare(self, plan: GenerationPlan, position: int) -> Preparation:
+        """Return connections to the members of a generation: those begun before, or new ones."""
+        if self._preparation is not None and self._preparation.number == plan.number:
+            return self._preparation
         if self._preparation is not None:
-            if self._preparation.number == plan.number:
-                return
             self._preparation.drop()
         partition = self._trainer.partition
         size = len(plan.groups)
@@ -262,6 +261,7 @@ class _Loop:
             superseded=partial(self._is_superseded, plan.number),
             timeout_s=self._options.collective_timeout_s,
         )
+        return self._preparation
 
     def _has_lost_member(self, number: int) -> bool:
         """Whether the generation's step cannot be committed; asked before every micro-batch."""

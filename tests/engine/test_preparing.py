@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
+from queue import Queue
+from threading import Event, current_thread
+from weakref import finalize
 
 import pytest
 
@@ -119,3 +121,24 @@ def test_connecting_ends_when_a_newer_generation_is_announced(store: StoreHost) 
     superseded.set()
     with pytest.raises(ReplicationError, match="Generation 5 was superseded"):
         alone.take()
+
+
+def test_no_thread_that_trains_destroys_the_connections_of_a_closed_generation(
+    store: StoreHost,
+) -> None:
+    groups = connected(store)
+    with ThreadPoolExecutor(2) as threads:
+        copies = list(threads.map(lambda group: group.open_copies(never), groups))
+    destroyers: Queue[str] = Queue()
+    rings = [group._ring for group in groups]
+    backends = [*(ring.whole for ring in rings if ring), *(copy._backend for copy in copies)]
+    number = len(backends)
+    for backend in backends:
+        finalize(backend, lambda: destroyers.put(current_thread().name))
+    del rings, backends, backend
+    close(groups)
+    for copy in copies:
+        copy.close()
+    # Those who closed them are still there, as they are until the next generation is entered.
+    assert [destroyers.get(timeout=SOON_S) for _ in range(number)] == ["closing"] * 4
+    assert len(groups) == len(copies) == 2
