@@ -291,7 +291,7 @@ class RegroupPhases(StatusModel):
     """From then, or from the announcement of newcomers, until the last member that trains had ended
     its step or given it up."""
     connect_s: float
-    """Meeting each other then, and connecting as far as that was not done beside the steps before."""
+    """Meeting each other then, and connecting, as far as that was not done beside earlier steps."""
     copy_s: float | None
     """Until the last newcomer held the model states, while the others trained; none without one."""
     redo_s: float | None
