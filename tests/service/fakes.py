@@ -214,13 +214,23 @@ class FakeCluster:
     def __init__(self) -> None:
         self.is_reachable = True
         self.workers_per_node = 2
-        self.is_connected = False
+        self._connections: set[asyncio.AbstractEventLoop] = set()  # each service has its own loop
         self.drivers: dict[str, DriverStatus] = {}
         self.supervisors: dict[str, FakeSupervisor] = {}
         self.stopped: list[str] = []
         self.submitted: dict[str, JobSpec] = {}
         self.continuations: dict[str, Continuation | None] = {}
         self.logs: dict[LogSource, list[str]] = {}
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a service has its connection open."""
+        return bool(self._connections)
+
+    @property
+    def was_left_open(self) -> bool:
+        """Whether a service that is gone has not closed its connection."""
+        return any(loop.is_closed() for loop in self._connections)
 
     def start_supervisor(self, job_id: str, **changes: Any) -> FakeSupervisor:
         """Bring up the supervisor of a submitted job, or of one that nobody submitted here."""
@@ -241,10 +251,10 @@ class FakeCluster:
 
     async def connect(self) -> None:
         self._require_reachable()
-        self.is_connected = True
+        self._connections.add(asyncio.get_running_loop())
 
     async def close(self) -> None:
-        self.is_connected = False
+        self._connections.discard(asyncio.get_running_loop())
 
     async def health(self) -> None:
         self._require_reachable()
