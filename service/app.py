@@ -82,7 +82,7 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
         store.database, always=not is_loopback(settings.host), session_s=settings.session_s
     )
     hub = WatcherHub(most=settings.watchers, most_per_job=settings.watchers_per_job)
-    submissions = Submissions(gateway, store, settings)
+    submissions = Submissions(gateway, store, hub, settings)
     version = metadata.version("mics-elastic")
     figures = Metrics(store, hub, version)
     hub.listen(figures.observe)
@@ -98,6 +98,7 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
         finally:
             await tail.stop()
             await followers.stop()
+            await submissions.stop()
             await gateway.close()
             store.close()
             lock.release()

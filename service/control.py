@@ -138,7 +138,7 @@ class Control:
         told = await asyncio.to_thread(self._store.resume_job, job_id, self._clock(), reason)
         self._hub.publish(job_id, told)
         try:
-            self._hub.publish(job_id, await self._submissions.complete(job_id))
+            await self._submissions.complete(job_id)
         except ClusterError as error:
             open_job = await asyncio.to_thread(self._store.open_job, job_id)
             if open_job is not None:

@@ -193,7 +193,7 @@ class Followers:
         if job is None or job.state is JobState.PAUSED:
             return
         if not job.handed_over:
-            self._hub.publish(job_id, await self._submissions.complete(job_id))
+            await self._submissions.complete(job_id)
             return
         driver = await self._gateway.driver_status(job.driver_id)
         if job.cancel_requested and driver is not None and not driver.state.is_final:

@@ -36,12 +36,23 @@ def run(settings: Settings) -> None:
         require_token_beyond_loopback(settings.host, database)
     finally:
         database.close()
+    _do_without_arrow()
     gateway = RayGateway(
         settings.ray_address,
         dashboard=settings.dashboard_url,
         driver_python=settings.driver_python,
     )
     serve_app(build_app(settings, gateway), settings)
+
+
+def _do_without_arrow() -> None:
+    """Have imports of pyarrow fail in this process as if it were not installed.
+
+    Ray loads it with its first call to an actor, to be able to pickle tables. No table passes
+    through the service, and it would hold 60 MiB for that. None in the table of modules is Python's
+    own way to say that a module is not there.
+    """
+    sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
 
 
 def serve_app(app: FastAPI, settings: Settings) -> None:

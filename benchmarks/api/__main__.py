@@ -3,7 +3,7 @@
 A service as an operator starts it, on a Ray cluster of this machine, with stored jobs and one that
 trains and is watched by many. Requests come one after the other meanwhile. The job's compute is
 emulated, so that its workers leave the processors to the service, as on a head node. A submission's
-time lasts until it is answered: the job is stored, and Ray has its driver.
+time lasts until it is answered: the job is stored, and Ray gets its driver behind the answer.
 """
 
 from __future__ import annotations

@@ -2,17 +2,19 @@
 
 Documents are bytes. The byte tokenizer takes them as they are; a tokenizer file reads them as UTF-8
 with a replacement character for whatever is not.
+
+numpy is loaded where ids are made: the service, which only asks how many there are, goes without.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mics_core.errors import DataError
 from mics_core.spec.job import TokenizerSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["MASK_TOKENS", "ByteTokenizer", "FileTokenizer", "Tokenizer", "build_tokenizer"]
 
@@ -50,6 +52,8 @@ class ByteTokenizer:
 
     def encode(self, document: bytes) -> NDArray[Any]:
         """Return the document's bytes and 256, as uint16."""
+        import numpy as np
+
         ids = np.empty(len(document) + 1, dtype=np.uint16)
         ids[:-1] = np.frombuffer(document, dtype=np.uint8)
         ids[-1] = 256
@@ -85,6 +89,8 @@ class FileTokenizer:
 
     def encode(self, document: bytes) -> NDArray[Any]:
         """Return the ids of the document's text and of the end-of-document token, as uint32."""
+        import numpy as np
+
         text = document.decode("utf-8", errors="replace")
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.array([*ids, *self._ending], dtype=np.uint32)

@@ -37,9 +37,12 @@ class Service:
         self.app.state.services.authenticator._failures = FailedAttempts()
 
     def submit(self, **changes: Any) -> str:
+        """Submit a job, and wait until the cluster has it: that goes on behind the answer."""
         answer = self.client.post("/api/v1/jobs", json=specification(**changes))
         assert answer.status_code == 201, answer.text
-        return str(answer.json()["job_id"])
+        job_id = str(answer.json()["job_id"])
+        eventually(lambda: job_id in self.cluster.drivers, f"the driver of {job_id}")
+        return job_id
 
     def job(self, job_id: str) -> dict[str, Any]:
         answer = self.client.get(f"/api/v1/jobs/{job_id}")

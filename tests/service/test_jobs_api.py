@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from fakes import specification
-from running import Service
+from running import DEADLINE_S, Service, eventually
 
+from mics_core.errors import ClusterError
 from mics_core.spec import JobSpec
 
 
@@ -20,7 +24,9 @@ def test_a_submitted_job_is_pending_and_was_handed_to_the_cluster(service: Servi
     assert answer.headers["location"] == f"/api/v1/jobs/{job['job_id']}"
     assert (job["state"], job["source"], job["status"]) == ("pending", "rest", None)
     assert (job["wanted_groups"], job["maximum_groups"], job["steps"]) == (2, 4, 10)
-    assert service.cluster.submitted[job["job_id"]] == JobSpec.model_validate(job["spec"])
+    submitted = service.cluster.submitted
+    eventually(lambda: job["job_id"] in submitted, "the hand-over to the cluster")
+    assert submitted[job["job_id"]] == JobSpec.model_validate(job["spec"])
 
 
 def test_yaml_is_as_good_as_json(service: Service) -> None:
@@ -56,6 +62,39 @@ def test_a_missing_file_is_named_before_anything_starts(service: Service, tmp_pa
     assert answer.status_code == 422
     assert answer.json()["error"]["problems"][0]["field"] == "data.paths.0"
     assert missing in answer.json()["error"]["problems"][0]["value"]
+
+
+def test_a_submission_is_answered_before_the_cluster_has_it(service: Service) -> None:
+    cluster, take, may_go_on = service.cluster, service.cluster.submit, threading.Event()
+
+    async def slow_submit(*asked: Any) -> None:
+        await asyncio.to_thread(may_go_on.wait, DEADLINE_S)
+        await take(*asked)
+
+    cluster.submit = slow_submit  # type: ignore[method-assign]
+    answer = service.client.post("/api/v1/jobs", json=specification())
+    job_id = answer.json()["job_id"]
+    assert answer.status_code == 201
+    assert job_id not in cluster.submitted
+    assert service.job(job_id)["state"] == "pending"
+    may_go_on.set()
+    eventually(lambda: job_id in cluster.submitted, "the hand-over to the cluster")
+
+
+def test_a_job_that_the_cluster_did_not_take_is_handed_over_again(service: Service) -> None:
+    cluster, take = service.cluster, service.cluster.submit
+    refusals = iter([True, True])
+
+    async def submit(*asked: Any) -> None:
+        if next(refusals, False):
+            raise ClusterError("The Jobs API does not answer.", remedy="Wait.")
+        await take(*asked)
+
+    cluster.submit = submit  # type: ignore[method-assign]
+    job_id = service.submit()
+    assert next(refusals, None) is None, "it was refused twice before"
+    cluster.start_supervisor(job_id).finish()
+    service.wait_for(job_id, state="finished")
 
 
 def test_a_layout_that_the_cluster_cannot_hold_is_refused_before_anything_starts(

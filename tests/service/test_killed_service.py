@@ -49,7 +49,10 @@ def wait_for(service: KillableService, job_id: str, **wanted: Any) -> dict[str, 
 def submit(service: KillableService, name: str, **changes: Any) -> str:
     answer = service.client.post("/api/v1/jobs", json=specification(name=name, **changes))
     assert answer.status_code == 201, answer.text
-    return str(answer.json()["job_id"])
+    job_id = str(answer.json()["job_id"])
+    drivers = service.host.cluster.drivers
+    eventually(lambda: job_id in drivers, f"the driver of {name}", TRUE_WITHIN_S)
+    return job_id
 
 
 def supervised(service: KillableService, name: str, **changes: Any) -> tuple[str, FakeSupervisor]:
@@ -69,7 +72,9 @@ def test_a_submission_exists_once_or_not_at_all(
 ) -> None:
     name, key = f"{method} {when}", f"{method}-{when}"
     request = {"json": specification(name=name), "headers": {"Idempotency-Key": key}}
-    killable.kill_at(method, when, "/api/v1/jobs", **request)
+    killable.kill_at(
+        method, when, "/api/v1/jobs", is_behind_the_answer=method == "submit", **request
+    )
     killable.start()
     assert len(jobs_named(killable, name)) == int(is_stored)
     if is_stored:
@@ -81,6 +86,9 @@ def test_a_submission_exists_once_or_not_at_all(
     assert answer.status_code == 201
     (job,) = jobs_named(killable, name)
     assert answer.json()["job_id"] == job["job_id"]
+    # A job that this request has made is handed over behind its answer.
+    drivers = killable.host.cluster.drivers
+    eventually(lambda: job["job_id"] in drivers, f"the driver of {name}", TRUE_WITHIN_S)
     submitted = [spec.name for spec in killable.host.cluster.submitted.values()]
     assert submitted.count(name) == 1
     supervisor = killable.host.cluster.start_supervisor(job["job_id"])
