@@ -45,6 +45,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from mics_core.cluster.journal import Bell
 from mics_core.cluster.messages import Ready
+from mics_core.cluster.pace import Pace
 from mics_core.cluster.placement import Reservation, reserve, worker_resources
 from mics_core.cluster.record import Record
 from mics_core.cluster.runner import RunSettings, find_runner, start_runner
@@ -96,6 +97,7 @@ class GroupRun:
     stopped: bool = False
     ended: bool = False
     first_error: str = ""
+    pace: Pace = field(default_factory=Pace)
 
 
 class GroupRuns:

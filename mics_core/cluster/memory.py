@@ -9,6 +9,7 @@ from mics_core.cluster.course import Course
 from mics_core.cluster.figures import JobFigures
 from mics_core.cluster.groups import GroupRun, GroupRuns
 from mics_core.cluster.journal import Journal
+from mics_core.cluster.pace import slowness_of
 from mics_core.cluster.record import Clock
 from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan
@@ -88,6 +89,12 @@ class Memory:
     def status(self, job_id: str, spec: JobSpec, partition_size: int, runs: GroupRuns) -> JobStatus:
         """Return the live status."""
         last = self.journal.last_step
+        paces = {
+            group.group_id: self.runs[group.group_id].pace.sample_s
+            for group in self.machine.groups.values()
+            if GroupState(group.phase) is GroupState.MEMBER and group.group_id in self.runs
+        }
+        slowness = slowness_of(paces)
         generations = self.course.generations
         return JobStatus(
             job_id=job_id,
@@ -112,6 +119,8 @@ class Memory:
                     state=GroupState(group.phase),
                     reason=group.reason,
                     workers=runs.workers_of(group.group_id),
+                    sample_s=paces.get(group.group_id),
+                    slowness=slowness.get(group.group_id),
                 )
                 for group in self.machine.groups.values()
             ],

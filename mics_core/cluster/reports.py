@@ -55,6 +55,7 @@ class Reports:
                 run.steps[rank] = step + 1
                 if commit := message.commit:
                     self._note_trained(run, commit)
+                    self._note_pace(run, message, commit.generation)
                     self._memory.course.commit(message)
             case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
@@ -77,6 +78,12 @@ class Reports:
         if is_own and run.trained < run.entered:
             run.trained = run.entered
             self._tell(elastic.GroupTrained(run.group_id, run.trained))
+
+    def _note_pace(self, run: GroupRun, message: Committed, generation: int) -> None:
+        plan = self._memory.plans.get(generation)
+        place = None if plan is None else plan.position_of(run.group_id)
+        if place is not None:
+            run.pace.take_in(message, place)
 
     def note_death(self, group_id: int, rank: int) -> None:
         """Take in that a worker's connection closed."""

@@ -127,7 +127,9 @@ class StepCommit:
         checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
         up_to_date: Places in the generation of the groups that hold the states after this step.
         waited_s: Seconds in which a worker of this group, on the mean, waited for collectives; none
-            on a GPU, whose streams wait. The one field in which groups differ.
+            on a GPU, whose streams wait.
+        waited_across_s: Seconds after its own backward in which that worker of this group waited
+            for other groups that did so least. In this and the field before groups differ.
     """
 
     step: int
@@ -142,6 +144,7 @@ class StepCommit:
     checkpoint: float
     up_to_date: tuple[int, ...]
     waited_s: float | None = None
+    waited_across_s: float = 0.0
 
     @property
     def fingerprint(self) -> str:

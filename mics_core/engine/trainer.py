@@ -149,6 +149,7 @@ class Trainer:
                 float(bool(error)),
                 0.0 if error else self._units.gradients.square_norm(),
                 self._units.waits.take(),
+                self._units.waits_across.take(),
                 *Summary.flatten(rows, replication.size),
             ]
         )
@@ -156,7 +157,7 @@ class Trainer:
             self._units.end_step()
             error = error or "Another worker of this partition group lost its replication group."
             return StepBroken(step, replication.member.generation, error)
-        groups = combine_groups([vote[3:] for vote in votes], replication.size)
+        groups = combine_groups([vote[4:] for vote in votes], replication.size)
         # Every member divides by the same count, so that their shards stay equal to the bit.
         total = combine(groups)
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
@@ -181,6 +182,7 @@ class Trainer:
             checkpoint=total.checkpoint,
             up_to_date=tuple(rank for rank, group in enumerate(groups) if not group.behind),
             waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
+            waited_across_s=min(waited_s for _, _, _, waited_s, *_ in votes),
         )
 
     def warm_up(self) -> None:

@@ -66,6 +66,7 @@ class UnitDriver:
         self._strategy = strategy
         self._partition_size = partition.size
         self._offloads = offloads
+        self._device = device
         self._root = sharded.module
         # Backward completes the blocks from last to first and what is outside them at the end.
         self._units = (*reversed(sharded.units[1:]), sharded.units[0])
@@ -86,6 +87,8 @@ class UnitDriver:
         self._threads: list[CommThread] = []
         self.waits = Waits()
         """How long the thread that computes has waited; on a GPU it does not wait itself."""
+        self.waits_across = Waits()
+        """How long this worker had nothing left to do but to wait for the second hop."""
         if sharded.is_whole:
             self._attach_whole()
         else:
@@ -153,7 +156,11 @@ class UnitDriver:
             RuntimeError: A worker of the partition group was lost.
         """
         self._wait_for_scatters()
-        with self.waits.timed():
+        if self._device.type == "cuda":
+            # Backward is only queued. The second hop waits for it in any case; waiting for it here
+            # keeps this worker's own time apart from that of the others.
+            torch.cuda.current_stream(self._device).synchronize()
+        with self.waits.timed(), self.waits_across.timed():
             return self._second_hop.finish()
 
     def give_up(self) -> None:

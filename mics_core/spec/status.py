@@ -100,6 +100,12 @@ class GroupStatus(StatusModel):
     """Why it stands there, in one sentence."""
     workers: list[WorkerStatus]
     """Its workers by rank; empty until they report."""
+    sample_s: float | None = None
+    """Seconds that it takes for one of its samples, without its waits for other groups: median over
+    the last steps. None while it does not train."""
+    slowness: float | None = None
+    """How many times slower it is than the median of the other groups that train. All commit a step
+    together: the one that is slowest sets the pace. None for the only group."""
 
 
 class GenerationRecord(StatusModel):

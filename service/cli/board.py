@@ -40,6 +40,8 @@ _GONE = (GroupState.LEFT, GroupState.LOST)
 _MAX_WORKER_GLYPHS = 8
 _MAX_GONE_SHOWN = 3
 _SPARK_WIDTH = 24
+_SLOW = 1.5
+"""From here on a group is called slow; as the alert does."""
 
 
 def job_board(progress: JobProgress) -> RenderableType:
@@ -133,7 +135,11 @@ def _groups(detail: JobDetail) -> list[RenderableType]:
 def _living_group(group: GroupStatus, size: int) -> Text:
     glyph, style = _GROUP_STYLES[group.state]
     shown = glyph * min(size, _MAX_WORKER_GLYPHS) + ("…" if size > _MAX_WORKER_GLYPHS else "")
-    return Text.assemble((f"{group.group_id:>3} ▐{shown}▌ ", style), str(group.state))
+    is_slow = group.slowness is not None and group.slowness >= _SLOW
+    slow = f"  {group.slowness:.1f}× slow" if is_slow else ""
+    return Text.assemble(
+        (f"{group.group_id:>3} ▐{shown}▌ ", style), str(group.state), (slow, "yellow")
+    )
 
 
 def _gone_group(group: GroupStatus) -> Text:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mics_core.spec.status import GroupState, JobState
+from mics_core.spec.status import GroupState, GroupStatus, JobState
 from service.metrics.readings import LiveJob, Readings
 
 __all__ = ["JOB_LABELS", "JobCollector"]
@@ -48,10 +48,18 @@ _GAUGES: tuple[tuple[str, str, _Value], ...] = (
         "Share of the time since the first commit that went into steps of usual length.",
         lambda job: job.goodput,
     ),
+)
+
+_GROUP_GAUGES: tuple[tuple[str, str, Callable[[GroupStatus], float | None]], ...] = (
     (
-        "mics_job_straggler_lag_steps",
-        "Committed steps of the fastest worker that the slowest has not.",
-        lambda job: job.straggler_lag_steps,
+        "mics_job_group_sample_seconds",
+        "Seconds of a group for one of its samples, without its waits for other groups.",
+        lambda group: group.sample_s,
+    ),
+    (
+        "mics_job_group_slowness_ratio",
+        "How many times slower a group is than the median of the others.",
+        lambda group: group.slowness,
     ),
 )
 
@@ -98,4 +106,11 @@ class JobCollector(Collector):
                 value = value_of(job)
                 if value is not None:
                     family.add_metric([job.job_id, job.name], value)
+            yield family
+        for name, words, of_group in _GROUP_GAUGES:
+            family = GaugeMetricFamily(name, words, labels=[*JOB_LABELS, "group_id"])
+            for job in found.live:
+                for group in job.members:
+                    if (value := of_group(group)) is not None:
+                        family.add_metric([job.job_id, job.name, str(group.group_id)], value)
             yield family

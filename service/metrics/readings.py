@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import RowMapping
 
-from mics_core.spec.status import GroupState, JobState, JobStatus
+from mics_core.spec.status import GroupState, GroupStatus, JobState, JobStatus
 from service.database import Database
 from service.tables import jobs, steps
 from service.throughput import goodput_of
@@ -39,8 +39,8 @@ class LiveJob:
     groups: Counter[GroupState]
     last_step_time: float | None
     goodput: float | None
-    straggler_lag_steps: int | None
-    """Committed steps of the fastest worker that the slowest has not."""
+    members: tuple[GroupStatus, ...]
+    """The groups that train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +95,10 @@ def _live_job(connection: Connection, row: RowMapping, now: float) -> LiveJob:
         groups=Counter(group.state for group in status.groups) if status else Counter(),
         last_step_time=None if newest is None else newest.time,
         goodput=goodput_of(connection, row, now),
-        straggler_lag_steps=_lag_of(status),
+        members=_members_of(status),
     )
 
 
-def _lag_of(status: JobStatus | None) -> int | None:
-    if status is None:
-        return None
-    done = [
-        worker.step
-        for group in status.groups
-        if group.state is GroupState.MEMBER
-        for worker in group.workers
-    ]
-    return max(done) - min(done) if done else None
+def _members_of(status: JobStatus | None) -> tuple[GroupStatus, ...]:
+    groups = () if status is None else status.groups
+    return tuple(group for group in groups if group.state is GroupState.MEMBER)

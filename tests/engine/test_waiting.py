@@ -1,4 +1,4 @@
-"""How long workers wait for others is measured, and told with every step."""
+"""How long workers wait for others is measured, told with every step, and betrays who is slow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from mics_core.cluster.messages import Committed
+from mics_core.cluster.pace import Pace, slowness_of
 from mics_core.data.batches import Batch
+from mics_core.engine.membership import StaticMembership
+from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
 from tests.engine.jobs import small_job
@@ -26,21 +30,35 @@ def train_with_a_slow_worker(spec: JobSpec, size: int) -> dict[str, Any] | None:
     """The last worker of group 1 computes for a tenth of a second more in every micro-batch."""
     loss_of = Trainer._loss
     slow = 2 * size - 1
+    told: list[Committed] = []
+    last = time.perf_counter()
 
     def loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
         if dist.get_rank() == slow:
             time.sleep(DELAY_S)
         return loss_of(trainer, batch)
 
+    def committed(membership: StaticMembership, commit: StepCommit) -> None:
+        # As a worker's link does.
+        nonlocal last
+        before, last = last, time.perf_counter()
+        told.append(Committed(0, commit.step, last - before, 0.0, commit))
+        membership.commits.append(commit)
+
     begin = time.perf_counter()
-    with mock.patch.object(Trainer, "_loss", loss):
+    with (
+        mock.patch.object(Trainer, "_loss", loss),
+        mock.patch.object(StaticMembership, "committed", committed),
+    ):
         result = train_over_groups(spec, 2, size)
-    return None if result is None else result | {"seconds": time.perf_counter() - begin}
+    if result is None:
+        return None
+    return result | {"seconds": time.perf_counter() - begin, "told": told}
 
 
 @pytest.mark.parametrize("changes", [{}, {"training__determinism": "bitwise"}])
 @pytest.mark.parametrize("size", [1, 2])
-def test_those_that_wait_for_a_slow_worker_say_for_how_long(
+def test_those_that_wait_for_a_slow_worker_say_for_how_long_and_its_group_stands_out(
     pool: WorkerPool, text: str, size: int, changes: dict[str, object]
 ) -> None:
     spec = small_job(
@@ -62,3 +80,16 @@ def test_those_that_wait_for_a_slow_worker_say_for_how_long(
         # Of two workers in the slow group, one waits for the other.
         assert slow["waited_s"][step] < fast["waited_s"][step]
     assert sum(fast["waited_s"]) < fast["seconds"]
+    # Every worker of a group, and so its rank 0, tells that its group is held up or holds up.
+    for place, others in ((0, results[:size]), (1, results[size:])):
+        assert len({tuple(m.commit.waited_across_s for m in w["told"]) for w in others}) == 1, place
+    slowness = slowness_of({0: pace_of(results[0], 0), 1: pace_of(results[size], 1)})
+    assert slowness[1] > 2.0
+    assert slowness[0] < 0.5
+
+
+def pace_of(worker: dict[str, Any], place: int) -> float | None:
+    pace = Pace()
+    for message in worker["told"]:
+        pace.take_in(message, place)
+    return pace.sample_s

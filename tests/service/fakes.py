@@ -151,9 +151,14 @@ class FakeSupervisor:
                 maximum_groups=self.spec.groups.upper_bound,
                 groups=[
                     GroupStatus(
-                        group_id=group, state=GroupState.MEMBER, reason="It trains.", workers=[]
+                        group_id=group,
+                        state=GroupState.MEMBER,
+                        reason="It trains.",
+                        workers=[],
+                        sample_s=(0.05, 0.09)[place % 2],
+                        slowness=(0.56, 1.8)[place % 2],
                     )
-                    for group in members
+                    for place, group in enumerate(members)
                 ],
                 generations=list(self.generations),
                 samples=SampleCount(due=0, used=0, repeated=0),

@@ -77,6 +77,7 @@ def progress_of(num_groups: int, *, steps: int = 30) -> JobProgress:
     job.set_state(JobState.RUNNING, "All groups train.")
     for _ in range(steps):
         job.commit_step(step_s=2.0 * num_groups)
+    job.groups[0] = job.groups[0].model_copy(update={"slowness": 1.82})
     job.set_group(num_groups, GroupState.LOST, "Killed by signal 9.")
     progress = JobProgress(job.detail())
     for event in job.events:
@@ -100,4 +101,5 @@ def test_the_board_of_64_groups_fits_the_width(width: int) -> None:
     assert max(len(line) for line in lines) <= width
     text = " ".join(lines)
     assert text.count("member") >= 64
+    assert text.count("1.8× slow") == 1
     assert "Killed by signal 9." in text

@@ -30,7 +30,6 @@ from mics_core.spec.status import (
     RegroupPhases,
     ScaleEvent,
     StepEvent,
-    WorkerStatus,
 )
 from service.auth.callers import Role
 from service.auth.tokens import TokenStore
@@ -76,15 +75,8 @@ class Troubled(FakeSupervisor):
 
     def status(self) -> JobStatus:
         status = super().status()
-        workers = [
-            WorkerStatus(rank=rank, node_id="n", host="h", pid=1, step=30 - rank * 8)
-            for rank in range(2)
-        ]
-        groups = [group.model_copy(update={"workers": workers}) for group in status.groups]
-        groups.append(
-            GroupStatus(group_id=9, state=GroupState.LOST, reason="It is gone.", workers=[])
-        )
-        return status.model_copy(update={"groups": groups, "minimum_groups": 3})
+        lost = GroupStatus(group_id=9, state=GroupState.LOST, reason="It is gone.", workers=[])
+        return status.model_copy(update={"groups": [*status.groups, lost], "minimum_groups": 3})
 
     def go_through_everything(self) -> None:
         """One of each event, with times long past: no step since, and a goodput near zero."""

@@ -52,6 +52,8 @@ def test_a_live_job_is_told_and_an_ended_one_forgotten(service: Service) -> None
     assert value(found, "mics_jobs", state="running") == 1
     assert value(found, "mics_job_checkpoints_total", job_id="live", result="failed") == 0
     assert 0 < value(found, "mics_job_goodput_ratio", **job) <= 1
+    assert value(found, "mics_job_group_sample_seconds", **job, group_id="1") == 0.09
+    assert value(found, "mics_job_group_slowness_ratio", **job, group_id="1") == 1.8
     phases = RegroupPhases(detect_s=None, agree_s=0.3, connect_s=0.2, copy_s=None, redo_s=None)
     supervisor._tell(RegroupEvent, generation=2, reason="A join.", step=4, phases=phases)
     supervisor._tell(CheckpointEvent, step=4, path="/there", error="No space is left.")

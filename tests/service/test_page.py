@@ -125,7 +125,7 @@ def test_goodput_and_series_are_what_their_definitions_say(visit: Visit) -> None
     assert found["again"] == [0, 1]
 
 
-def test_a_joining_group_appears_and_a_lost_one_is_struck_out_with_its_reason(
+def test_the_picture_shows_who_joins_who_is_slow_and_who_was_lost_with_the_reason(
     visit: Visit, training_job: ScriptedJob
 ) -> None:
     visit.open("/#/jobs/job-1")
@@ -133,8 +133,11 @@ def test_a_joining_group_appears_and_a_lost_one_is_struck_out_with_its_reason(
     training_job.join(2)
     visit.wait_for_number("#picture [data-group=member]", 3)
     assert visit.page.locator("#picture .replication").count() == 2
+    slow = training_job.groups[2].model_copy(update={"slowness": 1.82})
+    training_job.groups[2] = slow
     training_job.lose(1, "Its node 10.0.0.5 died.")
     visit.wait_for_text("#picture [data-id='1']", "lost")
+    visit.wait_for_text("#picture [data-id='2'] .group-state", "1.8× slow")
     assert visit.page.locator("#picture [data-id='1'] .strike").count() == 1
     visit.wait_for_text("#picture-others", "Its node 10.0.0.5 died.")
     visit.wait_for_text("#events li >> nth=0", "Generation 3")

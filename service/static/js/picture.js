@@ -7,6 +7,7 @@ import { isGone, isTraining, layOut } from "./picture-layout.js";
 
 const CHARACTER_PX = 5.4;
 const MAX_OTHERS = 8;
+const SLOW = 1.5; // as the alert has it
 
 export class Picture {
   #model = null;
@@ -84,8 +85,12 @@ const looksOf = (group) => [
   group.group_id,
   group.state,
   group.reason,
+  slowWords(group),
   group.workers.map((worker) => [worker.node_id, worker.pid]),
 ];
+
+/** "1.8× slow" for a group that takes so many times as long as the others, which wait for it. */
+const slowWords = ({ slowness }) => (slowness >= SLOW ? `${slowness.toFixed(1)}× slow` : "");
 
 function labelOf(groups, size) {
   const states = new Map();
@@ -117,12 +122,19 @@ function buildRail({ rank, y, x1, x2 }) {
 }
 
 function buildColumn({ group, name, x, top, frame, cells }, isNew) {
+  const slow = slowWords(group);
+  const hint = slow ? ` It is ${slow}: the others wait for it.` : "";
   const column = svg(
     "g",
-    { "data-group": group.state, "data-id": group.group_id, class: isNew ? "appears" : null },
-    svg("title", {}, `group ${group.group_id}, ${group.state}: ${group.reason}`),
+    {
+      "data-group": group.state,
+      "data-id": group.group_id,
+      "data-slow": slow ? "" : null,
+      class: isNew ? "appears" : null,
+    },
+    svg("title", {}, `group ${group.group_id}, ${group.state}: ${group.reason}${hint}`),
     svg("text", { class: "group-name", x, y: top + 18 }, name),
-    svg("text", { class: "group-state", x, y: top + 32 }, group.state),
+    svg("text", { class: "group-state", x, y: top + 32 }, slow || group.state),
     svg("rect", { class: "frame", ...frame, rx: 10 }),
     ...cells.map((cell) => buildWorker(cell, group, x)),
   );
@@ -163,13 +175,15 @@ function drawOthers(groups) {
   byId("picture-others").replaceChildren(...items);
 }
 
+const stateOf = (group) => [group.state, slowWords(group)].filter(Boolean).join(", ");
+
 function drawTable(groups) {
   const rows = groups.map((group) =>
     html(
       "tr",
       {},
       html("td", {}, String(group.group_id)),
-      html("td", {}, html("span", { class: "badge", "data-group": group.state }, group.state)),
+      html("td", {}, html("span", { class: "badge", "data-group": group.state }, stateOf(group))),
       html("td", {}, group.reason),
       html("td", {}, group.workers.map((worker) => `${worker.host} (${worker.pid})`).join(", ") || "–"),
     ),
