@@ -239,9 +239,11 @@ def test_the_rules_are_valid_and_fire_when_they_should() -> None:
 
 def test_every_alert_is_tested_and_says_what_to_do() -> None:
     tested = (FOLDER / "rules_test.yml").read_text(encoding="utf-8")
+    explained = (FOLDER / "README.md").read_text(encoding="utf-8")
     for rule in rules():
         if "alert" in rule:
             assert f"alertname: {rule['alert']}" in tested
+            assert f"| `{rule['alert']}`" in explained
             assert rule["annotations"]["remedy"]  # type: ignore[index]
 
 
