@@ -123,6 +123,9 @@ class ThroughputPoint(ApiModel):
     """The same as a share of the worker's peak; none where that is not known."""
     communication_share: float | None
     """Share of the time in communication that nothing hides; none where it is not measured."""
+    goodput: float | None
+    """Share of the time from the run's first commit to the last of these steps that went into steps
+    of usual length, counted step by step at every resolution; see the whole run's `goodput`."""
     generation: int
     """The newest of the steps."""
     num_groups: int
@@ -142,6 +145,8 @@ class Throughput(ApiModel):
     counts whole up to 1.5 times the median of the steps with as many groups, and with that median
     beyond; steps that were committed again later do not count. The time runs until now while the
     job trains or waits, else until its last step. None before the second step."""
+    first_time: float | None
+    """When the first step of the run was committed: goodput counts from there."""
     mfu: float | None
     """Of the last point."""
     steps_per_point: int

@@ -7,6 +7,7 @@ for each number of groups that the run has had.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, case, func, select
@@ -51,12 +52,18 @@ def throughput_of(
         select(func.min(steps.c.step), func.max(steps.c.step)).where(wanted)
     ).one()
     width = 1 if low is None else max(1, math.ceil((high - low + 1) / points))
-    found = [] if low is None else _points(connection, wanted, low, width)
-    records = [_point(one, status) for one in found]
+    good = _good_of(connection, row["job_id"])
+    records: list[ThroughputPoint] = []
+    if good is not None and low is not None:
+        good_s = _good_before(connection, row["job_id"], good, low)
+        for one in _points(connection, wanted, good, low, width):
+            good_s += one.good_s
+            records.append(_point(one, status, good.share(good_s, one.time)))
     return Throughput(
         job_id=row["job_id"],
         tokens_per_s=row["tokens_per_s"],
-        goodput=goodput_of(connection, row, now),
+        goodput=None if good is None else _goodput_now(connection, row, good, now),
+        first_time=None if good is None else good.first,
         mfu=records[-1].mfu if records else None,
         steps_per_point=width,
         records=records,
@@ -68,44 +75,73 @@ def goodput_of(connection: Connection, row: RowMapping, now: float) -> float | N
 
     `Throughput.goodput` says how it is counted.
     """
-    committed = _committed(row["job_id"])
-    first, last = connection.execute(
-        select(func.min(steps.c.time), func.max(steps.c.time)).where(committed)
-    ).one()
+    good = _good_of(connection, row["job_id"])
+    return None if good is None else _goodput_now(connection, row, good, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """How the good time of a job's steps is counted.
+
+    Args:
+        first: When the first step was committed; the time begins there, so it does not count.
+        seconds: Seconds of a step that count, in the database's words.
+    """
+
+    first: float
+    seconds: ColumnElement[float]
+
+    def share(self, good_s: float, until: float) -> float | None:
+        """Return what share of the time so many good seconds are; none before any has passed."""
+        elapsed_s = until - self.first
+        return min(1.0, good_s / elapsed_s) if elapsed_s > 0.0 else None
+
+
+def _good_of(connection: Connection, job_id: str) -> _Good | None:
+    """Look at a whole run for what is usual in it; none before the first step."""
+    committed = _committed(job_id)
+    first = connection.execute(select(func.min(steps.c.time)).where(committed)).scalar_one()
     if first is None:
         return None
-    is_under_way = not JobState(row["state"]).is_at_rest
-    elapsed_s = (max(now, last) if is_under_way else last) - first
-    if last == first or elapsed_s <= 0.0:
-        return None
-    # The time begins with the first commit, so its step does not count.
     counted = committed & (steps.c.time > first)
     sizes = connection.execute(
         select(steps.c.num_groups, func.count()).where(counted).group_by(steps.c.num_groups)
     ).all()
-    good_s = 0.0
+    is_long: list[tuple[ColumnElement[bool], float]] = []
     for num_groups, number in sizes:
-        alike = counted & (steps.c.num_groups == num_groups)
+        is_alike = steps.c.num_groups == num_groups
         median_s = connection.execute(
             select(steps.c.step_s)
-            .where(alike)
+            .where(counted & is_alike)
             .order_by(steps.c.step_s)
             .limit(1)
             .offset((number - 1) // 2)
         ).scalar_one()
-        is_usual = steps.c.step_s <= _USUAL_FACTOR * median_s
-        good_s += connection.execute(
-            select(func.sum(case((is_usual, steps.c.step_s), else_=median_s))).where(alike)
-        ).scalar_one()
-    return float(min(1.0, good_s / elapsed_s))
+        is_long.append((is_alike & (steps.c.step_s > _USUAL_FACTOR * median_s), median_s))
+    return _Good(first, case((steps.c.time <= first, 0.0), *is_long, else_=steps.c.step_s))
+
+
+def _goodput_now(connection: Connection, row: RowMapping, good: _Good, now: float) -> float | None:
+    good_s, last = connection.execute(
+        select(func.sum(good.seconds), func.max(steps.c.time)).where(_committed(row["job_id"]))
+    ).one()
+    if last == good.first:
+        return None
+    is_under_way = not JobState(row["state"]).is_at_rest
+    return good.share(good_s, max(now, last) if is_under_way else last)
 
 
 def _committed(job_id: str) -> ColumnElement[bool]:
     return (steps.c.job_id == job_id) & steps.c.superseded.is_(False)
 
 
+def _good_before(connection: Connection, job_id: str, good: _Good, step: int) -> float:
+    before = _committed(job_id) & (steps.c.step < step)
+    return float(connection.execute(select(func.sum(good.seconds)).where(before)).scalar_one() or 0)
+
+
 def _points(
-    connection: Connection, wanted: ColumnElement[bool], low: int, width: int
+    connection: Connection, wanted: ColumnElement[bool], good: _Good, low: int, width: int
 ) -> list[Row[Any]]:
     bucket = (steps.c.step - low) // width
     return list(
@@ -119,6 +155,7 @@ def _points(
                 func.sum(steps.c.tokens).label("tokens"),
                 func.sum(steps.c.samples).label("samples"),
                 func.sum(steps.c.step_s).label("seconds"),
+                func.sum(good.seconds).label("good_s"),
                 func.count(steps.c.communication_s).label("num_measured"),
                 func.sum(steps.c.communication_s).label("communication_s"),
                 # What each group of workers did, however their number changed in between.
@@ -138,7 +175,7 @@ def _points(
     )
 
 
-def _point(one: Row[Any], status: JobStatus | None) -> ThroughputPoint:
+def _point(one: Row[Any], status: JobStatus | None, goodput: float | None) -> ThroughputPoint:
     number, seconds = one.number, one.seconds
     tflops, mfu = None, None
     if status is not None and status.model_flops_per_sample is not None and seconds > 0.0:
@@ -163,6 +200,7 @@ def _point(one: Row[Any], status: JobStatus | None) -> ThroughputPoint:
         tflops_per_worker=tflops,
         mfu=mfu,
         communication_share=communication_share,
+        goodput=goodput,
         generation=one.generation,
         num_groups=one.num_groups,
         gradient_norm=one.gradient_norm,

@@ -181,6 +181,7 @@ class ScriptedJob:
                 job_id=self.job_id,
                 tokens_per_s=self._rate(),
                 goodput=None,
+                first_time=self.records[0].time if self.records else None,
                 mfu=None,
                 steps_per_point=1,
                 records=[_point(record) for record in self.records[-points:]],
@@ -250,4 +251,5 @@ def _point(record: StepRecord) -> ThroughputPoint:
         tflops_per_worker=None,
         mfu=None,
         communication_share=0.25,
+        goodput=None,
     )

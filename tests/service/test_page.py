@@ -110,12 +110,21 @@ def test_goodput_and_series_are_what_their_definitions_say(visit: Visit) -> None
             const inOrder = [...series.step];
             // Back to a checkpoint: step 1 is committed once more, later than what followed it.
             series.take(record(1, 9));
+            // Points of 250 steps, the second with a stall of 100 seconds; then one live step.
+            const wide = new Series();
+            wide.firstTime = 1;
+            wide.take({...record(249, 250), goodput: 1});
+            wide.take({...record(499, 600), step_s: 1.4, goodput: 499 / 599});
+            wide.take(record(500, 601));
+            const unknown = [null, null, null, null, null];
             return {
                 goodput: goodputOf(
                     [0, 1, 2, 3, 4], [10, 11, 12, 22, 23], [9, 1, 1, 10, 1], [2, 2, 2, 2, 2],
+                    unknown, null,
                 ),
                 inOrder,
                 again: series.step,
+                wide: wide.goodput,
             };
         }"""
     )
@@ -123,6 +132,8 @@ def test_goodput_and_series_are_what_their_definitions_say(visit: Visit) -> None
     assert found["goodput"] == [None, 1, 1, 3 / 12, 4 / 13]
     assert found["inOrder"] == [0, 1, 2]
     assert found["again"] == [0, 1]
+    # As the service counts it, where the means of the points would hide the stall.
+    assert found["wide"] == pytest.approx([1, 499 / 599, 500 / 600])
 
 
 def test_the_picture_shows_who_joins_who_is_slow_and_who_was_lost_with_the_reason(

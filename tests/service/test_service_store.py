@@ -313,6 +313,41 @@ def test_goodput_counts_steps_of_usual_length_only(store: Store) -> None:
     assert store.throughput("a", 5, None, None, now + 99).goodput == pytest.approx(5.0 / 14.5)
 
 
+def test_a_stall_shows_in_the_goodput_of_a_wide_point_as_in_that_of_its_steps(
+    store: Store,
+) -> None:
+    supervisor = FakeSupervisor("a", SPEC)
+    supervisor.train(1)
+    # A thousand steps of a second each; the step 600 took 100 more.
+    commits, at = [], 5000.0
+    for number in range(1000):
+        step_s = 101.0 if number == 600 else 1.0
+        at += step_s
+        record = supervisor.steps[0].model_copy(
+            update={"step": number, "time": at, "step_s": step_s}
+        )
+        commits.append(StepEvent(sequence=number + 3, time=at, record=record))
+    store.append_events("a", [*supervisor.history[:2], *commits])
+    whole = store.throughput("a", 4, None, None, at)
+    assert [point.step for point in whole.records] == [249, 499, 749, 999]
+    # Averaged over its 250 steps it is nothing unusual: 1.4 s each.
+    assert whole.records[2].step_s == pytest.approx(1.4)
+    expected = [1.0, 1.0, 749 / 849, 999 / 1099]
+    assert [point.goodput for point in whole.records] == pytest.approx(expected)
+    assert whole.goodput == pytest.approx(expected[-1])
+    assert whole.first_time == 5001.0
+    exact = {
+        point.step: point.goodput for point in store.throughput("a", 2000, None, None, at).records
+    }
+    assert exact[0] is None
+    assert (exact[599], exact[600]) == (1.0, pytest.approx(600 / 700))
+    assert [exact[step] for step in (249, 499, 749, 999)] == pytest.approx(expected)
+    # A part of the run is counted since the run's first step too.
+    part = store.throughput("a", 2, 600, 799, at)
+    assert [point.goodput for point in part.records] == pytest.approx([699 / 799, 799 / 899])
+    assert store.throughput("a", 4, 2000, None, at).records == []
+
+
 def test_a_hundred_thousand_steps_are_summed_up_at_once(store: Store) -> None:
     supervisor = FakeSupervisor("a", SPEC)
     supervisor.train(1)

@@ -29,7 +29,8 @@ export class JobModel {
   }
 
   /** Take the answer of `GET /jobs/{id}/throughput`. */
-  takeThroughput({ records, goodput, mfu }) {
+  takeThroughput({ records, goodput, mfu, first_time: firstTime }) {
+    this.series.firstTime = firstTime ?? null;
     for (const record of records) this.takeRecord(record);
     this.goodput = goodput ?? null;
     this.mfu = mfu ?? null;

@@ -11,6 +11,10 @@ export class Series {
   rate = [];
   loss = [];
   groups = [];
+  /** Goodput as the service counted it; null for steps that came live. */
+  told = [];
+  /** When the first step of the run was committed; null if that is not known. */
+  firstTime = null;
   #goodput = [];
   #isStale = false;
 
@@ -32,6 +36,7 @@ export class Series {
     this.rate.splice(place, 0, finiteOrNull(record.tokens_per_s));
     this.loss.splice(place, 0, finiteOrNull(record.loss));
     this.groups.splice(place, 0, record.num_groups);
+    this.told.splice(place, 0, record.goodput ?? null);
     this.#isStale = true;
     if (step.length > MAX_POINTS) this.#thin();
     return place >= this.step.length - 1 ? "newest" : "past";
@@ -40,14 +45,16 @@ export class Series {
   /** Goodput since the start, for each point. */
   get goodput() {
     if (this.#isStale) {
-      this.#goodput = goodputOf(this.step, this.time, this.seconds, this.groups);
+      this.#goodput = goodputOf(
+        this.step, this.time, this.seconds, this.groups, this.told, this.firstTime,
+      );
       this.#isStale = false;
     }
     return this.#goodput;
   }
 
   get #columns() {
-    return ["step", "time", "seconds", "rate", "loss", "groups"];
+    return ["step", "time", "seconds", "rate", "loss", "groups", "told"];
   }
 
   #cut(from) {
@@ -56,6 +63,7 @@ export class Series {
 
   /** Keep every second point: more than the screen's pixels show nothing. */
   #thin() {
+    this.told = this.goodput; // what is left out still counts
     const last = this.step.length - 1;
     const isKept = (_, index) => index % 2 === 0 || index === last;
     for (const name of this.#columns) this[name] = this[name].filter(isKept);
