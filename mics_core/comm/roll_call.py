@@ -46,8 +46,10 @@ class Answers:
     elsewhere: dict[int, str]
 
     def __str__(self) -> str:
-        who = f"missing ranks {[*self.missing]}" if self.missing else "all ranks answer"
-        return "; ".join([who, *(f"rank {r} is in {where}" for r, where in self.elsewhere.items())])
+        if self.missing:
+            return f"missing ranks {[*self.missing]}"  # the others may be anywhere
+        busy = [f"rank {rank} is in {where}" for rank, where in self.elsewhere.items()]
+        return "; ".join(["all ranks answer", *busy])
 
 
 class RollCall:
