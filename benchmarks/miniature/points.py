@@ -1,4 +1,4 @@
-"""Faults declared in advance: a worker kills itself at a step and in a phase of it."""
+"""Faults declared in advance: what befalls a worker at a step and in a phase of it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mics_core.comm import units
 from mics_core.comm.copies import Copies
-from mics_core.comm.partition import PartitionGroup
 from mics_core.comm.replication import ReplicationGroup
 from mics_core.engine import checkpoint, preparing
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.trainer import Trainer
+from mics_core.errors import ReplicationError
 
 PHASES = (
     "forward",
     "reduce-scatter",
     "second hop",
+    "longer second hop",
     "after the second hop",
     "vote",
     "regroup",
@@ -35,6 +38,9 @@ PHASES = (
 class FailAt:
     """A worker dies as if its process were killed from outside.
 
+    In one phase, the "longer second hop", it lives: its hop fails if another worker dies in that
+    step, where everybody else's hop is done.
+
     Args:
         group: Its partition group.
         rank: Its rank there.
@@ -49,7 +55,7 @@ class FailAt:
 
 
 def arm(faults: Sequence[FailAt]) -> None:
-    """Have this process die at the points declared for it."""
+    """Have the faults declared for this process befall it."""
     for fault in faults:
         _ARMED[fault.phase](_At(fault.step))
 
@@ -76,6 +82,26 @@ class _At:
         """Die after a function has done its work."""
         self._replace(owner, name, 1, before=False)
 
+    def lengthen_second_hop(self) -> None:
+        """Give this worker's second hop of the step one all-reduce more than all others have.
+
+        It breaks, as a real one does, as soon as a member that has to take part in it dies.
+        """
+        finish = SecondHop.finish
+
+        def longer(hop: SecondHop) -> tuple[list[list[float]], str]:
+            replication = hop._replication
+            assert replication is not None
+            rows, error = finish(hop)
+            try:
+                if self.now == self.step and not error:
+                    replication.all_reduce(torch.zeros(1))
+            except ReplicationError as broken:
+                error = str(broken)
+            return rows, error
+
+        SecondHop.finish = longer  # type: ignore[method-assign]
+
     def _replace(self, owner: Any, name: str, calls: int, *, before: bool) -> None:
         function, left = getattr(owner, name), [calls]
 
@@ -101,9 +127,11 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     "reduce-scatter": lambda at: at.before(units, "scatter_flat", calls=2),
     # Of several buckets: the others have some of them whole, and some not.
     "second hop": lambda at: at.before(ReplicationGroup, "run_stage", calls=5),
+    "longer second hop": lambda at: at.lengthen_second_hop(),
     # The others may commit the step; this group cannot.
     "after the second hop": lambda at: at.after(SecondHop, "finish"),
-    "vote": lambda at: at.after(PartitionGroup, "gather_doubles"),
+    # All workers of the group have voted, so the second hop of each is done.
+    "vote": lambda at: at.before(Trainer, "_check"),
     "regroup": lambda at: at.before(preparing, "connect"),
     "assembling": lambda at: at.before(ReplicationGroup, "assemble"),
     "after regrouping": lambda at: at.after(ReplicationGroup, "assemble"),

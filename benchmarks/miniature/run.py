@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.harness.processes import process_context
+from benchmarks.harness.sockets import listeners, listeners_of
 from benchmarks.miniature.points import FailAt
 from benchmarks.miniature.worker import Digest, News, Settings, serve
 from mics_core.cluster.course import Course
@@ -54,9 +55,12 @@ class Group:
     ready: dict[int, Ready] = field(default_factory=dict)
     ended: dict[int, bool] = field(default_factory=dict)
     digests: dict[int, str] = field(default_factory=dict)
+    breaks: list[ReplicationBroke] = field(default_factory=list)
     entered: int = 0
     entered_at: int = 0
     stopped: bool = False
+    out_of_reach: bool = False
+    last_words: list[Any] = field(default_factory=list)
 
     @property
     def pids(self) -> list[int]:
@@ -108,6 +112,8 @@ class Miniature:
         self._launches: list[tuple[int, bool]] = []
         self._after_loss, self._lost_at = 0, 0.0
         self._allowed = spec.training.steps + 1
+        self._others_listen = listeners_of([os.getpid()])
+        self._listened: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self.tell(elastic.StartRequested())
@@ -124,6 +130,9 @@ class Miniature:
             for process in group.processes:
                 process.join(10)
                 assert not process.is_alive(), f"process {process.pid} is left over"
+            group.world.close()
+        open_ports = self._listened.keys() & listeners().keys()
+        assert not open_ports, f"left open: {[self._listened[inode] for inode in open_ports]}"
 
     # What a test sees.
 
@@ -172,6 +181,15 @@ class Miniature:
         for rank in ranks or range(self.size):
             os.kill(self.groups[group_id].pids[rank], signal.SIGSTOP)
 
+    def wake(self, group_id: int, *ranks: int) -> None:
+        """Let workers that were stopped go on."""
+        for rank in ranks or range(self.size):
+            os.kill(self.groups[group_id].pids[rank], signal.SIGCONT)
+
+    def put_out_of_reach(self, group_id: int) -> None:
+        """Have a group that is evicted live on: nobody can end its processes, or hear them."""
+        self.groups[group_id].out_of_reach = True
+
     def until(self, happened: Callable[[], object], what: str) -> None:
         """Serve the workers until something happened.
 
@@ -196,12 +214,15 @@ class Miniature:
 
         self.until(are_there, f"groups {groups}")
         wanted = sorted(groups)
-        while self.members != wanted:
+        self.train_until(lambda: self.members == wanted, f"training with {wanted} alone")
+
+    def train_until(self, happened: Callable[[], object], what: str) -> None:
+        """Let the members train step by step until something happened, and hold them there."""
+        while not happened():
             self.hold_at(max(self._allowed, self.course.step) + 1)
-            assert self._allowed < self.spec.training.steps, f"{self.members} train, not {wanted}"
+            assert self._allowed < self.spec.training.steps, f"{what} was missing: {self.members}"
             self.until(
-                lambda: self.course.step >= self._allowed or self.members == wanted,
-                f"step {self._allowed}",
+                lambda: self.course.step >= self._allowed or happened(), f"step {self._allowed}"
             )
 
     def finish(self) -> None:
@@ -245,15 +266,20 @@ class Miniature:
             elif not group.pipes:
                 self.tell(elastic.GroupEnded(group_id, group.ended[0]))
             return
-        if not group.stopped:
-            self._heard_at = time.monotonic()
-            self._take_in(group_id, group, message)
+        if group.stopped:
+            group.last_words.append(message)  # it has no say any more
+            return
+        self._heard_at = time.monotonic()
+        self._take_in(group_id, group, message)
 
     def _take_in(self, group_id: int, group: Group, message: Any) -> None:
         match message:
             case Ready(rank):
                 group.ready[rank] = message
                 if len(group.ready) == self.size:
+                    self._listened |= listeners_of([*group.pids, os.getpid()])
+                    for inode in self._others_listen:
+                        self._listened.pop(inode, None)
                     self.tell(elastic.GroupReady(group_id))
             case Entered(0, generation, step, connect_s):
                 group.entered, group.entered_at = generation, step
@@ -264,6 +290,7 @@ class Miniature:
                     self.tell(elastic.GroupTrained(group_id, commit.generation))
                 self.course.commit(message)
             case ReplicationBroke(0, generation, step, error, has_state):
+                group.breaks.append(message)
                 self.tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
             case Failed(rank, _, error, own_error):
                 self.tell(elastic.GroupLost(group_id, f"Rank {rank}: {error}", own_error))
@@ -281,7 +308,7 @@ class Miniature:
             case elastic.StopGroup(group_id):
                 self._launches = [launch for launch in self._launches if launch[0] != group_id]
                 if group_id in self.groups:
-                    self._kill(self.groups[group_id])
+                    self._stop(self.groups[group_id])
             case elastic.AnnounceGeneration(number, groups, reason):
                 self._announce(number, groups, reason)
             case _:
@@ -330,8 +357,12 @@ class Miniature:
             group.processes.append(process)
             group.pipes[mine] = rank
 
-    def _kill(self, group: Group) -> None:
+    def _stop(self, group: Group) -> None:
         group.stopped = True
+        if not group.out_of_reach:
+            self._kill(group)
+
+    def _kill(self, group: Group) -> None:
         for process in group.processes:
             if process.is_alive():
                 process.kill()

@@ -124,7 +124,7 @@ class PartitionGroup:
 
     @contextmanager
     def explained(self, group_id: int, step: int) -> Iterator[None]:
-        """Turn a broken collective inside into an error that names group, step and missing ranks.
+        """Turn a broken collective inside into an error that names group, step and guilty ranks.
 
         Args:
             group_id: The partition group's id.
@@ -136,11 +136,10 @@ class PartitionGroup:
         try:
             yield
         except PartitionBrokenError as broken:
-            missing = self.roll_call.missing_ranks(_ANSWER_S)
-            who = f"missing ranks {missing}" if missing else "all ranks answer"
+            answers = self.roll_call.hold(_ANSWER_S)
             raise GroupFailedError(
                 f"Partition group {group_id} broke at step {step} on rank {self.rank}:"
-                f" {broken.message} ({who})",
+                f" {broken.message} ({answers})",
                 remedy="The missing workers' logs say why; the group is replaced.",
             ) from broken
 

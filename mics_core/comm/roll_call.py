@@ -3,26 +3,59 @@
 gloo's error names an address at best, and only a lost worker's neighbours have one: the others wait
 on in the collective. So each worker has a thread that waits for an alarm at the store of its world,
 over a connection of its own. Whoever sees a collective break rings it; the threads of all who still
-live answer, also where their workers wait. Who has not answered after a while is missing.
+live answer, also where their workers wait. Who has not answered after a while is missing. Who
+answers but is in somebody else's code, such as a data source that does not return, says so: that is
+whom the others wait for.
 """
 
 from __future__ import annotations
 
+import sys
+import sysconfig
+from dataclasses import dataclass
 from datetime import timedelta
-from threading import Thread
+from pathlib import Path
+from threading import Thread, get_ident
 from time import monotonic
+from types import FrameType
 from typing import Any
 
+import torch
 from torch._C._distributed_c10d import PrefixStore
 
-__all__ = ["RollCall"]
+__all__ = ["Answers", "RollCall", "place_elsewhere"]
 
 _ALARM = "alarm"
 _A_WHILE = timedelta(hours=1)
+_WAITS = "waits"
+_OURS = ("mics_core.comm", "mics_core.engine")
+_STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
+_TORCH = Path(torch.__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What became of the workers of a partition group.
+
+    Args:
+        missing: Ranks that did not answer.
+        elsewhere: Where in somebody else's code those ranks are that wait for no collective.
+    """
+
+    missing: tuple[int, ...]
+    elsewhere: dict[int, str]
+
+    def __str__(self) -> str:
+        if self.missing:
+            return f"missing ranks {[*self.missing]}"  # the others may be anywhere
+        busy = [f"rank {rank} is in {where}" for rank, where in self.elsewhere.items()]
+        return "; ".join(["all ranks answer", *busy])
 
 
 class RollCall:
     """One worker's end of the roll call of its partition group.
+
+    The thread that trains must build it.
 
     Args:
         store: The store of the group's world (torch's stubs leave out that it can be cloned).
@@ -34,34 +67,60 @@ class RollCall:
     def __init__(self, store: Any, name: str, rank: int, size: int):
         self._rank = rank
         self._size = size
+        self._trains = get_ident()
         prefix = f"roll-call/{name}"
         self._caller = PrefixStore(prefix, store.clone())
         self._listener = PrefixStore(prefix, store.clone())
         if size > 1:
             Thread(target=self._listen, name="roll-call", daemon=True).start()
 
-    def missing_ranks(self, wait_s: float) -> list[int]:
-        """Ring the alarm and return the ranks that do not answer within `wait_s` seconds."""
+    def hold(self, wait_s: float) -> Answers:
+        """Ring the alarm and return who answers within `wait_s` seconds, and what."""
         deadline = monotonic() + wait_s
-        missing: list[int] = []
+        missing, elsewhere = [], {}
         try:
             self._caller.set(_ALARM, "rung")
         except RuntimeError:
-            return [0]  # the world's rank 0 keeps the store
+            return Answers((0,), {})  # the world's rank 0 keeps the store
         for rank in range(self._size):
             left = timedelta(seconds=max(0.05, deadline - monotonic()))
+            key = f"here/{rank}"
             try:
-                self._caller.wait([f"here/{rank}"], left)
+                self._caller.wait([key], left)
+                answer = self._caller.get(key).decode()
             except RuntimeError:
                 missing.append(rank)
-        return missing
+                continue
+            if answer != _WAITS:
+                elsewhere[rank] = answer
+        return Answers(tuple(missing), elsewhere)
 
     def _listen(self) -> None:
         while True:
             try:
                 self._listener.wait([_ALARM], _A_WHILE)
-                self._listener.set(f"here/{self._rank}", "here")
+                where = place_elsewhere(sys._current_frames().get(self._trains))
+                self._listener.set(f"here/{self._rank}", where or _WAITS)
             except RuntimeError as error:
                 if "timed out" in str(error).lower() or "timeout" in str(error).lower():
                     continue  # a quiet hour
             return  # answered, or the store is gone with its host
+
+
+def place_elsewhere(frame: FrameType | None) -> str:
+    """Return where a thread is, if neither our engine nor our collectives have it: else nothing.
+
+    The standard library and torch work for somebody: whoever called them counts.
+    """
+    while frame is not None and _works_for_others(Path(frame.f_code.co_filename)):
+        frame = frame.f_back
+    if frame is None or frame.f_globals.get("__name__", "").startswith(_OURS):
+        return ""
+    return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+
+def _works_for_others(file: Path) -> bool:
+    if file.is_relative_to(_TORCH):
+        return True
+    is_installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return file.is_relative_to(_STANDARD_LIBRARY) and not is_installed

@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
-def running_cluster(num_nodes: int) -> Iterator[LocalCluster]:
+def running_cluster(num_nodes: int, leftovers: Leftovers | None = None) -> Iterator[LocalCluster]:
     """A head and nodes of two workers, this process connected to it.
 
-    At its end, nothing that it started may be left.
+    At its end, nothing that it started may be left, nor of what `leftovers` has seen.
     """
-    leftovers = Leftovers()
+    leftovers = leftovers or Leftovers()
     with pytest.MonkeyPatch.context() as environment:
         # The workers import the users' code of these tests as any code on their path.
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -46,9 +46,15 @@ def running_cluster(num_nodes: int) -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
+def leftovers() -> Leftovers:
+    """What the module's cluster and its jobs must not leave behind."""
+    return Leftovers()
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, leftovers: Leftovers) -> Iterator[LocalCluster]:
     """A cluster with the `NUM_NODES` of the module."""
-    with running_cluster(request.module.NUM_NODES) as cluster:
+    with running_cluster(request.module.NUM_NODES, leftovers) as cluster:
         yield cluster
 
 
@@ -57,7 +63,7 @@ StartJob = Callable[..., RunningJob]
 
 @pytest.fixture(scope="module")
 def start_job(
-    cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
+    cluster: LocalCluster, leftovers: Leftovers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartJob]:
     """Starts `recorded_job`s; those that still run at the module's end are ended."""
     with ExitStack() as running:
@@ -65,6 +71,6 @@ def start_job(
         def start(steps: int, **changes: Any) -> RunningJob:
             folder = tmp_path_factory.mktemp("job")
             spec: JobSpec = recorded_job(folder, steps, **changes)
-            return running.enter_context(RunningJob(spec, Control(folder)))
+            return running.enter_context(RunningJob(spec, Control(folder), look=leftovers.look))
 
         yield start

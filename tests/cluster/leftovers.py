@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from benchmarks.harness.sockets import listeners, listeners_of
 from tests.cluster.running import eventually
 
 GONE_WITHIN_S = 20.0
@@ -20,15 +21,19 @@ class Leftovers:
         self._before = set(_descendants())
         self._seen: set[psutil.Process] = set()
         self._addresses: set[str] = set()
+        self._listened: dict[str, str] = {}
 
     def look(self, *addresses: str) -> None:
-        """Remember every process that runs now below this one, and addresses in use."""
-        self._seen |= set(_descendants()) - self._before
+        """Remember every process that runs now below this one, its ports, and addresses in use."""
+        here = set(_descendants()) - self._before
+        self._seen |= here
+        self._listened |= listeners_of(process.pid for process in here)
         self._addresses |= set(addresses)
 
     def check(self) -> None:
-        """Fail unless every process is gone and every port closed."""
+        """Fail unless every process is gone and every port closed, whoever holds it by now."""
         assert self._seen, "no process was seen, so this check would prove nothing"
+        assert self._listened, "no port was seen, so this check would prove nothing"
 
         def alive() -> list[psutil.Process]:
             now = self._seen | (set(_descendants()) - self._before)
@@ -37,6 +42,8 @@ class Leftovers:
         eventually(
             lambda: not alive(), f"the end of {[_described(p) for p in alive()]}", GONE_WITHIN_S
         )
+        still_listen = [self._listened[i] for i in self._listened.keys() & listeners().keys()]
+        assert not still_listen, f"left open: {still_listen}"
         still_open = [address for address in self._addresses if _is_open(address)]
         assert not still_open, f"somebody still listens on {still_open}"
 

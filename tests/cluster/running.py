@@ -20,16 +20,28 @@ class RunningJob(FollowedJob):
         spec: A job of `tests.cluster.jobs`.
         control: The control of its data.
         job_id: One that somebody else has started; without it this starts one.
+        look: Called while its first groups train.
     """
 
-    def __init__(self, spec: JobSpec, control: Control, job_id: str | None = None):
+    def __init__(
+        self,
+        spec: JobSpec,
+        control: Control,
+        job_id: str | None = None,
+        *,
+        look: Callable[[], object] | None = None,
+    ):
         super().__init__(spec, job_id)
         self.control = control
+        self._look = look
 
     def train_to(self, step: int) -> None:
         """Let the job commit the steps up to `step`, and hold it there."""
         self.control.allow(step)
         self.wait_until(lambda job: job.has_committed(step), f"step {step}")
+        look, self._look = self._look, None
+        if look is not None:
+            look()
 
     def train_until(self, happened: Callable[[Self], object], what: str) -> None:
         """Let the job train step by step until something happened; it is held after that step."""

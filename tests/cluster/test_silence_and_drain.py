@@ -1,4 +1,4 @@
-"""A worker that is stopped, and a node that is drained: found and replaced while others train.
+"""A stopped worker, a drained node, a killed runner: found and replaced while others train.
 
 `tests/faults` stops whole groups too.
 """
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
+import ray
 
 from mics_core.cluster.local import LocalCluster
+from mics_core.cluster.runner import find_runner
 from mics_core.spec.status import GroupState, JobStatus
 from tests.cluster.conftest import StartJob
 from tests.cluster.jobs import gold_losses
@@ -38,11 +40,13 @@ class Story:
     found_within_s: float
     stopped_at: int
     drained_at: int
+    runner_killed_at: int
+    pids_of_runner: list[int]
 
 
 @pytest.fixture(scope="module")
 def story(cluster: LocalCluster, start_job: StartJob) -> Story:
-    """One worker of group 1 is stopped, then the node of group 2 drained."""
+    """One worker of group 1 is stopped, the node of group 2 drained, group 3's runner killed."""
     job = start_job(100, groups={"minimum": 1, "wanted": 2, "silence_s": SILENCE_S})
     job.train_to(4)  # so that the limits follow the steps
     survivors = job.pids(0)
@@ -53,6 +57,9 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
     drain(cluster, job.node_of(2))
     job.train_until(lambda job: job.has_entered(0), "the generation without the drained group")
     replaced(job, 3)
+    pids_of_runner = kill_runner(job, 3)
+    runner_killed_at = job.control.allowed + 1
+    job.train_to(runner_killed_at)
     job.cancel()
     job.train_until(lambda job: job.final, "the end of the cancelled job")
     return Story(
@@ -63,6 +70,8 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
         found_within_s,
         stopped_at,
         drained_at,
+        runner_killed_at,
+        pids_of_runner,
     )
 
 
@@ -83,6 +92,15 @@ def drain(cluster: LocalCluster, node_id: str) -> None:
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
     command += ["--deadline-remaining-seconds", "600"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def kill_runner(job: RunningJob, group_id: int) -> list[int]:
+    """Kill the actor that owns a group's run; return the processes that it takes with it."""
+    runner = ray.get(find_runner(job.job_id, group_id).prepare.remote())
+    pids = [runner, *job.pids(group_id)]
+    os.kill(runner, signal.SIGKILL)
+    job.wait_until(lambda job: job.group_events(group_id, GroupState.LOST), "the group's loss")
+    return pids
 
 
 def replaced(job: RunningJob, group_id: int) -> None:
@@ -115,6 +133,17 @@ def test_a_group_on_a_drained_node_leaves_and_is_replaced_at_once(story: Story) 
     # Nobody redid anything: it left at a step boundary.
     entered = [g for g in story.job.entered if g.groups == [0] and g.step > story.drained_at]
     assert entered[0].reason == f"Group 2 leaves: {group.reason}"
+
+
+def test_a_killed_runner_takes_its_group_with_it_and_nobody_else(story: Story) -> None:
+    lost = story.status.groups[3]
+    assert lost.state == GroupState.LOST
+    assert lost.reason == "Its runner died: the node or the process is gone."
+    before, at = story.job.steps[story.runner_killed_at - 1 : story.runner_killed_at + 1]
+    assert (before.num_groups, at.num_groups) == (2, 1)
+    assert story.job.has_entered(0)
+    for pid in story.pids_of_runner:
+        eventually(lambda pid=pid: not psutil.pid_exists(pid), f"the end of process {pid}")
 
 
 def test_the_survivors_train_on_as_one_process_would(story: Story) -> None:

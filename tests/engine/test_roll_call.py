@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -13,8 +14,10 @@ from unittest import mock
 
 import pytest
 import torch.distributed as dist
+from torch.utils._pytree import tree_map
 
 from mics_core.comm import units as unit_collectives
+from mics_core.comm.roll_call import Answers, place_elsewhere
 from mics_core.comm.store import MeetingStore, host_store
 from mics_core.planner.strategy import Strategy, default_strategy
 from mics_core.spec import JobSpec
@@ -115,3 +118,13 @@ def first_to_answer(waiting: dict[int, MemberProcess]) -> int:
     ready = wait([member.pipe for member in waiting.values()], SOON_S)
     assert ready, f"ranks {[*waiting]} have not noticed that {SIZE - len(waiting)} are gone"
     return next(place for place, member in waiting.items() if member.pipe in ready)
+
+
+def test_who_is_in_the_users_code_is_named_unless_somebody_is_missing() -> None:
+    found: list[str] = []
+    # torch calls back, on behalf of this function.
+    tree_map(lambda _: found.append(place_elsewhere(sys._getframe(1))), [0])
+    name = "test_who_is_in_the_users_code_is_named_unless_somebody_is_missing"
+    assert found[0].startswith(f"{name} ({__file__}:")
+    assert str(Answers((), {1: found[0]})) == f"all ranks answer; rank 1 is in {found[0]}"
+    assert str(Answers((2,), {1: found[0]})) == "missing ranks [2]"

@@ -9,16 +9,19 @@ import pytest
 
 from benchmarks.miniature.points import FailAt
 from benchmarks.miniature.run import Miniature
+from mics_core.cluster.messages import Ended, Failed, ReplicationBroke
 from mics_core.elastic.events import GroupPhase, RunPhase
 from mics_core.spec import JobSpec
+from mics_core.spec.folders import CheckpointFolder
 from tests.engine.jobs import small_job, train_in_one_process
+from tests.faults import stuck_data
 
 pytestmark = pytest.mark.timeout(240)
 
 SIZE, GROUPS = 2, 3
 ADAMW = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1}
 FAILS_AT = 6
-VOLLEYS = 6
+VOLLEYS = 4
 
 
 def job(text: str, steps: int, **changes: object) -> JobSpec:
@@ -51,6 +54,11 @@ def check_the_run(run: Miniature) -> None:
     assert all(digests == ends[0] for digests in ends)
 
 
+def lost_of(run: Miniature) -> list[int]:
+    groups = run.machine.groups.values()
+    return [group.group_id for group in groups if group.phase == GroupPhase.LOST]
+
+
 @pytest.mark.parametrize(
     ("phase", "rank"),
     [
@@ -73,6 +81,29 @@ def test_a_worker_dies_in_a_step(text: str, phase: str, rank: int) -> None:
     assert run.machine.groups[1].phase == GroupPhase.LOST
 
 
+def test_survivors_of_which_one_has_finished_its_second_hop_and_one_has_not(text: str) -> None:
+    faults = [
+        FailAt(group=1, rank=0, step=FAILS_AT, phase="vote"),
+        FailAt(group=2, rank=0, step=FAILS_AT, phase="longer second hop"),
+    ]
+    with Miniature(job(text, 30), SIZE, GROUPS, faults=faults) as run:
+        run.hold_at(FAILS_AT + 1)
+        run.until(lambda: run.course.step == FAILS_AT + 1, "a group that commits the step")
+        run.until(lambda: run.groups[2].breaks, "the end of group 2's second hop")
+        run.train_with(0, 2, 3)
+        run.finish()
+        check_the_run(run)
+        broke = {number: run.groups[number].breaks[0] for number in (0, 2)}
+    assert "all-reduce of the gradient broke" in broke[2].error
+    assert {number: (event.generation, event.step) for number, event in broke.items()} == {
+        0: (1, FAILS_AT + 1),  # it had committed the step
+        2: (1, FAILS_AT),
+    }
+    healed = run.steps[FAILS_AT + 1]
+    assert healed.num_groups == 1, "group 2 computes again when it has caught up"
+    assert [run.machine.groups[group].phase for group in (0, 2)] == [GroupPhase.LEFT] * 2
+
+
 @pytest.mark.parametrize("phase", ["regroup", "assembling", "after regrouping"])
 def test_another_group_dies_while_the_survivors_regroup(text: str, phase: str) -> None:
     faults = [
@@ -84,8 +115,7 @@ def test_another_group_dies_while_the_survivors_regroup(text: str, phase: str) -
         run.train_with(0, 3, 4)
         run.finish()
         check_the_run(run)
-        lost = [g.group_id for g in run.machine.groups.values() if g.phase == GroupPhase.LOST]
-    assert lost == [1, 2]
+    assert lost_of(run) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +134,29 @@ def test_either_end_of_a_copy_dies(text: str, group: int, phase: str, members: l
         run.train_with(*members)
         run.finish()
         check_the_run(run)
+
+
+def whole_group(group: int, step: int, phase: str) -> list[FailAt]:
+    return [FailAt(group, rank, step, phase) for rank in range(SIZE)]
+
+
+def test_whole_groups_die_in_the_second_hop_assembling_and_copying(text: str) -> None:
+    faults = [
+        *whole_group(1, FAILS_AT, "second hop"),
+        *whole_group(2, FAILS_AT, "assembling"),
+        *whole_group(3, -1, "copy in"),
+    ]
+    with Miniature(job(text, 40), SIZE, GROUPS, faults=faults) as run:
+        run.hold_at(FAILS_AT + 2)
+        run.until(lambda: {1, 2}.isdisjoint(run.members), "the loss of groups 1 and 2")
+        run.until(lambda: 3 in run.waiting or 3 in lost_of(run), "group 3")
+        run.train_until(lambda: 3 in lost_of(run), "the loss of group 3")
+        run.train_with(0, 4, 5)
+        run.finish()
+        check_the_run(run)
+        assert lost_of(run) == [1, 2, 3]
+        # Group 3 died in its copy: it never had a step of its own.
+        assert [run.groups[group].entered for group in (1, 2, 3)] == [1, 1, 0]
 
 
 def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path) -> None:
@@ -132,19 +185,83 @@ def test_several_groups_die_at_once_and_one_is_enough(text: str) -> None:
         check_the_run(run)
 
 
+def seen_of(run: Miniature, folder: Path) -> tuple[object, ...]:
+    """What the world sees of a run: its steps, its samples, its members and its checkpoints."""
+    complete = [Path(path) for _, path in CheckpointFolder(str(folder)).complete()]
+    files = {
+        file: file.read_bytes() for path in complete for file in path.rglob("*") if file.is_file()
+    }
+    machine, reports = run.machine, list(run.checkpoints)
+    return run.steps, run.course.samples, machine.generation, machine.members, reports, files
+
+
 @pytest.mark.parametrize("ranks", [(1,), (0, 1)], ids=["one worker", "a whole group"])
-def test_a_silent_group_is_evicted_and_cannot_write_into_the_run(
-    text: str, ranks: tuple[int, ...]
+def test_a_stopped_group_that_wakes_up_finds_that_it_was_evicted_and_goes_quietly(
+    text: str, tmp_path: Path, ranks: tuple[int, ...]
 ) -> None:
-    with Miniature(job(text, 60), SIZE, GROUPS, silence_s=1.0) as run:
+    """It is stopped where it is about to write a checkpoint, and nobody can end it."""
+    spec = job(text, 60, checkpoint={"directory": str(tmp_path), "interval_steps": 20, "keep": 9})
+    with Miniature(spec, SIZE, GROUPS, silence_s=1.0) as run:
         run.hold_at(20)
         run.until(lambda: run.course.step == 20, "the first steps")
+        evicted = run.groups[1]
+        run.put_out_of_reach(1)
         run.stop(1, *ranks)
         run.hold_at(21)
         run.train_with(0, 2, 3)
+        run.hold_at(42)
+        run.until(lambda: run.course.step == 42, "steps without it")
+        run.train_until(lambda: 40 in [r.step for r in run.checkpoints], "a whole checkpoint")
+        held_at = run.course.step + 2
+        run.hold_at(held_at)
+        run.until(lambda: run.course.step == held_at, "members that wait")
+        assert run.machine.groups[1].phase == GroupPhase.LOST
+        assert all(evicted.processes[rank].is_alive() for rank in ranks)
+        assert evicted.last_words == []
+        before = seen_of(run, tmp_path)
+        run.wake(1, *ranks)
+        run.until(lambda: not any(p.is_alive() for p in evicted.processes), "its own end")
+        run.until(lambda: not evicted.pipes, "its last words")
+        assert seen_of(run, tmp_path) == before
+        assert [process.exitcode for process in evicted.processes] == [0] * SIZE, "not killed"
         run.finish()
         check_the_run(run)
-    assert run.machine.groups[1].phase == GroupPhase.LOST
+    told = {report.step: report.error for report in run.checkpoints}
+    assert told == {20: "Group 1 went away while it was written.", 40: "", 60: ""}
+    broke = [word for word in evicted.last_words if isinstance(word, ReplicationBroke)]
+    assert all((word.generation, word.step, word.has_state) == (1, 20, True) for word in broke)
+    ends = {word.rank: word for word in evicted.last_words if isinstance(word, Ended | Failed)}
+    if len(ranks) == SIZE:
+        assert {word.rank for word in broke} == set(ranks)
+        assert ends == {rank: Ended(rank, finished=False) for rank in ranks}, "asked to leave"
+    else:
+        assert [type(word) for word in ends.values()] == [Failed]
+        assert " broke: " in ends[1].error, "its peer is gone"
+
+
+def test_a_worker_that_is_stuck_in_the_users_data_is_evicted_by_name(tmp_path: Path) -> None:
+    source = {
+        "callable": "tests.faults.stuck_data:build",
+        "arguments": {"folder": str(tmp_path), "sequence_length": 16},
+    }
+    with Miniature(
+        job("", 40, data=source, model__vocab_size=stuck_data.VOCABULARY),
+        SIZE,
+        GROUPS,
+        silence_s=1.0,
+    ) as run:
+        run.hold_at(12)
+        run.until(lambda: run.course.step == 12, "the first steps")
+        stuck_data.stick(tmp_path, run.groups[1].pids[1])
+        run.hold_at(13)
+        run.train_with(0, 2, 3)
+        run.finish()
+        check_the_run(run)
+    stuck = run.machine.groups[1]
+    assert stuck.phase == GroupPhase.LOST
+    assert stuck.reason.startswith("Rank 0: Partition group 1 broke at step 12 on rank 0: ")
+    assert "(all ranks answer; rank 1 is in __getitem__ (" in stuck.reason
+    assert f"{stuck_data.__file__}:" in stuck.reason
 
 
 def test_a_run_whose_only_worker_is_stopped_begins_again(text: str) -> None:
@@ -173,15 +290,46 @@ def fire_a_volley(run: Miniature, chance: random.Random) -> None:
     run.until(lambda: run.course.step >= begin + 6, f"step {begin + 6}")
     survivors = run.members
     run.until(lambda: len(survivors) + len(run.waiting) >= 2, "groups in the place of the lost")
-    run.train_with(*survivors, *run.waiting)
+    there = {*survivors, *run.waiting}
+    run.train_until(lambda: there <= {*run.members}, f"training with {there}")
 
 
 def test_a_run_under_fire_is_the_run_of_one_process(text: str) -> None:
     chance = random.Random(1)
-    with Miniature(job(text, 150), SIZE, GROUPS) as run:
+    with Miniature(job(text, 100), SIZE, GROUPS) as run:
         for _ in range(VOLLEYS):
             fire_a_volley(run, chance)
         run.finish()
         check_the_run(run)
-    lost = [g for g in run.machine.groups.values() if g.phase == GroupPhase.LOST]
-    assert len(lost) >= VOLLEYS
+    assert len(lost_of(run)) >= VOLLEYS
+
+
+BITWISE_STEPS = 45
+
+
+@pytest.fixture(scope="module")
+def undisturbed(text: str) -> dict[int, str]:
+    """The bits of each worker's states after the run of one group that nothing befell."""
+    with Miniature(bitwise(text), SIZE, 1) as run:
+        run.finish()
+        return run.groups[0].digests
+
+
+def bitwise(text: str) -> JobSpec:
+    return job(text, BITWISE_STEPS, training__determinism="bitwise")
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_no_bit_depends_on_a_random_schedule_of_losses_joins_and_leaves(
+    text: str, undisturbed: dict[int, str], seed: int
+) -> None:
+    chance = random.Random(seed)
+    with Miniature(bitwise(text), SIZE, GROUPS) as run:
+        for _ in range(2):
+            run.scale(chance.choice((2, 3)))
+            fire_a_volley(run, chance)
+        run.finish()
+        check_the_run(run)
+    assert len({step.num_groups for step in run.steps}) > 1
+    ends = [group.digests for group in run.groups.values() if group.ended.get(0)]
+    assert all(digests == undisturbed for digests in ends)
