@@ -29,10 +29,8 @@ the value and the rule, `remedy` says what to do, and `problems` lists every bro
 """
 
 _SPECIFICATION = "job-specification.md"
-_WITHOUT_FORM = ("HTTPValidationError", "ValidationError")
 _PLAIN_WORDS = {
     "Successful Response": "Fine.",
-    "Validation Error": "The request breaks the rules that it names.",
 }
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -113,7 +111,7 @@ def _forms(document: Document) -> Iterator[str]:
     schemas = document["components"]["schemas"]
     inside = set(_reached(schemas, "JobSpec"))
     for name in sorted(schemas):
-        if name not in inside and name not in _WITHOUT_FORM:
+        if name not in inside:
             yield name
 
 
@@ -154,8 +152,7 @@ def _form(document: Document, name: str) -> str:
 def _words(schema: Document) -> str:
     """Say in few words what a JSON schema allows."""
     if "$ref" in schema:
-        # FastAPI documents an answer of its own there, which the service never gives.
-        name = schema["$ref"].rpartition("/")[2].replace("HTTPValidationError", "ErrorBody")
+        name = schema["$ref"].rpartition("/")[2]
         target = _SPECIFICATION if name == "JobSpec" else f"#{name.lower()}"
         return f"[{name}]({target})"
     for key in ("anyOf", "oneOf"):

@@ -164,6 +164,7 @@ def _document_specification(app: FastAPI) -> None:
                 for name, definition in own.pop("$defs", {}).items():
                     schemas.setdefault(name, definition)
                 schemas.setdefault(body.__name__, own)
+            _use_the_one_error_form(schema)
             schema["components"]["securitySchemes"] = {
                 "token": {"type": "http", "scheme": "bearer"},
                 "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
@@ -174,3 +175,16 @@ def _document_specification(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _use_the_one_error_form(schema: dict[str, Any]) -> None:
+    """Put the service's form of errors where FastAPI documents one of its own."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for answer in operation["responses"].values():
+                content = answer.get("content", {}).get("application/json", {})
+                if content.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
+                    content["schema"] = {"$ref": "#/components/schemas/ErrorBody"}
+                    answer["description"] = ERROR_ANSWERS[422]["description"]

@@ -328,9 +328,13 @@ class ErrorDetail(ApiModel):
     code: str
     """Stable, for programs."""
     message: str
+    """The value and the rule, in one sentence; of several broken rules, a line each."""
     field: str | None = None
-    remedy: str | None = None
+    """Dotted path of the field it is about; none if it is about no single one."""
+    remedy: str = Field(min_length=1)
+    """What to do, in one sentence; of several broken rules, that of the first."""
     problems: list[ErrorProblem] = []
+    """Every broken rule, of a specification or a request."""
 
 
 class ErrorBody(ApiModel):

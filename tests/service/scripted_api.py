@@ -143,7 +143,7 @@ async def _answer_of_error(request: Request, error: Exception) -> JSONResponse:
         code=error.code,
         message=error.message,
         field=error.field,
-        remedy=error.remedy,
+        remedy=error.remedy or next(problem.remedy for problem in problems),
         problems=[ErrorProblem(**problem.as_dict()) for problem in problems],
     )
     status = {"job_not_found": 404, "invalid_specification": 422}.get(error.code, 409)
