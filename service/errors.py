@@ -137,16 +137,7 @@ def error_response(error: MicsError) -> Response:
         message = without_paths(message)
     if status == 503:
         headers = {"Retry-After": "5"} | headers
-    problems = error.problems if isinstance(error, SpecificationError) else ()
-    own_remedy = error.remedy or (problems[0].remedy if problems else None)
-    detail = ErrorDetail(
-        code=error.code,
-        message=message,
-        field=error.field,
-        remedy=own_remedy or _remedy_for(status),
-        problems=[ErrorProblem(**problem.as_dict()) for problem in problems],
-    )
-    return _answer(status, detail, headers)
+    return _answer(status, ErrorDetail.of(error, _remedy_for(status), message), headers)
 
 
 async def _on_mics_error(_request: Request, error: Exception) -> Response:

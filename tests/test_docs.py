@@ -101,6 +101,14 @@ def test_the_page_of_the_api_is_up_to_date(generator: ModuleType) -> None:
     assert written == generator.render_api(), "run `python docs/generate.py`"
 
 
+def test_the_table_of_exit_codes_is_that_of_the_command_line(generator: ModuleType) -> None:
+    written = generator.OPERATIONS.read_text(encoding="utf-8")
+    assert "| 130 | interrupted; the job goes on | | |" in written.replace("  ", " ")
+    assert written == generator.with_tables(written), "run `python docs/generate.py`"
+    # One table, so that no two can differ.
+    assert len(re.findall(r"^\| 0 \|", written, re.MULTILINE)) == 1
+
+
 def test_the_tables_of_the_readme_are_those_of_the_results(generator: ModuleType) -> None:
     written = generator.README.read_text(encoding="utf-8")
     assert "| **mics-elastic, the planner's choice** |" in written
