@@ -89,6 +89,8 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
         openapi_tags=TAGS,
         lifespan=lifespan,
         dependencies=[Depends(authorize)],
+        # FastAPI's own pages load their scripts from elsewhere; see `service.routes.page`.
+        docs_url=None,
         redoc_url=None,
     )
     app.state.services = Services(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -177,6 +178,18 @@ def test_every_setting_of_the_service_is_in_the_table_of_operations() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     for variable in _VARIABLES.values():
         assert f"`{variable}`" in text
+
+
+def test_the_package_brings_every_file_of_the_page_along() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["service"]
+    packed = {path for pattern in patterns for path in (ROOT / "service").glob(pattern)}
+    files = {path for path in (ROOT / "service" / "static").rglob("*") if path.is_file()}
+    assert files <= packed
+    names = {path.name for path in files}
+    assert {"index.html", "docs.html", "swagger-ui-bundle.js", "swagger-ui.css"} <= names
+    for vendored in (ROOT / "service" / "static" / "vendor").iterdir():
+        assert (vendored / "LICENSE").is_file(), f"{vendored.name} comes without its license"
 
 
 @pytest.mark.parametrize("image", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=name_of)
