@@ -219,12 +219,14 @@ def test_an_error_that_names_no_remedy_gets_that_of_its_status(
         assert error_of(refusing.client.get("/api/v1/cluster"))
 
 
-def test_the_page_is_served_with_a_strict_policy(service: Service) -> None:
-    answer = service.client.get("/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_are_served_with_a_strict_policy(service: Service, path: str) -> None:
+    answer = service.client.get(path)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert answer.headers["cache-control"] == "no-cache"
     policy = answer.headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "unsafe" not in policy
+    assert "//" not in policy + answer.text, "another host"
     assert answer.headers["x-content-type-options"] == "nosniff"
