@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,14 +27,32 @@ Python.
 
 Every error has one form, [ErrorBody](#errorbody): `code` is stable and for programs, `message` has
 the value and the rule, `remedy` says what to do, and `problems` lists every broken rule.
+
+The examples are of one small job; what `…` stands for is in its form. Where the service has tokens,
+each call needs `-H "Authorization: Bearer $MICS_TOKEN"` too.
 """
 
 _SPECIFICATION = "job-specification.md"
-_WITHOUT_FORM = ("HTTPValidationError", "ValidationError")
 _PLAIN_WORDS = {
     "Successful Response": "Fine.",
-    "Validation Error": "The request breaks the rules that it names.",
 }
+_SERVICE = "http://127.0.0.1:8600"
+_MOST_LINES = 48
+_LONG = {"spec": {"…": "…"}, "status": {"…": "…"}, "candidates": ["…"]}
+_FROM_FILES = {
+    "/api/v1/jobs": "job.yaml",
+    "/api/v1/jobs/validate": "job.yaml",
+    "/api/v1/plans": "plan.yaml",
+}
+_STREAMS = ("/api/v1/jobs/{job_id}/events", "/api/v1/jobs/{job_id}/logs")
+_ASKED = {
+    "/api/v1/jobs/{job_id}/throughput": ("points",),
+    "/api/v1/jobs/{job_id}/events": ("after",),
+    "/api/v1/jobs/{job_id}/events/list": ("kind", "limit"),
+    "/api/v1/jobs/{job_id}/logs": ("worker", "follow"),
+}
+"""Query parameters of the calls that are shown."""
+
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -72,8 +91,8 @@ def _operation(document: Document, method: str, path: str, operation: Document) 
         lines += [*_paragraphs(description), ""]
     if parameters := operation.get("parameters"):
         lines += [
-            "| Parameter | In | Type | Default | Meaning |",
-            "| --- | --- | --- | --- | --- |",
+            "| Parameter | In | Type | Default | Meaning | Example |",
+            "| --- | --- | --- | --- | --- | --- |",
         ]
         for parameter in parameters:
             schema = parameter["schema"]
@@ -81,7 +100,7 @@ def _operation(document: Document, method: str, path: str, operation: Document) 
             meaning = _cell(parameter.get("description", ""))
             lines.append(
                 f"| `{parameter['name']}` | {parameter['in']} | {_words(schema)} | {default} |"
-                f" {meaning} |"
+                f" {meaning} | {_shown(schema['examples'][0])} |"
             )
         lines.append("")
     if body := operation.get("requestBody"):
@@ -91,7 +110,82 @@ def _operation(document: Document, method: str, path: str, operation: Document) 
     lines += ["| Answer | Form | Meaning |", "| --- | --- | --- |"]
     for status, answer in sorted(operation["responses"].items()):
         lines.append(f"| {status} | {_answer_form(answer)} | {_cell(_meaning(answer))} |")
-    return "\n".join([*lines, ""])
+    lines += ["", "```sh", _curl(document, method, path, operation), "```", ""]
+    return "\n".join([*lines, *([] if _is_known(method, path) else _answered(operation))])
+
+
+def _is_known(method: str, path: str) -> bool:
+    """Whether the answer is a job once more, which the routes before have shown."""
+    return method == "post" and path.startswith("/api/v1/jobs/{job_id}/")
+
+
+def _curl(document: Document, method: str, path: str, operation: Document) -> str:
+    """Return a call with the examples of the document."""
+    examples = {
+        parameter["name"]: parameter["schema"]["examples"][0]
+        for parameter in operation.get("parameters", ())
+    }
+    query = [
+        f"{name}={value}"
+        for name in _ASKED.get(path, ())
+        for value in (examples[name] if isinstance(examples[name], list) else [examples[name]])
+    ]
+    address = f"{_SERVICE}{path.format_map(examples)}{'?' if query else ''}{'&'.join(query)}"
+    # Bodies are sent by POST, by themselves.
+    content = operation.get("requestBody", {}).get("content", {})
+    words = ["curl", "-sN" if path in _STREAMS else "-s"]
+    if method == "delete" or (method == "post" and not content):
+        words += ["-X", method.upper()]
+    words.append(f"'{address}'" if query else address)
+    if content and path in _FROM_FILES:
+        words += ["-H 'Content-Type: application/yaml'", "--data-binary", f"@{_FROM_FILES[path]}"]
+    elif content:
+        body = content["application/json"]
+        name = body["schema"].get("$ref", "").rpartition("/")[2]
+        example = document["components"]["schemas"][name]["examples"][0]
+        words += ["--json", f"'{json.dumps(example)}'"]
+    return " ".join(words).replace("True", "true")
+
+
+def _answered(operation: Document) -> Iterator[str]:
+    """Yield the answer of the example, where it is short enough to be read."""
+    for status, answer in operation["responses"].items():
+        for kind, media in answer.get("content", {}).items():
+            if not status.startswith("2"):
+                continue
+            example = media["example"]
+            is_json = kind == "application/json"
+            if is_json:
+                example = {
+                    name: _LONG[name] if value and name in _LONG else value
+                    for name, value in example.items()
+                }
+            text = "\n".join(_json_lines(example)) if is_json else example.rstrip()
+            if len(text.splitlines()) <= _MOST_LINES:
+                text = text.replace('{"…": "…"}', "{…}").replace('["…"]', "[…]")
+                yield from ("```json" if is_json and "…" not in text else "```", text, "```", "")
+
+
+def _json_lines(value: Any, indent: str = "", before: str = "") -> Iterator[str]:
+    """Yield JSON that spends no line on what fits beside its name."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if not value or not isinstance(value, dict | list) or len(indent + before + flat) <= 100:
+        yield f"{indent}{before}{flat}"
+        return
+    is_mapping = isinstance(value, dict)
+    yield f"{indent}{before}{'{' if is_mapping else '['}"
+    names = [f"{json.dumps(name)}: " for name in value] if is_mapping else [""] * len(value)
+    each = list(value.values()) if is_mapping else value
+    for index, (name, inner) in enumerate(zip(names, each, strict=True)):
+        *first, last = _json_lines(inner, f"{indent}  ", name)
+        yield from first
+        yield f"{last}," if index + 1 < len(each) else last
+    yield f"{indent}{'}' if is_mapping else ']'}"
+
+
+def _shown(example: Any) -> str:
+    values = example if isinstance(example, list) else [example]
+    return ", ".join(f"`{str(value).lower() if value is True else value}`" for value in values)
 
 
 def _meaning(answer: Document) -> str:
@@ -113,7 +207,7 @@ def _forms(document: Document) -> Iterator[str]:
     schemas = document["components"]["schemas"]
     inside = set(_reached(schemas, "JobSpec"))
     for name in sorted(schemas):
-        if name not in inside and name not in _WITHOUT_FORM:
+        if name not in inside:
             yield name
 
 
@@ -154,8 +248,7 @@ def _form(document: Document, name: str) -> str:
 def _words(schema: Document) -> str:
     """Say in few words what a JSON schema allows."""
     if "$ref" in schema:
-        # FastAPI documents an answer of its own there, which the service never gives.
-        name = schema["$ref"].rpartition("/")[2].replace("HTTPValidationError", "ErrorBody")
+        name = schema["$ref"].rpartition("/")[2]
         target = _SPECIFICATION if name == "JobSpec" else f"#{name.lower()}"
         return f"[{name}]({target})"
     for key in ("anyOf", "oneOf"):

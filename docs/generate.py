@@ -1,8 +1,9 @@
 """Writes what the documentation takes from the code, so that the two cannot differ.
 
 That is `docs/job-specification.md`, from the specification, `docs/api.md`, from the service's
-OpenAPI document (`docs/api_page.py`), and the tables of `docs/scaling.md` and `README.md`, from
-the planner and the results of benchmarks (`docs/tables.py`). `python docs/generate.py` writes all;
+OpenAPI document (`docs/api_page.py`), and tables in `docs/scaling.md`, `README.md` and
+`docs/operations.md`, from the planner, the results of benchmarks and the command line
+(`docs/tables.py`). `python docs/generate.py` writes all;
 with `--check` it ends with status 1 if one is out of date, as `tests/test_docs.py` and
 `tests/planner/test_planner_published.py` find too.
 """
@@ -25,6 +26,7 @@ TARGET = Path(__file__).parent / "job-specification.md"
 API = Path(__file__).parent / "api.md"
 SCALING = Path(__file__).parent / "scaling.md"
 README = Path(__file__).parents[1] / "README.md"
+OPERATIONS = Path(__file__).parent / "operations.md"
 
 _INTRODUCTION = """\
 <!-- Written by docs/generate.py from mics_core/spec/job.py. Change that, then run the script. -->
@@ -260,7 +262,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     pages = {TARGET: render(), API: render_api()}
-    pages |= {page: with_tables(page.read_text(encoding="utf-8")) for page in (README, SCALING)}
+    with_some = (README, SCALING, OPERATIONS)
+    pages |= {page: with_tables(page.read_text(encoding="utf-8")) for page in with_some}
     if parser.parse_args().check:
         return int(any(page.read_text(encoding="utf-8") != text for page, text in pages.items()))
     for page, text in pages.items():

@@ -1,6 +1,7 @@
-"""Makes the tables of `docs/scaling.md` and `README.md`, for `docs/generate.py`.
+"""Makes the tables of `docs/scaling.md`, `README.md` and `docs/operations.md`.
 
-They come from the planner and from the results of benchmarks.
+They come from the planner, from the results of benchmarks and from the command line, for
+`docs/generate.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mics_core.planner.question import Question
 from mics_core.planner.scaling import scale, worker_counts
 from mics_core.planner.shape import shape_of_transformer
 from mics_core.spec.presets import MODEL_PRESETS
+from service.cli.exit_codes import MEANINGS, ExitCode
 
 __all__ = ["with_tables"]
 
@@ -52,6 +54,7 @@ def with_tables(page: str) -> str:
         "published": published_table,
         "measured": measured_table,
         "scale": scale_table,
+        "exit codes": exit_code_table,
     }
     for name, table in tables.items():
         begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
@@ -59,6 +62,20 @@ def with_tables(page: str) -> str:
         content = "\n".join([begin, "", *table(), "", end])
         page = place.sub(lambda _match, content=content: content, page, count=1)
     return page
+
+
+def exit_code_table() -> list[str]:
+    """Return how `mics`, the driver and the entry point of `torchrun` end, as lines of Markdown."""
+    others = {
+        ExitCode.FINE: ("finished or cancelled", "finished"),
+        ExitCode.FAILED: ("failed", "failed"),
+        ExitCode.REFUSED: ("refused: specification, files or layout", "refused"),
+    }
+    lines = ["| | `mics` | driver | `torchrun` entry point |", "| --- | --- | --- | --- |"]
+    for code, meaning in MEANINGS.items():
+        driver, entry = others.get(code, ("", ""))
+        lines.append(f"| {code.value} | {meaning} | {driver} | {entry} |")
+    return lines
 
 
 def network_table() -> list[str]:

@@ -6,18 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.openapi.utils import get_openapi
 
-from mics_core.spec.job import JobSpec
-from service.auth.authenticator import COOKIE, Authenticator
+from service.auth.authenticator import Authenticator
 from service.auth.binding import is_loopback
 from service.auth.dependencies import authorize
 from service.auth.middleware import AuthenticationMiddleware
 from service.control import Control
 from service.database import FileLock
+from service.document import DESCRIPTION, TAGS, document
 from service.errors import ERROR_ANSWERS, install_error_handlers
 from service.follower import Followers
 from service.gateway import ClusterGateway
@@ -40,7 +38,6 @@ from service.routes import (
 )
 from service.routes.page import install_page
 from service.routes.state import Services
-from service.schemas import PlanRequest
 from service.settings import Settings
 from service.store import Store
 from service.submissions import Submissions
@@ -48,25 +45,6 @@ from service.tail import Tail
 from service.watchers import WatcherHub
 
 __all__ = ["build_app"]
-
-_DESCRIPTION = """\
-Starts, watches, scales and stops training jobs that run on a Ray cluster.
-
-Jobs sent here and jobs sent by `ray job submit` are the same thing and appear in the same list.
-Every error has one form: a stable code, a sentence with the value and the rule, and the remedy.
-"""
-
-_TAGS = [
-    {"name": "jobs", "description": "Submit jobs and look at them."},
-    {"name": "control", "description": "Scale, pause, resume and stop jobs."},
-    {"name": "progress", "description": "How far jobs are, how fast, and where."},
-    {"name": "plans", "description": "Predict layouts; nothing is started."},
-    {"name": "events", "description": "What happens in a job, as it happens."},
-    {"name": "logs", "description": "What the processes of a job write."},
-    {"name": "cluster", "description": "The nodes and what runs on them."},
-    {"name": "session", "description": "Log in and out; who am I."},
-    {"name": "health", "description": "The service itself."},
-]
 
 
 def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
@@ -106,11 +84,13 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
     app = FastAPI(
         title="mics-elastic",
         summary="Elastic training of large PyTorch models on Ray.",
-        description=_DESCRIPTION,
+        description=DESCRIPTION,
         version=version,
-        openapi_tags=_TAGS,
+        openapi_tags=TAGS,
         lifespan=lifespan,
         dependencies=[Depends(authorize)],
+        # FastAPI's own pages load their scripts from elsewhere; see `service.routes.page`.
+        docs_url=None,
         redoc_url=None,
     )
     app.state.services = Services(
@@ -138,39 +118,5 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
     app.add_middleware(AuthenticationMiddleware, authenticator=authenticator)
     app.add_middleware(GuardMiddleware, allowed_hosts=settings.known_hosts)
     app.add_middleware(RequestMetricsMiddleware, metrics=figures.requests)
-    _document_specification(app)
+    document(app)
     return app
-
-
-def _document_specification(app: FastAPI) -> None:
-    """Add the specification to the OpenAPI schema: its routes read it themselves, from two formats.
-
-    The schema that answers use lists defaults as required; what may be sent is another one.
-    """
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                description=app.description,
-                routes=app.routes,
-                tags=app.openapi_tags,
-            )
-            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            for body in (JobSpec, PlanRequest):
-                own = body.model_json_schema(ref_template="#/components/schemas/{model}")
-                for name, definition in own.pop("$defs", {}).items():
-                    schemas.setdefault(name, definition)
-                schemas.setdefault(body.__name__, own)
-            schema["components"]["securitySchemes"] = {
-                "token": {"type": "http", "scheme": "bearer"},
-                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
-            }
-            # The empty one: a service of this machine alone that has no tokens.
-            schema["security"] = [{"token": []}, {"session": []}, {}]
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -65,10 +65,16 @@ _CODES = {
 }
 
 _REMEDIES = {
-    422: "Send JSON in UTF-8; /docs describes each body.",
     404: "The paths are listed in /docs.",
     405: "The methods of each path are listed in /docs.",
+    409: "Look at the job's state, and try again when it allows this.",
+    422: "Send JSON in UTF-8; /docs describes each body.",
+    503: "Try again in a few seconds; /readyz says what does not answer.",
 }
+"""What to do where an error does not say it itself."""
+
+_ANY_REMEDY = "Compare the request with /docs."
+_SERVER_REMEDY = "The log of the service has the details."
 
 ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorBody, "description": "A token is needed, or the one given is not valid."},
@@ -131,15 +137,7 @@ def error_response(error: MicsError) -> Response:
         message = without_paths(message)
     if status == 503:
         headers = {"Retry-After": "5"} | headers
-    problems = error.problems if isinstance(error, SpecificationError) else ()
-    detail = ErrorDetail(
-        code=error.code,
-        message=message,
-        field=error.field,
-        remedy=error.remedy,
-        problems=[ErrorProblem(**problem.as_dict()) for problem in problems],
-    )
-    return _answer(status, detail, headers)
+    return _answer(status, ErrorDetail.of(error, _remedy_for(status), message), headers)
 
 
 async def _on_mics_error(_request: Request, error: Exception) -> Response:
@@ -168,9 +166,14 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     detail = ErrorDetail(
         code=_CODES.get(status, f"http_{status}"),
         message=f"{request.method} {request.url.path[:200]}: {error.detail}.",
-        remedy=_REMEDIES.get(status),
+        remedy=_remedy_for(status),
     )
     return _answer(status, detail, error.headers)
+
+
+def _remedy_for(status: int) -> str:
+    """Return what to do about an error of which no more is known than its status."""
+    return _REMEDIES.get(status) or (_SERVER_REMEDY if status >= 500 else _ANY_REMEDY)
 
 
 def database_error_response(method: str, path: str, error: Exception) -> Response:
@@ -193,7 +196,7 @@ async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     detail = ErrorDetail(
         code="internal_error",
         message="The service failed unexpectedly.",
-        remedy="The log of the service has the details.",
+        remedy=_SERVER_REMEDY,
     )
     return _answer(500, detail)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from mics_core.errors import MicsError, SpecificationError
 from mics_core.spec.cluster import ClusterSpec
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import GroupState, JobEvent, JobState, JobStatus
@@ -333,9 +334,32 @@ class ErrorDetail(ApiModel):
     code: str
     """Stable, for programs."""
     message: str
+    """The value and the rule, in one sentence; of several broken rules, a line each."""
     field: str | None = None
-    remedy: str | None = None
+    """Dotted path of the field it is about; none if it is about no single one."""
+    remedy: str = Field(min_length=1)
+    """What to do, in one sentence; of several broken rules, that of the first."""
     problems: list[ErrorProblem] = []
+    """Every broken rule, of a specification or a request."""
+
+    @classmethod
+    def of(cls, error: MicsError, remedy: str, message: str | None = None) -> Self:
+        """Return the detail that stands for `error`.
+
+        Args:
+            error: What went wrong.
+            remedy: What to do if the error does not say it.
+            message: In the place of its own message.
+        """
+        problems = error.problems if isinstance(error, SpecificationError) else ()
+        own_remedy = error.remedy or (problems[0].remedy if problems else None)
+        return cls(
+            code=error.code,
+            message=error.message if message is None else message,
+            field=error.field,
+            remedy=own_remedy or remedy,
+            problems=[ErrorProblem(**problem.as_dict()) for problem in problems],
+        )
 
 
 class ErrorBody(ApiModel):

@@ -230,7 +230,7 @@ def _error_of(answer: httpx.Response) -> MicsError:
 def _problems_of(detail: ErrorDetail) -> list[Problem]:
     if detail.problems:
         return [Problem(**problem.model_dump()) for problem in detail.problems]
-    return [Problem(detail.field or "(job)", "it", detail.message, detail.remedy or "")]
+    return [Problem(detail.field or "(job)", "it", detail.message, detail.remedy)]
 
 
 def _kinds_by_code() -> dict[str, type[MicsError]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -101,6 +102,14 @@ def test_the_page_of_the_api_is_up_to_date(generator: ModuleType) -> None:
     assert written == generator.render_api(), "run `python docs/generate.py`"
 
 
+def test_the_table_of_exit_codes_is_that_of_the_command_line(generator: ModuleType) -> None:
+    written = generator.OPERATIONS.read_text(encoding="utf-8")
+    assert "| 130 | interrupted; the job goes on | | |" in written.replace("  ", " ")
+    assert written == generator.with_tables(written), "run `python docs/generate.py`"
+    # One table, so that no two can differ.
+    assert len(re.findall(r"^\| 0 \|", written, re.MULTILINE)) == 1
+
+
 def test_the_tables_of_the_readme_are_those_of_the_results(generator: ModuleType) -> None:
     written = generator.README.read_text(encoding="utf-8")
     assert "| **mics-elastic, the planner's choice** |" in written
@@ -169,6 +178,18 @@ def test_every_setting_of_the_service_is_in_the_table_of_operations() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     for variable in _VARIABLES.values():
         assert f"`{variable}`" in text
+
+
+def test_the_package_brings_every_file_of_the_page_along() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["service"]
+    packed = {path for pattern in patterns for path in (ROOT / "service").glob(pattern)}
+    files = {path for path in (ROOT / "service" / "static").rglob("*") if path.is_file()}
+    assert files <= packed
+    names = {path.name for path in files}
+    assert {"index.html", "docs.html", "swagger-ui-bundle.js", "swagger-ui.css"} <= names
+    for vendored in (ROOT / "service" / "static" / "vendor").iterdir():
+        assert (vendored / "LICENSE").is_file(), f"{vendored.name} comes without its license"
 
 
 @pytest.mark.parametrize("image", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=name_of)

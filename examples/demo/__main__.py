@@ -21,7 +21,7 @@ import httpx
 from rich.console import Console
 
 from examples.demo.job import demo_job
-from examples.demo.report import failures_of, result_of, show, write
+from examples.demo.report import conclude
 from examples.demo.scenario import Scenario
 from mics_core.cluster.local import LocalCluster, free_port
 from service.client import MicsClient
@@ -48,19 +48,12 @@ def main() -> int:
         scenario = Scenario(client, cluster.kill_node, console.print)
         facts = scenario.follow(job.job_id, options.steps)
         scenario.join()
-        if not facts.steps:
-            console.print(f"[red]The job ended as {facts.state.value}: {facts.reason}[/red]")
-            return 1
-        result = result_of(facts, time.monotonic() - begun)
-        write(options.result, result)
-        show(console, facts, result)
-        failures = failures_of(facts, result, options.steps)
-        for failure in failures:
-            console.print(f"[red]Not as promised: {failure}[/red]")
-        if options.keep:
+        elapsed_s = time.monotonic() - begun
+        status = conclude(console, facts, options.steps, elapsed_s, options.result)
+        if options.keep and facts.steps:
             console.print(f"Service and cluster stay up at {url} until Ctrl-C.")
             _wait_for_interrupt()
-    return 1 if failures else 0
+    return status
 
 
 def _parse() -> argparse.Namespace:

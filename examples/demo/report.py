@@ -15,6 +15,20 @@ from mics_core.spec.status import JobState
 LEAST_FALL = 0.30
 
 
+def conclude(console: Console, facts: Facts, total_steps: int, elapsed_s: float, path: Path) -> int:
+    """Tell what happened, and write it to `path`; return 0 if everything promised held, else 1."""
+    if not facts.steps:
+        console.print(f"[red]The job ended as {facts.state.value}: {facts.reason}[/red]")
+        return 1
+    result = result_of(facts, elapsed_s)
+    write(path, result)
+    show(console, facts, result)
+    failures = failures_of(facts, result, total_steps)
+    for failure in failures:
+        console.print(f"[red]Not as promised: {failure}[/red]")
+    return 1 if failures else 0
+
+
 def result_of(facts: Facts, elapsed_s: float) -> dict[str, Any]:
     """Return the facts under the keys of `demo-result.json`."""
     assert facts.final is not None

@@ -1,15 +1,12 @@
-"""What all commands share: the options, the client, how errors are shown and the exit codes."""
+"""What all commands share: the options, the client and how errors are shown."""
 
 from __future__ import annotations
 
-import enum
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from pydantic import BaseModel
 from rich.console import Console
@@ -18,6 +15,8 @@ from rich.text import Text
 
 from mics_core.errors import MicsError, Problem, SpecificationError
 from mics_core.spec.status import JobState
+from service.cli.exit_codes import ExitCode
+from service.cli.invocation import invocation, print_error_json
 from service.client import (
     DEFAULT_URL,
     ForbiddenError,
@@ -28,7 +27,6 @@ from service.client import (
 
 __all__ = [
     "STATE_STYLES",
-    "ExitCode",
     "JobIdArgument",
     "JsonOption",
     "UrlOption",
@@ -38,19 +36,6 @@ __all__ = [
     "reported_errors",
     "table_of",
 ]
-
-
-class ExitCode(enum.IntEnum):
-    """How a command ended, for scripts."""
-
-    FINE = 0
-    JOB_FAILED = 1
-    """The watched job failed or was cancelled; for `doctor`, a check failed."""
-    REFUSED = 2
-    UNREACHABLE = 3
-    DENIED = 4
-    """The token is missing, not valid, or its role does not allow it."""
-    INTERRUPTED = 130
 
 
 _COMPLETES_WITHIN_S = 2.0
@@ -109,12 +94,11 @@ def connected(url: str = DEFAULT_URL) -> Iterator[MicsClient]:
 
 def _token_of_file() -> str | None:
     """Return what the file of `mics --token-file` holds; none without that option."""
-    context = click.get_current_context(silent=True)
-    path = context.find_root().params.get("token_file") if context is not None else None
+    path = invocation().token_file
     if path is None:
         return None
     try:
-        token = Path(path).read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         problem = f"it cannot be read ({getattr(error, 'strerror', None) or 'it is no text'})."
         token = ""
@@ -132,16 +116,17 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("Stopped following; the job goes on.", err=True)
+        _print_interruption()
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def print_json(body: BaseModel | dict[str, Any]) -> None:
-    """Print an answer of the service as indented JSON."""
+def print_json(body: BaseModel | dict[str, Any], *, as_line: bool = False) -> None:
+    """Print an answer as JSON: one indented document, or one line of a stream."""
+    indent = None if as_line else 2
     if isinstance(body, BaseModel):
-        typer.echo(body.model_dump_json(indent=2))
+        typer.echo(body.model_dump_json(indent=indent))
     else:
-        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(body, indent=indent, ensure_ascii=False))
 
 
 def table_of(*columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -165,7 +150,20 @@ def _exit_code_of(error: MicsError) -> ExitCode:
     return ExitCode.REFUSED
 
 
+def _print_interruption() -> None:
+    words, remedy = "Stopped following; the job goes on.", "Follow it again with `mics watch`."
+    if not invocation().as_json:
+        typer.echo(words, err=True)
+        return
+    error = MicsError(words, remedy=remedy)
+    error.code = "interrupted"
+    print_error_json(error)
+
+
 def _print_error(error: MicsError) -> None:
+    if invocation().as_json:
+        print_error_json(error)
+        return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if isinstance(error, SpecificationError):
         for problem in error.problems:

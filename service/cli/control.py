@@ -90,6 +90,9 @@ def delete(
 ) -> None:
     """Delete the record of a job that has ended: its events and history; checkpoints stay."""
     with connected(url) as client:
+        if as_json and not yes:
+            rule = "a program is not asked whether it is sure."
+            raise SpecificationError([Problem("--yes", "(nothing)", rule, "Add --yes.")])
         if not yes:
             typer.confirm(f"Delete what is recorded of {job_id}?", abort=True, err=True)
         client.delete(job_id)

@@ -29,7 +29,8 @@ from service.cli.checks import (
     check_service,
     host_and_port,
 )
-from service.cli.console import ExitCode, JsonOption, UrlOption, print_json
+from service.cli.console import JsonOption, UrlOption, print_json
+from service.cli.exit_codes import ExitCode
 from service.client import DEFAULT_URL, MicsClient
 from service.settings import Settings
 
@@ -75,7 +76,7 @@ def doctor(
         failed, warnings = numbers[Finding.FAILED], numbers[Finding.WARNING]
         console.print(f"{len(found)} checks: {failed} failed, {warnings} warnings.")
     if not is_well:
-        raise typer.Exit(ExitCode.JOB_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def run_checks(address: str, url: str, *, skip_ray: bool) -> Iterator[Check]:

@@ -83,7 +83,8 @@ def export(
         from mics_core.engine.export import export_checkpoint
 
         console = Console(stderr=True, highlight=False)
-        with console.status("Exporting") if console.is_terminal else nullcontext():
+        is_seen = console.is_terminal and not as_json
+        with console.status("Exporting") if is_seen else nullcontext():
             found = export_checkpoint(
                 spec,
                 folder,

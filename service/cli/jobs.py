@@ -51,14 +51,17 @@ def submit(
             help="Idempotency key: submitting again with the same one gives the same job.",
         ),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the job as JSON; with --watch a line, then its events."),
+    ] = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Submit a job and print its id."""
     with connected(url) as client:
         detail = client.submit(file, idempotency_key=key)
         if as_json:
-            print_json(detail)
+            print_json(detail, as_line=follow)
         else:
             typer.echo(detail.job_id)
         if follow:

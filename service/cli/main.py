@@ -1,4 +1,4 @@
-"""The entry point `mics`: gathers the commands and says what the exit codes mean."""
+"""The entry point `mics`: gathers the commands."""
 
 from __future__ import annotations
 
@@ -22,15 +22,10 @@ from service.cli import (
     token,
     watch,
 )
+from service.cli.exit_codes import epilog_of
+from service.cli.invocation import Commands, remember_token_file
 
 __all__ = ["build_app", "main"]
-
-_EXIT_CODES = """
-Exit codes: **0** fine · **1** the job failed or was cancelled (watch), or a check failed (doctor)
-· **2** wrong usage or a refused request · **3** the service or the cluster cannot be reached ·
-**4** the token is missing or does not allow it · **130** interrupted; the job goes on.
-"""
-
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
@@ -61,8 +56,9 @@ def build_app() -> typer.Typer:
     """Return the application with all its commands."""
     app = typer.Typer(
         name="mics",
+        cls=Commands,
         help="Submit, watch and scale elastic training jobs.",
-        epilog=_EXIT_CODES,
+        epilog=epilog_of(),
         no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
@@ -70,7 +66,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name, command in _COMMANDS.items():
-        app.command(name)(command)
+        app.command(name, epilog=epilog_of(name))(command)
     app.add_typer(token.build_app(), name="token")
     return app
 
@@ -103,3 +99,4 @@ def _options(
     ] = None,
 ) -> None:
     """Submit, watch and scale elastic training jobs."""
+    remember_token_file(token_file)

@@ -20,7 +20,8 @@ from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.cluster import LinkSpec, write_cluster_spec
 from mics_core.spec.job import ResourcesSpec
 from mics_core.spec.problems import problems_of, shown
-from service.cli.console import ExitCode, reported_errors
+from service.cli.console import reported_errors
+from service.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from mics_core.cluster.probe import LinkFit, ProbedCluster
@@ -86,7 +87,7 @@ def probe(
     # Loaded here, as in `_connect`: every other command must start without Ray.
     from mics_core.cluster.probe import ProbeSettings, probe_cluster
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, quiet=as_json)
     with (
         reported_errors(),
         console.status("") if console.is_terminal else nullcontext() as status,

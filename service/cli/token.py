@@ -20,6 +20,7 @@ from rich.text import Text
 
 from service.auth.callers import Role
 from service.cli.console import print_json, reported_errors
+from service.cli.exit_codes import epilog_of
 from service.cli.text import duration
 
 if TYPE_CHECKING:
@@ -41,9 +42,8 @@ DatabaseUrlOption = Annotated[
 def build_app() -> typer.Typer:
     """Return the group of commands."""
     app = typer.Typer(help="Make, list and revoke tokens of the service.", no_args_is_help=True)
-    app.command("create")(create)
-    app.command("list")(list_tokens)
-    app.command("revoke")(revoke)
+    for name, command in (("create", create), ("list", list_tokens), ("revoke", revoke)):
+        app.command(name, epilog=epilog_of(f"token {name}"))(command)
     return app
 
 
@@ -67,7 +67,7 @@ def create(
         print_json({"token": plain, "name": name, "owner": owner or name, "role": role.value})
     else:
         typer.echo(plain)
-    typer.echo("It is not shown again. Give it by MICS_TOKEN or `mics --token-file`.", err=True)
+        typer.echo("It is not shown again. Give it by MICS_TOKEN or `mics --token-file`.", err=True)
 
 
 def list_tokens(

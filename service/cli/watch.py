@@ -14,7 +14,8 @@ from rich.live import Live
 
 from mics_core.spec.status import JobEvent, JobState, StepEvent
 from service.cli.board import job_board
-from service.cli.console import ExitCode, JobIdArgument, UrlOption, connected, interruptible
+from service.cli.console import JobIdArgument, UrlOption, connected, interruptible
+from service.cli.exit_codes import ExitCode
 from service.cli.progress import JobProgress, is_worth_showing
 from service.cli.text import clock, duration, event_sentence
 from service.client import DEFAULT_URL, MicsClient
@@ -52,7 +53,7 @@ def watch(
         else:
             _watch_plain(client, progress, every or max(1, progress.detail.steps // 20))
     if progress.state is not JobState.FINISHED:
-        raise typer.Exit(ExitCode.JOB_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _watch_json(client: MicsClient, progress: JobProgress) -> None:

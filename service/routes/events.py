@@ -43,10 +43,17 @@ async def stream_events(
     job_id: JobId,
     services: ServicesOf,
     after: Annotated[
-        int, Query(ge=0, le=_LARGEST, description="Sequence number of the last event known.")
+        int,
+        Query(
+            ge=0,
+            le=_LARGEST,
+            description="Sequence number of the last event known.",
+            examples=[260],
+        ),
     ] = 0,
     last_event_id: Annotated[
-        int | None, Header(ge=0, le=_LARGEST, description="The same; goes before `after`.")
+        int | None,
+        Header(ge=0, le=_LARGEST, description="The same; goes before `after`.", examples=[260]),
     ] = None,
 ) -> Response:
     """Stream the events of a job as server-sent events: history first, then live.
@@ -77,12 +84,23 @@ async def list_events(
     job_id: JobId,
     services: ServicesOf,
     after: Annotated[
-        int, Query(ge=0, le=_LARGEST, description="Sequence number of the last event known.")
+        int,
+        Query(
+            ge=0,
+            le=_LARGEST,
+            description="Sequence number of the last event known.",
+            examples=[260],
+        ),
     ] = 0,
-    limit: Annotated[int, Query(ge=1, le=5000, description="Most events to return.")] = 500,
+    limit: Annotated[
+        int, Query(ge=1, le=5000, description="Most events to return.", examples=[100])
+    ] = 500,
     kind: Annotated[
         list[EventKind] | None,
-        Query(description="Only events of this kind; may be repeated for any of several."),
+        Query(
+            description="Only events of this kind; may be repeated for any of several.",
+            examples=[["generation", "checkpoint"]],
+        ),
     ] = None,
 ) -> EventList:
     """List the events of a job, oldest first."""

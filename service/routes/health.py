@@ -16,6 +16,8 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["health"])
 
+_NOT_READY = {"ready": False, "database": "connected", "ray": "It does not answer."}
+
 
 @router.get("/healthz", summary="Health of the service")
 async def show_health(services: ServicesOf) -> Health:
@@ -36,7 +38,13 @@ async def show_health(services: ServicesOf) -> Health:
 @router.get(
     "/readyz",
     summary="Readiness of the service",
-    responses={503: {"model": Readiness, "description": "The database or Ray does not answer."}},
+    responses={
+        503: {
+            "model": Readiness,
+            "description": "The database or Ray does not answer.",
+            "content": {"application/json": {"example": _NOT_READY}},
+        }
+    },
 )
 async def show_readiness(services: ServicesOf, response: Response) -> Readiness:
     """Say whether jobs can be submitted and steered now; 503 if not."""

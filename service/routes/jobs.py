@@ -14,7 +14,7 @@ from service.auth.dependencies import CallerOf
 from service.bodies import read_specification_body
 from service.errors import ERROR_ANSWERS
 from service.listing import JobFilter, Position
-from service.routes.examples import SPECIFICATION_EXAMPLE, SPECIFICATION_EXAMPLE_YAML
+from service.routes.examples import JOB_ID, SPECIFICATION_EXAMPLE, SPECIFICATION_EXAMPLE_YAML
 from service.routes.state import JobId, ServicesOf
 from service.schemas import ErrorBody, JobDetail, JobList
 
@@ -109,11 +109,19 @@ async def list_jobs(
     services: ServicesOf,
     state: Annotated[
         list[JobState] | None,
-        Query(description="Only jobs in this state; may be repeated for any of several."),
+        Query(
+            description="Only jobs in this state; may be repeated for any of several.",
+            examples=[["running", "waiting"]],
+        ),
     ] = None,
     owner: Annotated[
         str | None,
-        Query(max_length=200, pattern=r"^[^\x00]*$", description="Only jobs of this owner."),
+        Query(
+            max_length=200,
+            pattern=r"^[^\x00]*$",
+            description="Only jobs of this owner.",
+            examples=["ada"],
+        ),
     ] = None,
     label: Annotated[
         list[Label] | None,
@@ -124,9 +132,16 @@ async def list_jobs(
             examples=[["team:search"]],
         ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Most jobs to return.")] = 100,
+    limit: Annotated[
+        int, Query(ge=1, le=10_000, description="Most jobs to return.", examples=[20])
+    ] = 100,
     cursor: Annotated[
-        str | None, Query(max_length=500, description="`next_cursor` of the page before.")
+        str | None,
+        Query(
+            max_length=500,
+            description="`next_cursor` of the page before.",
+            examples=[Position(1767261600.0, JOB_ID).cursor],
+        ),
     ] = None,
 ) -> JobList:
     """List all jobs, newest first, whoever started them."""

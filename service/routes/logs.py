@@ -45,9 +45,17 @@ async def show_logs(
         ),
     ] = None,
     tail: Annotated[
-        int, Query(ge=1, le=MAXIMUM_LINES, description="Lines of the past, of each process.")
+        int,
+        Query(
+            ge=1,
+            le=MAXIMUM_LINES,
+            description="Lines of the past, of each process.",
+            examples=[200],
+        ),
     ] = 1000,
-    follow: Annotated[bool, Query(description="Go on until the job ends.")] = False,
+    follow: Annotated[
+        bool, Query(description="Go on until the job ends.", examples=[True])
+    ] = False,
 ) -> Response:
     """Show what the driver and the supervisor of a job, or one of its workers, have written.
 

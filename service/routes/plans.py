@@ -15,7 +15,7 @@ from mics_core.spec.planning import plan_job
 from service.bodies import read_specification_body
 from service.errors import ERROR_ANSWERS
 from service.plans import answer_of, cluster_of, known_shape, with_nodes
-from service.routes.examples import SPECIFICATION_EXAMPLE
+from service.routes.examples import PLAN_EXAMPLE, PLAN_EXAMPLE_YAML
 from service.schemas import ErrorBody, PlanAnswer, PlanRequest
 
 __all__ = ["router"]
@@ -30,9 +30,12 @@ _REQUEST_BODY: dict[str, Any] = {
         "content": {
             media_type: {
                 "schema": {"$ref": "#/components/schemas/PlanRequest"},
-                "example": {"job": SPECIFICATION_EXAMPLE, "cluster": "p4d.24xlarge", "nodes": 2},
+                "example": example,
             }
-            for media_type in ("application/json", "application/yaml")
+            for media_type, example in (
+                ("application/json", PLAN_EXAMPLE),
+                ("application/yaml", PLAN_EXAMPLE_YAML),
+            )
         },
     }
 }

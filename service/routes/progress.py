@@ -25,12 +25,16 @@ _LARGEST = 2**53
 async def show_throughput(
     job_id: JobId,
     services: ServicesOf,
-    points: Annotated[int, Query(ge=1, le=10_000, description="Most points to return.")] = 500,
+    points: Annotated[
+        int, Query(ge=1, le=10_000, description="Most points to return.", examples=[120])
+    ] = 500,
     first_step: Annotated[
-        int | None, Query(ge=0, le=_LARGEST, description="First step; the run's if left out.")
+        int | None,
+        Query(ge=0, le=_LARGEST, description="First step; the run's if left out.", examples=[0]),
     ] = None,
     last_step: Annotated[
-        int | None, Query(ge=0, le=_LARGEST, description="Last step; the newest if left out.")
+        int | None,
+        Query(ge=0, le=_LARGEST, description="Last step; the newest if left out.", examples=[239]),
     ] = None,
 ) -> Throughput:
     """Show the committed steps of a job, oldest first, at a chosen resolution.

@@ -13,6 +13,7 @@ from service.gateway import ClusterGateway
 from service.jobs import Jobs
 from service.logs import Logs
 from service.metrics.registry import Metrics
+from service.routes.examples import JOB_ID
 from service.settings import Settings
 from service.store import Store
 from service.submissions import Submissions
@@ -45,4 +46,4 @@ def _services_of(request: Request) -> Services:
 ServicesOf = Annotated[Services, Depends(_services_of)]
 
 
-JobId = Annotated[str, Path(description="Id of the job.", examples=["gpt2-tiny-1a2b3c4d"])]
+JobId = Annotated[str, Path(description="Id of the job.", examples=[JOB_ID])]

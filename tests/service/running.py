@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -60,6 +62,15 @@ class Service:
             return found if wanted.items() <= found.items() else None
 
         return eventually(probe, f"job {job_id} with {wanted}")
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI document, of a service that nobody starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        app = build_app(Settings(data_directory=Path(folder)), FakeCluster())
+        document: dict[str, Any] = app.openapi()
+        app.state.services.store.close()
+    return document
 
 
 def eventually(probe: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:

@@ -20,13 +20,12 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 from scripted_job import ScriptedJob
 
-from mics_core.errors import JobNotFoundError, MicsError, SpecificationError
+from mics_core.errors import JobNotFoundError, MicsError
 from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.status import StateEvent
 from service.schemas import (
     ErrorBody,
     ErrorDetail,
-    ErrorProblem,
     JobDetail,
     JobList,
     Throughput,
@@ -138,14 +137,7 @@ async def _event_lines(job: ScriptedJob, after: int, cut_after: int | None) -> A
 
 async def _answer_of_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MicsError)
-    problems = error.problems if isinstance(error, SpecificationError) else ()
-    detail = ErrorDetail(
-        code=error.code,
-        message=error.message,
-        field=error.field,
-        remedy=error.remedy,
-        problems=[ErrorProblem(**problem.as_dict()) for problem in problems],
-    )
+    detail = ErrorDetail.of(error, "There is none.")
     status = {"job_not_found": 404, "invalid_specification": 422}.get(error.code, 409)
     return JSONResponse(ErrorBody(error=detail).model_dump(), status_code=status)
 

@@ -19,10 +19,8 @@ from typer.testing import CliRunner, Result
 
 from mics_core.spec import parse_job_spec
 from mics_core.spec.status import CheckpointEvent, JobState
-from service.cli.console import ExitCode
+from service.cli.exit_codes import ExitCode
 from service.cli.main import build_app
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -170,21 +168,6 @@ def test_a_missing_token_has_an_exit_code_of_its_own(
     assert refused.exit_code == ExitCode.DENIED
     assert "MICS_TOKEN" in refused.stderr
     assert mics(api, "list", MICS_TOKEN="secret-2").exit_code == ExitCode.FINE
-
-
-def test_every_command_that_answers_has_json(api: ContractApi) -> None:
-    without = [
-        name
-        for name in ("serve", *(command.name or "" for command in build_app().registered_commands))
-        if "--json" not in mics(api, name, "--help").stdout
-    ]
-    assert set(without) == {"serve"}
-
-
-def test_the_exit_codes_are_those_of_the_documentation() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    for code in ExitCode:
-        assert f"| {code.value} | " in text
 
 
 def test_the_shell_completes_commands_and_the_ids_of_jobs(api: ContractApi) -> None:

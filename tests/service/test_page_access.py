@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browsing import Visit
+from running import Service
 from scripted_job import ScriptedJob
 from scripted_page import PageApi
 
 from mics_core.spec.status import JobState
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 VIEWS = {
     "/": "#jobs-list li",
@@ -151,3 +155,26 @@ def broken_rules(
         f"{rule['id']}: {rule['help']}: {[node['html'][:160] for node in rule['nodes'][:4]]}"
         for rule in found
     ]
+
+
+def test_the_documentation_of_the_api_needs_no_other_host_and_calls_the_service(
+    browser: Browser, service: Service
+) -> None:
+    context = browser.new_context()
+    visit = Visit(context.new_page(), str(service.client.base_url).rstrip("/"))
+    visit.open("/docs")
+    visit.wait_for_number(".opblock", len(openapi_operations(service)))
+    visit.page.locator(".opblock", has_text="/healthz").locator(".opblock-summary-control").click()
+    visit.page.get_by_role("button", name="Try it out").click()
+    visit.page.get_by_role("button", name="Execute").click()
+    visit.wait_for_text(".live-responses-table", '"ray": "connected"')
+    context.close()
+    assert visit.foreign == [], "it must work without any other host"
+    assert visit.complaints == [], "its policy must let it do what it does"
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "LICENSE"):
+        assert service.client.get(f"/static/vendor/swagger-ui/{name}").is_success
+
+
+def openapi_operations(service: Service) -> list[str]:
+    document = service.client.get("/openapi.json").json()
+    return [method for operations in document["paths"].values() for method in operations]

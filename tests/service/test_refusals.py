@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
-from fakes import specification
-from running import Service
+from fakes import FakeCluster, specification
+from running import Service, openapi_document, run_service
+from starlette.exceptions import HTTPException
+
+from mics_core.errors import (
+    ClusterError,
+    DataError,
+    JobConflictError,
+    JobNotFoundError,
+    MicsError,
+)
+from service.settings import Settings
 
 JSON = {"content-type": "application/json"}
 YAML = {"content-type": "application/yaml"}
@@ -15,9 +27,18 @@ YAML = {"content-type": "application/yaml"}
 
 def assert_refused(answer: httpx.Response, status: int, code: str) -> dict[str, object]:
     assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
+    error = error_of(answer)
     assert error["code"] == code
-    assert error["message"]
+    return error
+
+
+def error_of(answer: httpx.Response) -> dict[str, object]:
+    """Return the error of an answer; it says what is wrong and what to do."""
+    error = answer.json()["error"]
+    for part in (error, *error["problems"]):
+        assert part["remedy"].strip(), answer.text
+    assert error["code"]
+    assert error["message"].strip()
     assert "Traceback" not in answer.text
     return dict(error)
 
@@ -141,12 +162,71 @@ def test_an_unexpected_failure_shows_no_stack_trace(service: Service) -> None:
     assert "secret" not in answer.text
 
 
-def test_the_page_is_served_with_a_strict_policy(service: Service) -> None:
-    answer = service.client.get("/")
+OPERATIONS = [
+    (method.upper(), path)
+    for path, operations in openapi_document()["paths"].items()
+    for method in operations
+]
+WAYS: dict[str, dict[str, Any]] = {
+    "nothing is given": {},
+    "the body is no JSON": {"content": b"{", "headers": JSON},
+    "the body is of another kind": {"content": b"x", "headers": {"content-type": "text/plain"}},
+    "the body has unknown fields": {"json": {"nonsense": 1}},
+    "the query is nonsense": {
+        "params": dict.fromkeys(("state", "limit", "cursor", "after", "points", "tail"), "\x00")
+    },
+    "the host is foreign": {"headers": {"host": "evil.example"}},
+}
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    settings = Settings(data_directory=tmp_path_factory.mktemp("refusing"), hold_s=0.0)
+    with run_service(settings, FakeCluster()) as service:
+        yield service
+
+
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_every_error_of_every_route_has_a_remedy(refusing: Service, is_reachable: bool) -> None:
+    refusing.cluster.is_reachable = is_reachable
+    for method, path in [*OPERATIONS, ("TRACE", "/api/v1/jobs"), ("GET", "/api/v1/nothing")]:
+        for way, asked in WAYS.items():
+            answer = refusing.client.request(method, path.format(job_id="nobody"), **asked)
+            # Readiness has a form of its own, which says what does not answer.
+            if answer.is_error and (path != "/readyz" or answer.status_code != 503):
+                assert error_of(answer), f"{method} {path}, where {way}"
+        assert answer.status_code == 400, f"{method} {path}, where {way}"
+
+
+def test_an_error_that_names_no_remedy_gets_that_of_its_status(
+    refusing: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[Exception] = []
+
+    async def fail() -> None:
+        raise raised[-1]
+
+    monkeypatch.setattr(refusing.cluster, "cluster", fail)
+    for error in (
+        MicsError("It is broken."),
+        DataError("It is empty."),
+        JobNotFoundError("It is gone."),
+        JobConflictError("It has ended."),
+        ClusterError("It is away."),
+        *(HTTPException(status) for status in range(400, 512)),
+    ):
+        raised.append(error)
+        assert error_of(refusing.client.get("/api/v1/cluster"))
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_are_served_with_a_strict_policy(service: Service, path: str) -> None:
+    answer = service.client.get(path)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert answer.headers["cache-control"] == "no-cache"
     policy = answer.headers["content-security-policy"]
     assert "default-src 'self'" in policy
     assert "unsafe" not in policy
+    assert "//" not in policy + answer.text, "another host"
     assert answer.headers["x-content-type-options"] == "nosniff"
