@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.errors import ERROR_ANSWERS
 from service.routes.state import ServicesOf
 
 __all__ = ["router"]
@@ -18,7 +19,10 @@ router = APIRouter(tags=["health"])
     "/metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        401: ERROR_ANSWERS[401],
+    },
 )
 async def show_metrics(services: ServicesOf) -> Response:
     """Give all metrics of the service and of its live jobs, in Prometheus' text format."""

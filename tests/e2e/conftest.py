@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from browsing import browser  # noqa: F401 (a fixture)
 
 from mics_core.cluster.local import LocalCluster
 from service.client import MicsClient
@@ -39,3 +41,10 @@ def client(service: ServiceProcess) -> Iterator[MicsClient]:
     # Patient enough for a service that is killed and started again.
     with MicsClient(service.url, max_retries=60) as client:
         yield client
+
+
+@pytest.fixture(scope="package")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.txt"
+    path.write_text("All the world is a stage. " * 200, encoding="utf-8")
+    return path

@@ -3,99 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
-from ray.job_submission import JobStatus as RayJobStatus
 from ray.job_submission import JobSubmissionClient
-from typer.testing import CliRunner
 
 from mics_core.cluster.local import LocalCluster
+from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.spec import JobSpec, parse_job_spec
-from mics_core.spec.status import GroupState, JobEvent, JobState, StateEvent, StepEvent
-from service.cli.main import build_app
+from mics_core.spec.status import GroupState, JobState, JobStatus, StateEvent, StepEvent
 from service.client import MicsClient
-from service.schemas import JobDetail, JobSummary
+from service.schemas import JobDetail
 from tests.cluster.running import eventually
 from tests.e2e.conftest import NUM_NODES
-from tests.e2e.other_environment import OtherEnvironment
 from tests.e2e.service_process import ServiceProcess
+from tests.e2e.stories import DEADLINE_S, ENDLESS, Stream, small_job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-DEADLINE_S = 180.0
-ENDLESS = 1_000_000
-
-
-def small_job(**changes: Any) -> dict[str, Any]:
-    """One group of two workers that would train for ever; up to two groups."""
-    job: dict[str, Any] = {
-        "name": "small",
-        "model": {"family": "gpt2", "hidden_size": 66, "num_layers": 2, "num_heads": 3},
-        "data": {"kind": "text", "paths": ["data.txt"]},
-        "training": {
-            "sequence_length": 16,
-            "global_batch_size": 12,
-            "micro_batch_size": 1,
-            "steps": ENDLESS,
-        },
-        "partition_size": 2,
-        "groups": {"wanted": 1, "maximum": 2},
-    }
-    return job | changes
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.txt"
-    path.write_text("All the world is a stage. " * 200, encoding="utf-8")
-    return path
-
-
-@dataclass
-class Stream:
-    """The events of one job, read as far as a test needs."""
-
-    source: Iterator[JobEvent]
-    read: list[JobEvent] = field(default_factory=list)
-
-    def read_until(self, happened: Callable[[JobEvent], object], what: str) -> JobEvent:
-        deadline = time.monotonic() + DEADLINE_S
-        for event in self.source:
-            self.read.append(event)
-            if happened(event):
-                return event
-            if time.monotonic() > deadline:
-                break
-        last = "\n  ".join(str(event) for event in self.read[-8:])
-        raise AssertionError(f"{what} was missing after {DEADLINE_S:g} s; last:\n  {last}")
-
-    def read_steps(self, number: int, num_groups: int) -> None:
-        """Read that many more steps, the last with that many groups."""
-        for _ in range(number):
-            self.read_until(
-                lambda e: isinstance(e, StepEvent) and e.record.num_groups == num_groups,
-                f"a step with {num_groups} groups",
-            )
-
-    def read_state(self, state: JobState) -> StateEvent:
-        found = self.read_until(
-            lambda e: isinstance(e, StateEvent) and e.state == state, f"the state {state}"
-        )
-        assert isinstance(found, StateEvent)
-        return found
-
-    @property
-    def steps(self) -> list[int]:
-        return [event.record.step for event in self.read if isinstance(event, StepEvent)]
+TRUE_WITHIN_S = 5.0
 
 
 # A job over REST: watched, scaled, its service killed and started again, cancelled.
@@ -145,6 +75,12 @@ def submit_and_kill(service: ServiceProcess, spec: JobSpec) -> JobDetail:
     return JobDetail.model_validate(answer.json())
 
 
+def true_step(job_id: str) -> int:
+    """Return how many steps a job has committed, by its supervisor and not by the service."""
+    status = SupervisorHandle(job_id).ask("status", timeout_s=DEADLINE_S)
+    return JobStatus.model_validate(status).step
+
+
 @pytest.fixture(scope="module")
 def story(
     cluster: LocalCluster,
@@ -177,16 +113,16 @@ def story(
     cluster_busy = httpx.get(f"{service.url}/api/v1/cluster", timeout=30).json()
     service.kill()
     service.start()
-    # The same stream goes on: the client asks again from the last event that it has.
-    after_kill = client.job(job_id)
-    eventually(
-        lambda: client.job(job_id).step > after_kill.step + 10,
-        "steps after the restart",
-        DEADLINE_S,
+    # What the supervisor itself says once the service answers again is what the service shows soon.
+    truth = true_step(job_id)
+    after_kill = eventually(
+        lambda: shown if (shown := client.job(job_id)).step >= truth else None,
+        f"step {truth} of the job after the restart",
+        TRUE_WITHIN_S,
     )
-    last_known = after_kill.step
+    # The same stream goes on: the client asks again from the last event that it has.
     stream.read_until(
-        lambda e: isinstance(e, StepEvent) and e.record.step > last_known, "steps after the restart"
+        lambda e: isinstance(e, StepEvent) and e.record.step > truth, "steps after the restart"
     )
     assert httpx.post(f"{address}/pause", timeout=30).status_code == 200
     paused = stream.read_state(JobState.PAUSED)
@@ -209,6 +145,11 @@ def story(
     late_scale = httpx.post(f"{address}/scale", json={"groups": 1}, timeout=30)
     service.kill()
     service.start()
+    after_end = eventually(
+        lambda: shown if (shown := client.job(job_id)).state == JobState.CANCELLED else None,
+        "the end of the job after the restart",
+        TRUE_WITHIN_S,
+    )
     return Story(
         job_id=job_id,
         submitted=submitted,
@@ -230,7 +171,7 @@ def story(
         cancelled=cancelled,
         repeated_cancel=repeated_cancel,
         late_scale=late_scale,
-        after_end=client.job(job_id),
+        after_end=after_end,
     )
 
 
@@ -356,105 +297,3 @@ def test_a_broken_specification_is_refused_with_field_value_rule_and_remedy(
     assert problem["rule"] == "this is a positive whole number or 'auto'."
     assert problem["remedy"] == "Leave it at 'auto' to have the planner choose."
     assert {job.job_id for job in client.jobs().jobs} == jobs_before
-
-
-def mics(service: ServiceProcess, *words: str) -> str:
-    """Run the command line against the service; return what it printed."""
-    environment = {"MICS_URL": service.url, "COLUMNS": "160"}
-    result = CliRunner().invoke(build_app(), list(words), env=environment)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-# A job that never met the service: `ray job submit`, with the user's own code.
-
-THEIR_MODEL = '''
-import torch
-from torch import nn
-
-
-class Bigrams(nn.Module):
-    """Each token predicts the next one."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.tokens = nn.Embedding(257, width)
-        self.head = nn.Linear(width, 257)
-
-    def forward(self, input_ids, attention_mask=None):
-        return self.head(self.tokens(input_ids))
-
-
-def build(width):
-    return Bigrams(width)
-'''
-
-
-@pytest.fixture(scope="module")
-def their_environment(tmp_path_factory: pytest.TempPathFactory) -> OtherEnvironment:
-    return OtherEnvironment(tmp_path_factory.mktemp("environment") / "venv")
-
-
-@pytest.fixture(scope="module")
-def their_job(
-    cluster: LocalCluster,
-    story: Story,  # the nodes are free again after it
-    data: Path,
-    their_environment: OtherEnvironment,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> str:
-    """Submit a folder with a job, a module and a text by Ray's own command; return the job's id.
-
-    The command runs in another virtual environment, which has Ray alone.
-    """
-    folder = tmp_path_factory.mktemp("theirs")
-    (folder / "their_model.py").write_text(THEIR_MODEL, encoding="utf-8")
-    (folder / "data.txt").write_text(data.read_text(encoding="utf-8"), encoding="utf-8")
-    model = {"callable": "their_model:build", "arguments": {"width": 30}}
-    job = yaml.safe_dump(small_job(name="theirs", model=model, partition_size=1))
-    (folder / "job.yaml").write_text(job, encoding="utf-8")
-    ray = ["-m", "ray.scripts.scripts", "job", "submit", "--no-wait"]
-    target = ["--address", cluster.dashboard_url, "--working-dir", str(folder)]
-    # Of the cluster's Python, not of theirs.
-    driver = [sys.executable, "-m", "mics_core.cluster.driver", "job.yaml"]
-    their_environment.run(
-        *ray, *target, "--submission-id", "theirs-1", "--", *driver, timeout_s=DEADLINE_S
-    )
-    return "theirs-1"
-
-
-def test_their_environment_has_ray_and_nothing_of_this_project(
-    their_environment: OtherEnvironment,
-) -> None:
-    modules = ["ray", "torch", "mics_core", "service"]
-    look = f"import importlib.util as u; print([m for m in {modules} if u.find_spec(m)])"
-    assert their_environment.run("-c", look, timeout_s=30).stdout.strip() == "['ray']"
-
-
-def test_a_job_sent_from_another_environment_is_watched_scaled_and_cancelled_alike(
-    cluster: LocalCluster, service: ServiceProcess, client: MicsClient, their_job: str
-) -> None:
-    ray_jobs = JobSubmissionClient(cluster.dashboard_url)
-
-    def listed() -> JobSummary | None:
-        state = ray_jobs.get_job_status(their_job)
-        assert not state.is_terminal(), f"{state}: {ray_jobs.get_job_logs(their_job)}"
-        return next((job for job in client.jobs().jobs if job.job_id == their_job), None)
-
-    job = eventually(listed, f"job {their_job} in the list of the service", DEADLINE_S)
-    assert (job.source, job.name) == ("ray", "theirs")
-    assert their_job in mics(service, "list")
-    stream = Stream(client.watch(their_job))
-    stream.read_steps(3, num_groups=1)
-    assert "2 partition groups wanted" in mics(service, "scale", their_job, "2")
-    stream.read_steps(3, num_groups=2)
-    assert "running" in mics(service, "show", their_job)
-    mics(service, "cancel", their_job)
-    assert stream.read_state(JobState.CANCELLED).reason == "It was cancelled through the service."
-    assert stream.steps == list(range(len(stream.steps)))
-
-    eventually(
-        lambda: ray_jobs.get_job_status(their_job) == RayJobStatus.SUCCEEDED,
-        f"the end of Ray's job {their_job}",
-        DEADLINE_S,
-    )

@@ -48,12 +48,12 @@ class Visit:
     def text(self, selector: str) -> str:
         return self.page.locator(selector).inner_text()
 
-    def wait_for_text(self, selector: str, text: str) -> None:
+    def wait_for_text(self, selector: str, text: str, within_s: float = 10.0) -> None:
         """Wait until a visible element contains the text."""
         from playwright.sync_api import expect
 
         seen = self.page.locator(selector).filter(visible=True)
-        expect(seen).to_contain_text(text, timeout=10_000)
+        expect(seen).to_contain_text(text, timeout=within_s * 1000)
 
     def wait_for_number(self, selector: str, number: int) -> None:
         from playwright.sync_api import expect

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from browsing import browser, page_api, training_job, visit  # noqa: F401 (fixtures of the page)
 from fakes import FakeCluster
-from postgres import MissingServerError, PostgresServer, run_postgres
+from postgres import DATABASES, MissingServerError, PostgresServer, database_of, run_postgres
 from running import Service, run_service
 
 from service.settings import Settings
@@ -25,7 +25,7 @@ def postgres() -> Iterator[PostgresServer]:
     running.__exit__(None, None, None)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, of both kinds."""
     if request.param == "sqlite":
@@ -34,10 +34,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.new_database()
 
 
+@pytest.fixture(params=DATABASES)
+def service_database(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """The URL of the service's database: every test of a service runs on both kinds.
+
+    A module whose requests never reach the database has a fixture of this name that gives none.
+    """
+    return database_of(request, tmp_path)
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, service_database: str | None) -> Settings:
     return Settings(
         data_directory=tmp_path,
+        database_url=service_database,
         discovery_interval_s=0.05,
         poll_timeout_s=0.5,
         poll_pause_s=0.01,

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Connection, Listener
@@ -213,6 +214,19 @@ class KillableService:
         gate.service_is_dead.set()
         sender.join()
         assert not failed, failed
+
+    def kill_after(self, delay_s: float, path: str, **request: Any) -> bool:
+        """Send a request, and kill the service that long after; return whether it was answered."""
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(self.client.post, path, **request)
+            time.sleep(delay_s)  # the moment of the kill, which the test has drawn
+            self.kill()
+            try:
+                answer = sent.result()
+            except httpx.TransportError:
+                return False
+        assert answer.is_success, f"it answered with {answer.status_code}: {answer.text}"
+        return True
 
 
 @contextmanager

@@ -15,8 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 
-__all__ = ["MissingServerError", "PostgresServer", "run_postgres"]
+from service.database import Database
+
+__all__ = ["DATABASES", "MissingServerError", "PostgresServer", "database_of", "run_postgres"]
+
+DATABASES = ["sqlite", "postgres"]
+"""Kinds of databases, as parameters of fixtures."""
 
 _STARTS_WITHIN_S = 30.0
 _STOPS_WITHIN_S = 20.0
@@ -39,6 +45,7 @@ class PostgresServer:
     def __init__(self, folder: Path, process: subprocess.Popen[bytes]):
         self._folder = folder
         self._process = process
+        self._template: str | None = None
 
     def stop(self) -> None:
         """End it; connections that are left are closed."""
@@ -47,10 +54,15 @@ class PostgresServer:
 
     def new_database(self) -> str:
         """Make an empty database; return its URL."""
-        name = f"mics_{uuid.uuid4().hex[:12]}"
-        with psycopg.connect(self._address("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
-        return self._address(name)
+        return self._address(self._create("template1"))
+
+    def new_database_with_tables(self) -> str:
+        """Make a database with the service's tables, which are made once; return its URL."""
+        if self._template is None:
+            template = self._create("template1")
+            Database(self._address(template)).close()
+            self._template = template
+        return self._address(self._create(self._template))
 
     def is_up(self) -> bool:
         """Whether it takes connections."""
@@ -60,8 +72,22 @@ class PostgresServer:
             return False
         return True
 
+    def _create(self, template: str) -> str:
+        name = f"mics_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self._address("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+        return name
+
     def _address(self, name: str) -> str:
         return f"postgresql://postgres@/{name}?host={self._folder}"
+
+
+def database_of(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the URL of a new database of the kind that the parameter of a fixture names."""
+    if request.param == "sqlite":
+        return f"sqlite:///{folder / 'service.sqlite3'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database_with_tables()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 from fakes import FakeCluster, specification
+from postgres import DATABASES, database_of
 from running import Service, eventually, run_service
+from sqlalchemy import inspect, text
 
 from mics_core.spec.status import JobState
 from service.auth.callers import LOCAL, Caller, Role
@@ -27,6 +28,7 @@ class Team:
     """A service with one token of each kind."""
 
     service: Service
+    store: Store
     tokens: TokenStore
     folder: Path
     by_name: dict[str, str]
@@ -48,11 +50,14 @@ def refusal(answer: httpx.Response) -> Refused:
     return answer.status_code, error["code"]
 
 
-@pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+@pytest.fixture(scope="module", params=DATABASES)
+def team(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
     settings = Settings(
         data_directory=folder,
+        database_url=database_of(request, folder),
         discovery_interval_s=0.05,
         poll_timeout_s=0.5,
         poll_pause_s=0.01,
@@ -68,7 +73,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         "ada": tokens.create("ada", Role.ADMIN),
     }
     with run_service(settings, FakeCluster()) as service:
-        yield Team(service, tokens, folder, by_name)
+        yield Team(service, store, tokens, folder, by_name)
     store.close()
 
 
@@ -153,13 +158,17 @@ def test_a_token_with_another_secret_or_another_scheme_is_refused(team: Team) ->
 def test_no_secret_is_in_the_database(team: Team) -> None:
     with _logged_in(team, "ada") as browser:
         session_id = browser.cookies["mics_session"]
-    stored = b"".join(path.read_bytes() for path in team.folder.glob("service.sqlite3*"))
+    with team.store.database.read() as connection:
+        tables = inspect(connection).get_table_names()
+        rows = [connection.execute(text(f"select * from {name}")).all() for name in tables]
+        digests = connection.execute(text("select digest from tokens")).scalars().all()
+    # SQLite's files, where there are any, also hold what was overwritten.
+    files = [path.read_bytes() for path in team.folder.glob("service.sqlite3*")]
+    stored = b"".join([repr(rows).encode(), *files])
+    assert b"ulla" in stored
     for name, token in team.by_name.items():
         assert token.split("_", 2)[2].encode() not in stored, name
     assert session_id.encode() not in stored
-    with sqlite3.connect(team.folder / "service.sqlite3") as database:
-        digests = [row[0] for row in database.execute("select digest from tokens")]
-    database.close()
     assert all(len(digest) == 64 for digest in digests)
 
 
@@ -252,8 +261,8 @@ def test_a_browser_logs_in_and_out(team: Team) -> None:
         assert refusal(answer) == (401, "session_invalid")
 
 
-def test_a_session_ends_when_its_time_is_over(tmp_path: Path) -> None:
-    settings = Settings(data_directory=tmp_path, session_s=0.5)
+def test_a_session_ends_when_its_time_is_over(settings: Settings) -> None:
+    settings = settings.model_copy(update={"session_s": 0.5})
     store = Store(settings.database)
     token = TokenStore(store.database).create("short", Role.ADMIN)
     with run_service(settings, FakeCluster()) as service:
@@ -286,8 +295,8 @@ def test_revoking_a_token_ends_it_its_sessions_and_its_streams(team: Team) -> No
     team.call("ada", "POST", f"/api/v1/jobs/{job_id}/cancel")
 
 
-def test_a_revoked_name_is_free_again_and_the_service_stays_closed(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path}/tokens.sqlite3")
+def test_a_revoked_name_is_free_again_and_the_service_stays_closed(database_url: str) -> None:
+    store = Store(database_url)
     tokens = TokenStore(store.database)
     assert not tokens.any()
     first = tokens.create("ci", Role.USER)

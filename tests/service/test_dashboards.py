@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,10 @@ import httpx
 import pytest
 import yaml
 from fakes import FakeCluster, FakeSupervisor, specification
+from monitoring import FOLDER, ask, need, running_prometheus
 from running import Service, eventually, run_service
 
+from mics_core.cluster.local import free_port
 from mics_core.spec.status import (
     CheckpointEvent,
     GroupEvent,
@@ -36,17 +35,9 @@ from service.auth.tokens import TokenStore
 from service.settings import Settings
 from service.store import Store
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "dashboards"
 BOARDS = sorted((FOLDER / "grafana").glob("*.json"))
 JOB = "story-1"
 PAST_S = 1200.0
-
-
-def need(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed; apt-get install prometheus")
-    return found
 
 
 def rules() -> list[dict[str, str]]:
@@ -108,62 +99,8 @@ class Troubled(FakeSupervisor):
                 )
 
 
-@contextmanager
-def running_prometheus(folder: Path, service: Service, token: str) -> Iterator[httpx.Client]:
-    """Run it with the shipped files, in which only addresses and intervals are others."""
-    program = need("prometheus")
-    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    (folder / "mics.token").write_text(token)
-    shutil.copy(FOLDER / "rules.yml", folder)
-    port = service.client.base_url.port
-    closed = free_port()
-    mics, ray = config["scrape_configs"]
-    mics["static_configs"] = [{"targets": [f"127.0.0.1:{port}", f"127.0.0.1:{closed}"]}]
-    ray["file_sd_configs"] = [{"files": [str(folder / "ray.json")]}]
-    (folder / "ray.json").write_text("[]")
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    checked = subprocess.run(
-        [need("promtool"), "check", "config", str(folder / "prometheus.yml")],
-        capture_output=True,
-        text=True,
-    )
-    assert checked.returncode == 0, checked.stderr
-    address = f"127.0.0.1:{free_port()}"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address={address}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        with httpx.Client(base_url=f"http://{address}", timeout=10) as client:
-            yield client
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def ask(prometheus: httpx.Client, expression: str) -> list[dict[str, Any]]:
-    try:
-        answer = prometheus.get("/api/v1/query", params={"query": expression})
-    except httpx.TransportError:
-        return []  # it is still starting
-    if answer.status_code == 503:
-        return []
-    assert answer.status_code == 200, f"{expression}: {answer.text}"
-    return list(answer.json()["data"]["result"])
+def address_of(service: Service) -> str:
+    return f"127.0.0.1:{service.client.base_url.port}"
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +117,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     cluster = FakeCluster()
     with (
         run_service(settings, cluster) as service,
-        running_prometheus(folder, service, viewer) as client,
+        # The second address is one at which nobody listens: a service that is down.
+        running_prometheus(
+            folder, [address_of(service), f"127.0.0.1:{free_port()}"], viewer, []
+        ) as client,
     ):
         service.client.headers["authorization"] = f"Bearer {admin}"
 

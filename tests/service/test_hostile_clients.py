@@ -6,7 +6,6 @@ import gc
 import json
 import re
 import socket
-import sqlite3
 import sys
 import threading
 import time
@@ -17,12 +16,15 @@ import httpx
 import psutil
 import pytest
 from fakes import FakeCluster, specification
+from postgres import DATABASES, database_of
 from running import Service, eventually, run_service
+from sqlalchemy import inspect
 
 from mics_core.errors import ClusterError
 from service import guards
 from service.auth.callers import Role
 from service.auth.tokens import TokenStore
+from service.database import Database
 from service.patience import PatientProtocol
 from service.settings import Settings
 from service.store import Store
@@ -57,6 +59,20 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         for job_id in ("crowded", "quiet"):
             service.cluster.start_supervisor(job_id).train(3)
             service.wait_for(job_id, step=3)
+        yield service
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def stored(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service with one job, `kept`, that nobody may spoil."""
+    folder = tmp_path_factory.mktemp("stored")
+    url = database_of(request, folder)
+    settings = Settings(data_directory=folder, database_url=url, discovery_interval_s=0.05)
+    with run_service(settings, FakeCluster()) as service:
+        service.cluster.start_supervisor("kept").train(3)
+        service.wait_for("kept", step=3)
         yield service
 
 
@@ -168,30 +184,31 @@ def test_oversized_heads_and_bodies_are_refused(crowd: Service) -> None:
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-def test_text_that_means_something_to_sql_means_nothing_here(crowd: Service, text: str) -> None:
+def test_text_that_means_something_to_sql_means_nothing_here(stored: Service, text: str) -> None:
     quoted = httpx.QueryParams({"x": text})["x"]
     paths = [f"/api/v1/jobs/{quoted}", f"/api/v1/jobs/{quoted}/events"]
     paths += [f"/api/v1/jobs/{quoted}/throughput"]
     for path in paths:
-        answer = crowd.client.get(path)
+        answer = stored.client.get(path)
         assert answer.status_code in (400, 404), answer.text
     for name in ("state", "label", "owner", "cursor", "limit", "after"):
-        answer = crowd.client.get("/api/v1/jobs", params={name: text})
+        answer = stored.client.get("/api/v1/jobs", params={name: text})
         assert answer.status_code in (200, 422), answer.text
-    submitted = crowd.client.post("/api/v1/jobs", json=specification(name=text))
+    submitted = stored.client.post("/api/v1/jobs", json=specification(name=text))
     assert submitted.status_code == 201
-    job = crowd.client.get(f"/api/v1/jobs/{submitted.json()['job_id']}").json()
+    job = stored.client.get(f"/api/v1/jobs/{submitted.json()['job_id']}").json()
     assert job["name"] == text
-    crowd.client.post(f"/api/v1/jobs/{job['job_id']}/cancel")
-    with sqlite3.connect(crowd.settings.data_directory / "service.sqlite3") as database:
-        tables = {row[0] for row in database.execute("select name from sqlite_master")}
+    stored.client.post(f"/api/v1/jobs/{job['job_id']}/cancel")
+    database = Database(stored.settings.database)
+    with database.read() as connection:
+        tables = set(inspect(connection).get_table_names())
     database.close()
     assert {"jobs", "events", "steps", "tokens"} <= tables
-    assert crowd.client.get("/api/v1/jobs/crowded").json()["step"] == 3
+    assert stored.client.get("/api/v1/jobs/kept").json()["step"] == 3
 
 
-def test_a_token_of_another_name_is_not_revoked_by_a_pattern(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path}/tokens.sqlite3")
+def test_a_token_of_another_name_is_not_revoked_by_a_pattern(database_url: str) -> None:
+    store = Store(database_url)
     tokens = TokenStore(store.database)
     plain = tokens.create("ada", Role.ADMIN)
     for text in INJECTIONS:

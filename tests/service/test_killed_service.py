@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,23 +12,23 @@ from typing import Any
 import pytest
 from fakes import FakeSupervisor, specification
 from killable import KillableService, run_killable
+from postgres import DATABASES, database_of
 from running import eventually
 
-from mics_core.spec.status import DriverState, JobEvent
+from mics_core.spec.status import DriverState, JobEvent, JobState
 from service.client import MicsClient
 
 TRUE_WITHIN_S = 5.0
+NUM_KILLS = 4
+"""Kills of each request at a moment that is drawn."""
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+@pytest.fixture(scope="module", params=DATABASES)
 def killable(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[KillableService]:
     folder = tmp_path_factory.mktemp("killed")
-    url = f"sqlite:///{folder / 'jobs.sqlite3'}"
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres").new_database()
-    with run_killable(url, Path(folder)) as running:
+    with run_killable(database_of(request, folder), folder) as running:
         yield running
 
 
@@ -169,3 +171,79 @@ def test_a_resume_is_completed_and_the_numbers_of_events_go_on(
     states = [event["state"] for event in events if event["kind"] == "state"]
     assert states == ["running", "paused", "pending", "running", "finished"]
     assert [e["record"]["step"] for e in events if e["kind"] == "step"] == list(range(10))
+
+
+# Moments that nobody chose: anywhere between the sending of a request and what follows its answer.
+
+
+def moments(service: KillableService, seed: int) -> Iterator[float]:
+    """Draw delays up to twice the time that the service takes to answer a submission."""
+    started = time.monotonic()
+    submit(service, f"measured {seed}")
+    longest_s = 2 * (time.monotonic() - started)
+    drawn = random.Random(seed)
+    # One in each quarter of that time, so that few kills meet all parts of it.
+    for number in range(NUM_KILLS):
+        yield longest_s * (number + drawn.random()) / NUM_KILLS
+
+
+def test_submissions_killed_at_any_moment_exist_once_or_not_at_all(
+    killable: KillableService,
+) -> None:
+    cluster = killable.host.cluster
+    for number, delay_s in enumerate(moments(killable, seed=1)):
+        name = f"any moment {number}"
+        request = {
+            "json": specification(name=name),
+            "headers": {"Idempotency-Key": f"any-{number}"},
+        }
+        was_answered = killable.kill_after(delay_s, "/api/v1/jobs", **request)
+        killable.start()
+        found = [job["job_id"] for job in jobs_named(killable, name)]
+        assert len(found) in ({1} if was_answered else {0, 1}), f"killed after {delay_s} s"
+        answer = killable.client.post("/api/v1/jobs", **request)
+        assert answer.status_code == 201, answer.text
+        job_id = answer.json()["job_id"]
+        assert found in ([], [job_id])
+        assert [job["job_id"] for job in jobs_named(killable, name)] == [job_id]
+        eventually(lambda job_id=job_id: job_id in cluster.drivers, "its driver", TRUE_WITHIN_S)
+        assert [spec.name for spec in cluster.submitted.values()].count(name) == 1
+        cluster.start_supervisor(job_id).finish()
+        wait_for(killable, job_id, state="finished", source="rest")
+
+
+def test_a_job_scaled_while_the_service_dies_is_shown_as_it_is(killable: KillableService) -> None:
+    job_id, supervisor = supervised(killable, "scaled at any moment")
+    path = f"/api/v1/jobs/{job_id}"
+    for delay_s in moments(killable, seed=2):
+        before, wanted = supervisor.wanted, 1 + supervisor.wanted % 4
+        was_answered = killable.kill_after(delay_s, f"{path}/scale", json={"groups": wanted})
+        assert supervisor.wanted in ({wanted} if was_answered else {before, wanted})
+        supervisor.train(1)
+        killable.start()
+        truth = {"wanted_groups": supervisor.wanted, "step": len(supervisor.steps)}
+        wait_for(killable, job_id, state="running", **truth)
+    supervisor.finish()
+    wait_for(killable, job_id, state="finished")
+    events = killable.client.get(f"{path}/events/list?limit=5000").json()["events"]
+    expected = [event.model_dump(mode="json") for event in supervisor.history]
+    assert [(e["sequence"], e["kind"]) for e in events] == [
+        (e["sequence"], e["kind"]) for e in expected
+    ]
+
+
+def test_a_job_cancelled_while_the_service_dies_is_cancelled_once_or_runs_on(
+    killable: KillableService,
+) -> None:
+    for number, delay_s in enumerate(moments(killable, seed=3)):
+        job_id, supervisor = supervised(killable, f"cancelled at any moment {number}")
+        path = f"/api/v1/jobs/{job_id}/cancel"
+        was_answered = killable.kill_after(delay_s, path)
+        assert supervisor.is_cancelling or not was_answered
+        killable.start()
+        wait_for(killable, job_id, state="running", step=2)
+        again = killable.client.post(path).status_code
+        assert again == 200 or (again == 409 and supervisor.is_cancelling)
+        assert supervisor.is_cancelling
+        supervisor.set_state(JobState.CANCELLED, "It was cancelled by Ada.")
+        wait_for(killable, job_id, state="cancelled", reason="It was cancelled by Ada.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from service.auth.callers import Role
+from service.auth.tokens import TokenStore
 from service.settings import Settings
+from service.store import Store
 
 # That all which the schema allows is taken is not among them: jobs have rules over several fields.
 CHECKS = [
@@ -40,6 +44,8 @@ FEW = hypothesis_settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+# What differs from role to role is seen with every valid request.
+FEWER = hypothesis_settings(FEW, max_examples=4)
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +95,64 @@ def test_every_answer_is_one_that_the_document_allows(
         with subtests.test(operation.label):
             is_answered_as_documented()
     assert num_operations >= 19
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_the_stream_of_a_living_job_is_one_that_the_document_allows(
+    document: Any, fuzzed: Service, path: str
+) -> None:
+    (living,) = [
+        job_id for job_id, job in fuzzed.cluster.supervisors.items() if not job.state.is_final
+    ]
+    operation = next(
+        found.ok() for found in document.get_all_operations() if found.ok().path == path
+    )
+    documented = operation.definition.raw["responses"]
+    statuses = set()
+
+    @FEW
+    @given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE))
+    def is_answered_as_documented(case: Any) -> None:
+        with fuzzed.client.stream(
+            "GET", path.format(job_id=living), params=dict(case.query), headers=dict(case.headers)
+        ) as answer:
+            statuses.add(answer.status_code)
+            content = documented[str(answer.status_code)].get("content", {})
+            assert answer.headers["content-type"].partition(";")[0] in content
+
+    is_answered_as_documented()
+    assert 200 in statuses or path.endswith("/logs"), "this cluster has no logs"
+
+
+@pytest.fixture(scope="module")
+def tokens(fuzzed: Service) -> dict[str, str]:
+    """A token of each role; from the first one on the service asks for them."""
+    store = Store(fuzzed.settings.database)
+    made = {role.value: TokenStore(store.database).create(role.value, role) for role in Role}
+    store.close()
+    return made
+
+
+@pytest.mark.parametrize("role", ["nobody", "viewer", "user", "admin"])
+def test_every_role_is_answered_as_the_document_says(
+    document: Any, fuzzed: Service, tokens: dict[str, str], subtests: pytest.Subtests, role: str
+) -> None:
+    base_url = str(fuzzed.client.base_url)
+    headers = {} if role == "nobody" else {"authorization": f"Bearer {tokens[role]}"}
+    met: dict[int, set[str]] = defaultdict(set)
+    for found in document.get_all_operations():
+        operation = found.ok()
+
+        @FEWER
+        @given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE))
+        def is_answered_as_documented(case: Any) -> None:
+            answer = case.call_and_validate(base_url=base_url, headers=headers, checks=CHECKS)
+            met[answer.status_code].add(case.operation.label)
+
+        with subtests.test(operation.label):
+            is_answered_as_documented()
+    # A login with what is no token is refused to everybody.
+    assert ("GET /api/v1/jobs" in met[401]) is (role == "nobody")
+    assert met[401] - {"POST /api/v1/session"} == set() or role == "nobody"
+    assert bool(met[403]) is (role in ("viewer", "user"))
+    assert "GET /healthz" in met[200]

@@ -27,6 +27,11 @@ LAB = {
 OPEN: dict[str, Any] = {"partition_size": "auto", "groups": {}}
 
 
+@pytest.fixture
+def service_database() -> None:
+    """No database of its own: what is asked here never comes so far."""
+
+
 def ask(service: Service, **body: Any) -> httpx.Response:
     return service.client.post("/api/v1/plans", json=body)
 

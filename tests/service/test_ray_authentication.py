@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -41,6 +42,33 @@ async def ask():
     await gateway.close()
 
 asyncio.run(ask())
+"""
+
+
+SUBMITTER = """
+import asyncio, sys
+from mics_core.cluster.gateway import RayGateway
+from mics_core.spec import parse_job_spec
+
+async def submit():
+    gateway = RayGateway(sys.argv[1], driver_python=sys.executable)
+    await gateway.connect()
+    spec = parse_job_spec({
+        "name": "guarded",
+        "model": {"family": "gpt2", "hidden_size": 30, "num_layers": 1, "num_heads": 3},
+        "data": {"kind": "text", "paths": [sys.argv[2]]},
+        "training": {
+            "sequence_length": 16, "global_batch_size": 2, "micro_batch_size": 1, "steps": 2
+        },
+        "partition_size": 1,
+    })
+    await gateway.submit("guarded-1", spec)
+    while not (status := await gateway.driver_status("guarded-1")).state.is_final:
+        await asyncio.sleep(0.2)
+    print(status.state.value, status.message)
+    await gateway.close()
+
+asyncio.run(submit())
 """
 
 
@@ -78,8 +106,12 @@ def guarded() -> Iterator[Guarded]:
 
 
 def ask(guarded: Guarded, patience_s: float, **changes: str) -> str:
+    return run(CLIENT, guarded.address, str(patience_s), **changes)
+
+
+def run(program: str, *arguments: str, **changes: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT, guarded.address, str(patience_s)],
+        [sys.executable, "-c", program, *arguments],
         env=environment(**changes),
         capture_output=True,
         text=True,
@@ -94,6 +126,16 @@ def test_the_service_brings_rays_token_along_to_the_cluster_and_to_its_jobs_api(
 ) -> None:
     said = ask(guarded, 30, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=guarded.token)
     assert said == "jobs: [] driver: None"
+
+
+def test_a_job_is_submitted_and_trains_where_ray_asks_for_its_token(
+    guarded: Guarded, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("All the world is a stage. " * 200, encoding="utf-8")
+    right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": guarded.token}
+    said = run(SUBMITTER, guarded.address, str(data), **right)
+    assert said.startswith("succeeded"), said
 
 
 def test_without_rays_token_the_service_is_refused(guarded: Guarded) -> None:

@@ -25,6 +25,11 @@ JSON = {"content-type": "application/json"}
 YAML = {"content-type": "application/yaml"}
 
 
+@pytest.fixture
+def service_database() -> None:
+    """No database of its own: what is asked here never comes so far."""
+
+
 def assert_refused(answer: httpx.Response, status: int, code: str) -> dict[str, object]:
     assert answer.status_code == status, answer.text
     error = error_of(answer)

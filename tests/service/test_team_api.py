@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fakes import FakeCluster, FakeSupervisor, specification
-from postgres import MissingServerError, PostgresServer, run_postgres
+from postgres import MissingServerError, run_postgres
 from running import Service, eventually, run_service
 
 from mics_core.errors import SpecificationError
@@ -246,6 +246,7 @@ def test_readiness_needs_the_cluster_and_health_does_not(service: Service) -> No
     assert service.client.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("service_database", ["sqlite"], indirect=True)
 def test_a_second_service_on_the_same_file_is_refused(
     settings: Settings, service: Service, cluster: FakeCluster
 ) -> None:
@@ -253,18 +254,17 @@ def test_a_second_service_on_the_same_file_is_refused(
         build_app(settings, cluster)
 
 
+@pytest.mark.parametrize("service_database", ["postgres"], indirect=True)
 def test_two_services_on_one_postgres_store_and_show_every_event_once(
-    settings: Settings, postgres: PostgresServer
+    settings: Settings, cluster: FakeCluster
 ) -> None:
-    shared = settings.model_copy(update={"database_url": postgres.new_database()})
-    cluster = FakeCluster()
     # The second one is cut off from Ray and knows of events from the database alone.
     cut_off = FakeCluster()
     cut_off.is_reachable = False
     with (
-        run_service(shared, cluster) as one,
-        run_service(shared, cluster) as two,
-        run_service(shared, cut_off) as blind,
+        run_service(settings, cluster) as one,
+        run_service(settings, cluster) as two,
+        run_service(settings, cut_off) as blind,
     ):
         job_id = one.submit()
         supervisor = cluster.start_supervisor(job_id)
@@ -302,6 +302,7 @@ def test_two_services_on_one_postgres_store_and_show_every_event_once(
         assert len({answer.json()["job_id"] for answer in answers}) == 1
 
 
+@pytest.mark.parametrize("service_database", ["sqlite"], indirect=True)  # it has its own server
 def test_a_database_that_is_gone_is_told_apart_from_a_cluster_that_is(
     settings: Settings, cluster: FakeCluster
 ) -> None:
