@@ -19,7 +19,7 @@ from mics_core.elastic.events import (
     StopGroup,
     WantedChanged,
 )
-from tests.elastic.driver import Driver, launched, removed, training
+from tests.elastic.driver import Driver, launched, next_attempt, removed, training, trains
 
 pytestmark = pytest.mark.pure
 
@@ -131,8 +131,14 @@ def test_a_joiner_lost_before_it_is_ready_does_not_touch_the_members(is_placed: 
     scaled(driver, 3)
     if is_placed:
         driver.tell(GroupPlaced(2))
-    assert driver.tell(GroupLost(2, GONE)) == removed(2, GroupPhase.LOST, GONE)
-    assert driver.wait(1) == launched(3, "It replaces group 2: Its node is gone.")
+    assert driver.tell(GroupLost(2, GONE)) == [
+        *removed(2, GroupPhase.LOST, GONE),
+        next_attempt(2, 1, 1, GONE),
+    ]
+    assert driver.wait(1) == [
+        *launched(3, "It replaces group 2: Its node is gone."),
+        trains(2),
+    ]
 
 
 def test_a_joiner_lost_after_its_announcement_is_taken_out_again() -> None:
@@ -142,6 +148,7 @@ def test_a_joiner_lost_after_its_announcement_is_taken_out_again() -> None:
     assert driver.tell(GroupLost(2, GONE)) == [
         *removed(2, GroupPhase.LOST, GONE),
         AnnounceGeneration(3, (0, 1), "Group 2 was lost: Its node is gone."),
+        next_attempt(2, 1, 1, GONE),
     ]
 
 
@@ -152,7 +159,17 @@ def test_a_ready_group_that_waits_for_the_minimum_may_be_lost() -> None:
     driver.ready(3)
     decisions = driver.tell(GroupLost(3, "It was killed."))
     assert decisions[:2] == removed(3, GroupPhase.LOST, "It was killed.")
-    assert driver.wait(1) == launched(5, "It replaces group 3: It was killed.")
+    waits = driver.machine.reason
+    assert waits == (
+        "1 partition group is ready, 3 needed."
+        " Group 1 was lost: Its node is gone. Group 2 was lost: Its node is gone."
+        " Attempt 1 to start another failed; the next begins after 1 s."
+        " The first error: It was killed."
+    )
+    assert driver.wait(1) == [
+        *launched(5, "It replaces group 3: It was killed."),
+        SetRunPhase(RunPhase.WAITING, waits[: waits.index(" Attempt")]),
+    ]
 
 
 def test_a_group_that_ends_without_being_asked_is_lost() -> None:
