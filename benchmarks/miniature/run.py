@@ -96,6 +96,7 @@ class Miniature:
             Rules(
                 minimum,
                 wanted,
+                join_grace_s=0.1,
                 silence_s=silence_s,
                 first_step_s=silence_s,
                 back_off_s=0.2,

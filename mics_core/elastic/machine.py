@@ -417,14 +417,21 @@ class MembershipMachine:
                 f"{counted(len(wished))} {verbs[0]} ready, {self.rules.minimum} needed."
                 + "".join(f" {part}" for part in (why_gone, self._replacements.pause(now)) if part),
             )
-        elif not self._must_wait(len(staying)):
+        elif not self._must_wait(len(staying), new, now):
             self._announce(wished, f"{why_gone} {why_groups_come(new)}".strip())
 
-    def _must_wait(self, num_staying: int) -> bool:
-        """Whether newcomers wait: a change of members would begin the others' copies anew."""
+    def _must_wait(self, num_staying: int, new: list[Group], now: float) -> bool:
+        """Whether newcomers wait, which they do only while the members train without them.
+
+        A change of members would begin the copies of others anew. And groups that come at the same
+        moment are to join together: the first waits a little for those that start.
+        """
         if num_staying < len(self.members) or self._broken:
             return False
-        return any(self.groups[member].entered < self.generation for member in self.members)
+        if any(self.groups[member].entered < self.generation for member in self.members):
+            return True
+        waited_s = now - min(group.ready_at for group in new)
+        return bool(self._in(GroupPhase.STARTING)) and waited_s < self.rules.join_grace_s
 
     def _start_is_due(self, ready: list[Group], now: float) -> bool:
         """Whether to begin with the groups that are there, or to wait for those that start.

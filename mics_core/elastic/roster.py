@@ -23,6 +23,8 @@ class Rules:
         wanted: Groups wanted at the start; never below `minimum`.
         start_grace_s: How long the first ready group waits for the others of the start that have
             their nodes.
+        join_grace_s: How long the first group that is ready to join waits for others that have
+            their nodes, so that they join together.
         settles_s: A member that is lost sooner after its first entry was lost early, see
             [Note: back-off].
         silence_s: How long a member may take to answer after its generation broke under others.
@@ -38,6 +40,7 @@ class Rules:
     minimum: int
     wanted: int
     start_grace_s: float = 20.0
+    join_grace_s: float = 2.0
     settles_s: float = 10.0
     silence_s: float = 60.0
     first_step_s: float = 120.0

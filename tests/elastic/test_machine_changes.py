@@ -61,6 +61,47 @@ def test_a_group_that_is_ready_waits_until_those_before_it_hold_the_states() -> 
     )
 
 
+def test_groups_that_become_ready_at_the_same_moment_join_together() -> None:
+    driver = training(2, join_grace_s=2)
+    scaled(driver, 4)
+    driver.tell(GroupPlaced(2))
+    driver.tell(GroupPlaced(3))
+    assert driver.tell(GroupReady(2)) == [MarkGroup(2, GroupPhase.READY, BUILT)]
+    assert driver.wait(1.5) == []
+    assert driver.tell(GroupReady(3)) == [
+        MarkGroup(3, GroupPhase.READY, BUILT),
+        AnnounceGeneration(2, (0, 1, 2, 3), "Groups 2 and 3 join."),
+    ]
+
+
+def test_a_group_that_is_ready_waits_only_so_long_for_others_that_start() -> None:
+    driver = training(2, join_grace_s=2)
+    scaled(driver, 4)
+    driver.tell(GroupPlaced(3))
+    assert driver.ready(2) == [MarkGroup(2, GroupPhase.READY, BUILT)]
+    assert driver.wait(1.5) == []
+    assert driver.wait(0.5) == [AnnounceGeneration(2, (0, 1, 2), "Group 2 joins.")]
+
+
+@pytest.mark.parametrize("why", ["lost", "broken", "the other is lost"])
+def test_nobody_waits_for_groups_that_start_when_the_members_do_not_train(why: str) -> None:
+    driver = training(2, join_grace_s=2)
+    scaled(driver, 4)
+    driver.tell(GroupPlaced(3))
+    driver.ready(2)
+    if why == "lost":
+        decisions = driver.tell(GroupLost(1, GONE))
+        members = (0, 2)
+    elif why == "broken":
+        decisions = driver.breaks(0, step=4)
+        members = (0, 1, 2)
+    else:
+        decisions = driver.tell(GroupLost(3, GONE))
+        members = (0, 1, 2)
+    announced = [d.groups for d in decisions if isinstance(d, AnnounceGeneration)]
+    assert announced == [members]
+
+
 def test_groups_that_waited_for_the_minimum_join_together() -> None:
     driver = training(3, minimum=3)
     driver.tell(GroupLost(1, GONE))
@@ -295,7 +336,8 @@ def test_scaling_down_lets_go_first_who_does_not_train_yet_and_then_the_youngest
     driver = training(2)
     scaled(driver, 5)
     driver.tell(GroupPlaced(2))
-    driver.ready(4)  # announced, not yet entered
+    driver.ready(4)
+    driver.wait(2)  # announced, not yet entered
     reason = "1 partition group is wanted: The user asked for 1."
     assert scaled(driver, 1) == [
         *removed(3, GroupPhase.LEFT, reason),
