@@ -97,7 +97,14 @@ class Miniature:
         self.spec = spec
         self.size = size
         self.machine = MembershipMachine(
-            Rules(minimum, wanted, silence_s=silence_s, first_step_s=silence_s, back_off_s=0.2)
+            Rules(
+                minimum,
+                wanted,
+                join_grace_s=0.1,
+                silence_s=silence_s,
+                first_step_s=silence_s,
+                back_off_s=0.2,
+            )
         )
         self.journal = Journal()
         self.course = Course(self.journal, spec.training.global_batch_size)
@@ -244,7 +251,7 @@ class Miniature:
             self._hear(pipes[ready], ready)
         self.course.note_overdue()
         quiet_s = time.monotonic() - self._heard_at if self._ends_stalls else 0.0
-        self.tell(elastic.Tick(self.journal.usual_step_s, quiet_s))
+        self.tell(elastic.Tick(self.journal.usual_step_s, quiet_s, self.course.step))
         # As the supervisor does, see [Note: starting after a loss] in `mics_core.cluster.groups`.
         have_regrouped = self.course.newest_trained >= self._after_loss or not self.members
         if have_regrouped or time.monotonic() > self._lost_at + REGROUPED_WITHIN_S:
@@ -292,8 +299,8 @@ class Miniature:
             case ReplicationBroke(0, generation, step, error, has_state):
                 group.breaks.append(message)
                 self.tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
-            case Failed(rank, _, error, own_error):
-                self.tell(elastic.GroupLost(group_id, f"Rank {rank}: {error}", own_error))
+            case Failed(rank, step, error, own_error):
+                self.tell(elastic.GroupLost(group_id, f"Rank {rank}: {error}", own_error, step))
             case Checkpointed():
                 self.checkpoints.append(message)
             case Digest(rank, digest):

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.miniature.points import FailAt, arm
 from mics_core.cluster.messages import (
@@ -23,8 +24,10 @@ from mics_core.cluster.messages import (
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.summary import StepCommit
-from mics_core.errors import MicsError
 from mics_core.spec import JobSpec
+
+if TYPE_CHECKING:
+    from mics_core.engine.trainer import Trainer
 
 _WAIT_S = 5.0
 _QUIET = 19
@@ -145,10 +148,15 @@ def serve(settings: Settings, pipe: Connection) -> None:
     if settings.starts_quietly:
         _set_niceness(_QUIET)
     membership = PipeMembership(settings, pipe)
+    trainers: list[Trainer] = []
     try:
-        _train(settings, membership)
-    except MicsError as error:
-        membership.send(Failed(settings.rank, 0, str(error), own_error=False))
+        _train(settings, membership, trainers)
+    except Exception as error:
+        from mics_core.engine.causes import described, is_lost_peer
+
+        step = trainers[0].committed_steps if trainers else 0
+        own_error = not is_lost_peer(error)
+        membership.send(Failed(settings.rank, step, described(error), own_error))
     os._exit(0)  # peers may be gone already, and a clean end of gloo would wait for them
 
 
@@ -158,7 +166,7 @@ def _set_niceness(niceness: int) -> None:
         os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
 
-def _train(settings: Settings, membership: PipeMembership) -> None:
+def _train(settings: Settings, membership: PipeMembership, trainers: list[Trainer]) -> None:
     import torch
     import torch.distributed as dist
 
@@ -167,7 +175,6 @@ def _train(settings: Settings, membership: PipeMembership) -> None:
     from mics_core.comm.store import MeetingStore, host_store
     from mics_core.engine.build import build_trainer
     from mics_core.engine.loop import Ending, LoopOptions, train
-    from mics_core.engine.trainer import Trainer
 
     torch.set_num_threads(1)
     arm(settings.faults)
@@ -177,7 +184,6 @@ def _train(settings: Settings, membership: PipeMembership) -> None:
     nodes = [f"node-{settings.group_id}"] * settings.size
     partition = form_partition_group([range(settings.size)], nodes, device)
     stores = [host_store("127.0.0.1")] if settings.rank == 0 else []
-    trainers: list[Trainer] = []
 
     def build(initialise: bool) -> Trainer:
         trainers.append(build_trainer(settings.spec, partition, device, initialise=initialise))

@@ -24,7 +24,7 @@ from mics_core.cluster.messages import (
     Message,
     ReplicationBroke,
 )
-from mics_core.cluster.reaching import SupervisorHandle
+from mics_core.cluster.reaching import SupervisorGoneError, SupervisorHandle
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.summary import StepCommit
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _WATCH_S = 20.0
 _FLUSH_S = 10.0
+_AGAIN_S = 1.0
 
 
 class SupervisorLink:
@@ -155,7 +156,7 @@ class SupervisorLink:
                     self._pending = max(self._pending, newest.number)
             except ClusterError as error:
                 logger.warning("there is no news of generations: %s", error)
-                self._closed.wait(1.0)
+                self._closed.wait(_AGAIN_S)
             except RayError:
                 return  # this process is being shut down
 
@@ -172,9 +173,16 @@ class SupervisorLink:
                 self._report(messages)
 
     def _report(self, messages: list[Message]) -> None:
-        try:
-            self._supervisor.ask("report", self._group_id, messages, timeout_s=_WATCH_S)
-        except ClusterError as error:
-            logger.error("%d reports are lost: %s", len(messages), error)
-        except RayError:
-            return  # this process is being shut down
+        """Send reports until they are heard: without one of them a group might wait for ever."""
+        while True:
+            try:
+                self._supervisor.ask("report", self._group_id, messages, timeout_s=_WATCH_S)
+            except SupervisorGoneError as error:
+                logger.error("%d reports are lost: %s", len(messages), error)
+            except ClusterError as error:
+                logger.warning("%d reports are sent again: %s", len(messages), error)
+                self._closed.wait(_AGAIN_S)
+                continue
+            except RayError:
+                pass  # this process is being shut down
+            return

@@ -38,7 +38,7 @@ class _Change:
     Args:
         number: Its number.
         groups: Its members.
-        announced: When it was announced.
+        announced: When it was announced, or the first of those that it overtook after a loss.
         detect_s: From the last commit to the announcement, if a member was lost.
         entries: The members that train, with when they said so.
         committed: When its first step was committed.
@@ -88,8 +88,15 @@ class Regroupings:
     def announced(
         self, number: int, groups: tuple[int, ...], now: float, *, after_loss: bool
     ) -> list[Regrouped]:
-        """Begin a change; one that was still waiting for newcomers ends without them."""
+        """Begin a change; one that was still waiting for newcomers ends without them.
+
+        One under which nothing was committed yet is overtaken: if a loss began it, what it took is
+        told as part of the change that follows, which commits the step that the loss broke.
+        """
         before = self._change
+        if before is not None and before.committed is None and before.detect_s is not None:
+            self._change = _Change(number, groups, before.announced, before.detect_s)
+            return []
         detect_s = None
         if after_loss and self._last_commit is not None:
             detect_s = now - self._last_commit

@@ -65,7 +65,7 @@ class Reports:
                 if not own_error:
                     reason = f"Rank {rank} lost a worker of its group at step {step}: {error}"
                 run.first_error = run.first_error or reason
-                self._tell(elastic.GroupLost(group_id, reason, own_error))
+                self._tell(elastic.GroupLost(group_id, reason, own_error, step))
             case Checkpointed(_, step, path, error):
                 self._memory.journal.checkpoint(step, path, error)
             case Ended(rank, finished):

@@ -298,7 +298,8 @@ class JobSupervisor:
             await asyncio.sleep(_TICK_S)
             try:
                 self._course.note_overdue()
-                self._tell(elastic.Tick(self._journal.usual_step_s, self._memory.quiet_s))
+                step_s, quiet_s = self._journal.usual_step_s, self._memory.quiet_s
+                self._tell(elastic.Tick(step_s, quiet_s, self._course.step))
             except Exception:
                 # Launches, evictions and the grace of the start hang on this task: it must go on.
                 logger.exception("a tick failed")

@@ -10,7 +10,6 @@ from functools import partial
 import ray
 import ray.train
 import ray.train.torch
-import torch.distributed as dist
 
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
@@ -21,9 +20,10 @@ from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.engine.build import build_trainer
+from mics_core.engine.causes import described, is_lost_peer
 from mics_core.engine.loop import Ending, LoopOptions, train
 from mics_core.engine.trainer import Trainer
-from mics_core.errors import GroupFailedError, MicsError, PartitionBrokenError
+from mics_core.errors import GroupFailedError
 from mics_core.spec import parse_job_spec
 
 __all__ = ["work"]
@@ -56,8 +56,8 @@ def work(config: WorkerConfig) -> None:
         link.ended(ending == Ending.FINISHED)
     except Exception as error:
         logger.error("%s", traceback.format_exc())
-        cause = _described(error)
-        link.failed(worker.step, cause, own_error=not _is_lost_peer(error))
+        cause = described(error)
+        link.failed(worker.step, cause, own_error=not is_lost_peer(error))
         raise GroupFailedError(
             f"Group {config.group_id}, rank {rank} failed at step {worker.step}: {cause}"
         ) from error
@@ -113,22 +113,3 @@ class _Worker:
                 actor=context.current_actor,
             )
         )
-
-
-def _described(error: Exception) -> str:
-    text = str(error).strip()
-    first = text if isinstance(error, MicsError) else text.splitlines()[0] if text else ""
-    name = type(error).__name__
-    return first if isinstance(error, MicsError) else f"{name}: {first}" if first else name
-
-
-def _is_lost_peer(error: BaseException) -> bool:
-    """Whether an error only says that another worker of the same partition group has gone."""
-    if isinstance(error.__cause__, PartitionBrokenError) or isinstance(
-        error, (PartitionBrokenError, dist.DistError)
-    ):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
-    )

@@ -16,6 +16,7 @@ class BackOff:
     Args:
         first_s: Pause after the first failed attempt; it doubles with each further one.
         longest_s: Longest pause.
+        num_free: How many attempts of a row may fail before the first that a pause follows.
         failed: Attempts that failed in a row.
         not_before: When the next attempt may begin.
         first_error: The first error of the row; one of our own code or data goes before the loss
@@ -24,6 +25,7 @@ class BackOff:
 
     first_s: float
     longest_s: float
+    num_free: int = 0
     failed: int = 0
     not_before: float = 0.0
     first_error: str = ""
@@ -32,9 +34,10 @@ class BackOff:
     @property
     def pause_s(self) -> float:
         """The pause after the attempts that have failed so far."""
-        if not self.failed:
+        paid = self.failed - self.num_free
+        if paid <= 0:
             return 0.0
-        return min(self.first_s * 2.0 ** min(self.failed - 1, _MOST_DOUBLINGS), self.longest_s)
+        return min(self.first_s * 2.0 ** min(paid - 1, _MOST_DOUBLINGS), self.longest_s)
 
     def fail(self, attempt: int, error: str, own_error: bool, now: float) -> None:
         """Note a failure. Those that began side by side, as the same attempt, count once.

@@ -116,11 +116,13 @@ class GroupLost:
     Args:
         reason: What happened, in one sentence.
         own_error: Whether its own code or data failed, rather than a machine or a process.
+        step: The step that it was at; none if that is not known.
     """
 
     group_id: int
     reason: str
     own_error: bool = False
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +181,12 @@ class Tick:
     Args:
         usual_step_s: How long a step takes at present; 0 before the first.
         quiet_s: Since when no group has said anything.
+        step: The next step to be committed, as far as is known.
     """
 
     usual_step_s: float = 0.0
     quiet_s: float = 0.0
+    step: int = 0
 
 
 Event = (

@@ -10,7 +10,8 @@ entered a generation, until it reports that a copy broke under it. A joiner that
 have copied already, and is believed to until it says that the generation broke under it. When all
 who may hold the state are gone, the machine calls back a leaving group that does; without one the
 groups that waited to copy are useless and the run begins again, unless the last holder failed by
-its own error, which would only repeat itself.
+its own error, which would only repeat itself. Before that an error may end the run that one step
+brings about in group after group, see [Note: what is evidence].
 
 [Note: the end of the run]
 Every ending is told to the groups first and declared when the last of them is gone. The members
@@ -48,15 +49,14 @@ from mics_core.elastic.events import (
     Tick,
     WantedChanged,
 )
+from mics_core.elastic.repeated_fault import RepeatedFault
+from mics_core.elastic.replacements import Replacements, Vacancy
 from mics_core.elastic.roster import ALIVE, GONE, JOINED, Group, Rules
-from mics_core.elastic.wording import counted, named
+from mics_core.elastic.silence import Silence, stalled_after_s
+from mics_core.elastic.wording import counted, named, why_groups_come, why_members_go
 
 __all__ = ["Group", "MembershipMachine", "Rules"]
 
-_STEPS = 5.0
-"""A member may still be at work on the step that broke under others, and does not know."""
-_STALLED = 2.0
-"""So that those who can tell of others have had their time."""
 _STOPS = (RunPhase.CANCELLED, RunPhase.PAUSED)
 _FINAL = (RunPhase.FINISHED, RunPhase.FAILED, *_STOPS)
 
@@ -77,11 +77,12 @@ class MembershipMachine:
     generation: int = 0
     members: tuple[int, ...] = ()
     _why_wanted: str = ""
-    _vacancies: list[str] = field(default_factory=list)
-    _starts: BackOff = field(init=False)
+    _training_with: str = ""
+    _replacements: Replacements = field(init=False)
+    _fault: RepeatedFault = field(default_factory=RepeatedFault)
     _has_trained: bool = False
     _last_own_error: str = ""
-    _breaks: dict[int, float] = field(default_factory=dict)
+    _silence: Silence = field(default_factory=Silence)
     _broken: dict[int, GroupBroken] = field(default_factory=dict)
     _rebuilds: BackOff = field(init=False)
     _rebuilt_step: int = -1
@@ -90,7 +91,7 @@ class MembershipMachine:
 
     def __post_init__(self) -> None:
         self.wanted = self.rules.wanted
-        self._starts = BackOff(self.rules.back_off_s, self.rules.max_back_off_s)
+        self._replacements = Replacements(self.rules)
         self._rebuilds = BackOff(self.rules.back_off_s, self.rules.max_back_off_s)
 
     def handle(self, event: Event, now: float) -> list[Decision]:
@@ -105,6 +106,7 @@ class MembershipMachine:
         """
         if self.phase in _FINAL:
             return []
+        self._replacements.note_time(self._in(GroupPhase.MEMBER), now)
         match event:
             case StartRequested():
                 self._start()
@@ -113,13 +115,13 @@ class MembershipMachine:
             case GroupReady(group_id):
                 self._ready(group_id, now)
             case GroupEntered(group_id, generation, step):
-                self._entered(group_id, generation, step)
+                self._entered(group_id, generation, step, now)
             case GroupTrained(group_id, generation):
                 self._trained(group_id, generation)
             case GroupBroken():
                 self._note_broken(event, now)
-            case GroupLost(group_id, reason, own_error):
-                self._lost(group_id, reason, own_error, now)
+            case GroupLost():
+                self._lost(event, now)
             case GroupDraining(group_id, reason):
                 self._drain(group_id, reason)
             case GroupEnded(group_id, finished):
@@ -130,10 +132,10 @@ class MembershipMachine:
                 self._end(RunPhase.CANCELLED, reason)
             case PauseRequested(reason):
                 self._end(RunPhase.PAUSED, reason)
-            case Tick(usual_step_s, quiet_s):
-                silence_s = max(self.rules.silence_s, _STEPS * usual_step_s)
-                self._evict_the_silent(now, silence_s)
-                self._end_a_stall(now, quiet_s, silence_s)
+            case Tick(usual_step_s, quiet_s, step):
+                self._fault.committed(step)
+                self._evict_the_silent(now, usual_step_s)
+                self._end_a_stall(now, quiet_s, usual_step_s)
         self._settle(now)
         decisions, self._decisions = self._decisions, []
         return decisions
@@ -170,7 +172,7 @@ class MembershipMachine:
         ):
             self.groups[group_id].ready_at = now
 
-    def _entered(self, group_id: int, generation: int, step: int) -> None:
+    def _entered(self, group_id: int, generation: int, step: int, now: float) -> None:
         group = self._living(group_id)
         if group is None or not 0 < group.joined <= generation <= self.generation:
             return
@@ -178,6 +180,7 @@ class MembershipMachine:
             return
         group.entered, group.holds_state = generation, True
         self._has_trained = True
+        self._fault.committed(step)
         if self._move(
             group_id,
             GroupPhase.MEMBER,
@@ -185,9 +188,11 @@ class MembershipMachine:
             GroupPhase.READY,
         ):
             # Only a newcomer's success says that groups can start; survivors enter each generation.
-            self._starts.succeed()
+            self._replacements.starts.succeed()
+            group.member_since = now
         if generation == self.generation and self._ending is None:
-            self._set_phase(RunPhase.RUNNING, f"Training with {counted(len(self.members))}.")
+            self._training_with = f"Training with {counted(len(self.members))}."
+            self._set_phase(RunPhase.RUNNING, self._training(now))
 
     def _trained(self, group_id: int, generation: int) -> None:
         group = self._living(group_id)
@@ -201,77 +206,70 @@ class MembershipMachine:
         group.broke = max(group.broke, event.generation)
         if not event.holds_state and event.generation > group.entered:
             group.holds_state = False
-        self._breaks.setdefault(event.generation, now)
+        self._silence.broke(event.generation, now)
         if event.generation == self.generation and event.group_id in self.members:
             self._broken.setdefault(event.group_id, event)
 
-    def _evict_the_silent(self, now: float, silence_s: float) -> None:
-        """Evict members of a broken generation that do not answer.
+    def _evict_the_silent(self, now: float, usual_step_s: float) -> None:
+        for lost in self._silence.silent(
+            self.groups.values(),
+            self.generation,
+            self.rules,
+            now,
+            usual_step_s=usual_step_s,
+            is_ending=self._ending is not None,
+        ):
+            self._lost(lost, now)
 
-        In a generation that follows the broken one a member may be silent because it copies the
-        states; but a group that only has to leave has no such excuse.
-        """
-        first_step_s = max(self.rules.first_step_s, silence_s)
-        for generation, since in list(self._breaks.items()):
-            waited_s = now - since
-            for group in list(self.groups.values()):
-                limit_s = silence_s if group.trained >= generation else first_step_s
-                only_leaves = group.phase == GroupPhase.LEAVING or self._ending is not None
-                expected = generation == self.generation or only_leaves
-                is_silent = 0 < group.joined <= generation and group.broke < generation
-                if group.phase in GONE or not (expected and is_silent) or waited_s < limit_s:
-                    continue
-                reason = (
-                    f"It has not answered for {limit_s:g} s since generation {generation} broke."
-                )
-                self._lost(group.group_id, reason, own_error=False, now=now)
-            if waited_s >= first_step_s:
-                del self._breaks[generation]
-
-    def _end_a_stall(self, now: float, quiet_s: float, silence_s: float) -> None:
+    def _end_a_stall(self, now: float, quiet_s: float, usual_step_s: float) -> None:
         """Evict all members of a run of which nothing is heard.
 
-        A group that waits for another one tells so in time. If none does, all hang, or the only
-        one: nobody is left to miss it. Before its first step under a generation a group may take
-        as long as it likes, unless the run is to end.
+        Before its first step under a generation a group may take as long as it likes, unless the
+        run is to end.
         """
         is_at_work = self.phase == RunPhase.RUNNING and all(
             self.groups[member].trained >= self.generation for member in self.members
         )
-        limit_s = _STALLED * max(self.rules.first_step_s, silence_s) + self.rules.quiet_s
+        limit_s = stalled_after_s(self.rules, usual_step_s)
         if not (is_at_work or self._ending is not None) or quiet_s < limit_s:
             return
         reason = f"No group has said anything for {quiet_s:.0f} s."
         leaving = [group.group_id for group in self._in(GroupPhase.LEAVING)]
         for group_id in (*self.members, *leaving):
-            self._lost(group_id, reason, own_error=False, now=now)
+            self._lost(GroupLost(group_id, reason), now)
 
-    def _lost(self, group_id: int, reason: str, own_error: bool, now: float) -> None:
-        group = self._living(group_id)
+    def _lost(self, event: GroupLost, now: float) -> None:
+        group = self._living(event.group_id)
         if group is None:
             return
-        before = group.phase
+        before, reason = group.phase, event.reason
         # Whatever is left of it must not go on: its processes are ended even if they seem gone.
         self._remove(group, GroupPhase.LOST, reason)
         if self._ending is not None or before == GroupPhase.LEAVING:
             return
-        self._vacancies.append(f"It replaces group {group_id}: {reason}")
-        if before == GroupPhase.MEMBER:
-            self._last_own_error = reason if own_error else ""
-        else:
-            self._note_failed_start(group, reason, own_error, now)
+        self._replacements.vacate(group, reason)
+        if before != GroupPhase.MEMBER:
+            self._note_failed_start(group, reason, event.own_error, now)
+            return
+        self._last_own_error = reason if event.own_error else ""
+        self._replacements.note_loss(group, reason, event.own_error, now)
+        if event.own_error and event.step is not None:
+            why = self._fault.note(group, event.step, reason, len(self.members))
+            if why:
+                self._end(RunPhase.FAILED, why)
 
     def _note_failed_start(self, group: Group, reason: str, own_error: bool, now: float) -> None:
-        self._starts.fail(group.attempt, reason, own_error, now)
+        starts = self._replacements.starts
+        starts.fail(group.attempt, reason, own_error, now)
         if self._in(GroupPhase.MEMBER):
             return
-        failed, most = self._starts.failed, self.rules.max_failed_starts
-        error = f"The first error: {self._starts.first_error}"
+        failed, most = starts.failed, self.rules.max_failed_starts
+        error = f"The first error: {starts.first_error}"
         if failed < most:
             self._set_phase(
                 self.phase,
                 f"Attempt {failed} of {most} to start failed; the next begins after"
-                f" {self._starts.pause_s:g} s. {error}",
+                f" {starts.pause_s:g} s. {error}",
             )
         elif not self._in(GroupPhase.STARTING):
             times = f", {failed} times in a row" if failed > 1 else ""
@@ -289,14 +287,14 @@ class MembershipMachine:
         elif group.phase == GroupPhase.LEAVING or self._ending is not None:
             self._move(group_id, GroupPhase.LEFT, group.reason)
         else:
-            self._lost(group_id, "It ended without being asked to.", own_error=False, now=now)
+            self._lost(GroupLost(group_id, "It ended without being asked to."), now)
 
     def _drain(self, group_id: int, reason: str) -> None:
         group = self._living(group_id)
         if group is None or group.phase not in ALIVE or group.draining or self._ending is not None:
             return
         group.draining = reason
-        self._vacancies.append(f"It replaces group {group_id}: {reason}")
+        self._replacements.vacate(group, reason)
 
     # What follows from the state that the event left.
 
@@ -307,8 +305,13 @@ class MembershipMachine:
             self._match_wanted(now)
             self._let_the_draining_go()
             self._form_generation(now)
+            if self.phase == RunPhase.RUNNING:
+                self._set_phase(RunPhase.RUNNING, self._training(now))
         if self._ending is not None:
             self._wind_down(self._ending)
+
+    def _training(self, now: float) -> str:
+        return f"{self._training_with} {self._replacements.pause(now)}".rstrip()
 
     def _keep_the_state(self) -> None:
         """See [Note: who holds the state]."""
@@ -338,7 +341,7 @@ class MembershipMachine:
         for group in self._in(*ALIVE):
             if not group.holds_state:
                 self._remove(group, GroupPhase.LEFT, reason)
-                self._vacancies.append(reason)
+                self._replacements.vacancies.append(Vacancy(reason))
             group.joined = 0
         self.members, self._has_trained, self._rebuilt_step = (), False, -1
         self._broken.clear()
@@ -354,10 +357,8 @@ class MembershipMachine:
             else:
                 self._remove(group, GroupPhase.LEFT, reason)
         missing = max(0, self.wanted - len(alive))
-        del self._vacancies[missing:]
-        if now >= self._starts.not_before:
-            for _ in range(missing):
-                self._launch(self._vacancies.pop(0) if self._vacancies else self._why_wanted)
+        for vacancy in self._replacements.due(missing, self._why_wanted, now):
+            self._launch(vacancy)
 
     def _let_the_draining_go(self) -> None:
         """Let groups on draining nodes leave, as soon as the others can train on without them.
@@ -379,11 +380,17 @@ class MembershipMachine:
         order = sorted(alive, key=lambda group: (ALIVE.index(group.phase), -group.group_id))
         return order[:number]
 
-    def _launch(self, reason: str) -> None:
-        group_id = len(self.groups)
+    def _launch(self, vacancy: Vacancy) -> None:
+        group_id, reason = len(self.groups), vacancy.reason
         begins_run = not self._has_trained
         self.groups[group_id] = Group(
-            group_id, GroupPhase.PLACING, reason, begins_run, self._starts.failed
+            group_id,
+            GroupPhase.PLACING,
+            reason,
+            begins_run,
+            attempt=self._replacements.starts.failed,
+            lineage=group_id if vacancy.lineage is None else vacancy.lineage,
+            early_losses=self._replacements.early_losses.failed,
         )
         self._decisions.append(LaunchGroup(group_id, begins_run, reason))
         self._decisions.append(MarkGroup(group_id, GroupPhase.PLACING, reason))
@@ -394,6 +401,7 @@ class MembershipMachine:
         known = set(staying)
         new = [group for group in self._in(*JOINED) if group.group_id not in known]
         wished = (*staying, *(group.group_id for group in new))
+        why_gone = why_members_go([self.groups[member] for member in self.members])
         if not staying and not self._has_trained:
             self.members = ()  # whoever was to begin is gone: it is a start as the first was
         if not self.members:
@@ -407,16 +415,23 @@ class MembershipMachine:
             self._set_phase(
                 RunPhase.WAITING,
                 f"{counted(len(wished))} {verbs[0]} ready, {self.rules.minimum} needed."
-                f" {self._why_gone()}".rstrip(),
+                + "".join(f" {part}" for part in (why_gone, self._replacements.pause(now)) if part),
             )
-        elif not self._must_wait(len(staying)):
-            self._announce(wished, f"{self._why_gone()} {_why_new(new)}".strip())
+        elif not self._must_wait(len(staying), new, now):
+            self._announce(wished, f"{why_gone} {why_groups_come(new)}".strip())
 
-    def _must_wait(self, num_staying: int) -> bool:
-        """Whether newcomers wait: a change of members would begin the others' copies anew."""
+    def _must_wait(self, num_staying: int, new: list[Group], now: float) -> bool:
+        """Whether newcomers wait, which they do only while the members train without them.
+
+        A change of members would begin the copies of others anew. And groups that come at the same
+        moment are to join together: the first waits a little for those that start.
+        """
         if num_staying < len(self.members) or self._broken:
             return False
-        return any(self.groups[member].entered < self.generation for member in self.members)
+        if any(self.groups[member].entered < self.generation for member in self.members):
+            return True
+        waited_s = now - min(group.ready_at for group in new)
+        return bool(self._in(GroupPhase.STARTING)) and waited_s < self.rules.join_grace_s
 
     def _start_is_due(self, ready: list[Group], now: float) -> bool:
         """Whether to begin with the groups that are there, or to wait for those that start.
@@ -453,16 +468,6 @@ class MembershipMachine:
         self._rebuilt_step = step
         self._rebuilds.fail(self._rebuilds.failed, first.error, own_error=False, now=now)
         self._announce(self.members, f"All groups are alive, but their connections broke. {what}")
-
-    def _why_gone(self) -> str:
-        parts = []
-        for group_id in self.members:
-            group = self.groups[group_id]
-            if group.phase == GroupPhase.LOST:
-                parts.append(f"Group {group_id} was lost: {group.reason}")
-            elif group.phase not in JOINED:
-                parts.append(f"Group {group_id} leaves: {group.reason}")
-        return " ".join(parts)
 
     def _announce(self, groups: tuple[int, ...], reason: str) -> None:
         self.generation += 1
@@ -528,12 +533,3 @@ class MembershipMachine:
         if (phase, reason) != (self.phase, self.reason):
             self.phase, self.reason = phase, reason
             self._decisions.append(SetRunPhase(phase, reason))
-
-
-def _why_new(new: list[Group]) -> str:
-    """Say who joins, and who was on its way out and is called back."""
-    joins = [group.group_id for group in new if group.phase == GroupPhase.READY]
-    parts = [f"Group {g.group_id} stays: {g.reason}" for g in new if g.phase == GroupPhase.MEMBER]
-    if joins:
-        parts.append(f"{named(joins).capitalize()} join{'s' if len(joins) == 1 else ''}.")
-    return " ".join(parts)

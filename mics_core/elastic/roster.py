@@ -23,6 +23,10 @@ class Rules:
         wanted: Groups wanted at the start; never below `minimum`.
         start_grace_s: How long the first ready group waits for the others of the start that have
             their nodes.
+        join_grace_s: How long the first group that is ready to join waits for others that have
+            their nodes, so that they join together.
+        settles_s: A member that is lost sooner after its first entry was lost early, see
+            [Note: back-off].
         silence_s: How long a member may take to answer after its generation broke under others.
         first_step_s: How long if it was at its first step under that generation, of which nothing
             can be foretold: it may be compiling.
@@ -36,6 +40,8 @@ class Rules:
     minimum: int
     wanted: int
     start_grace_s: float = 20.0
+    join_grace_s: float = 2.0
+    settles_s: float = 10.0
     silence_s: float = 60.0
     first_step_s: float = 120.0
     quiet_s: float = 0.0
@@ -54,7 +60,10 @@ class Group:
         reason: Why it stands there.
         holds_state: Whether others could copy from it, see [Note: who holds the state].
         attempt: Attempts to start a group that had failed in a row when it was launched.
+        lineage: The first of the groups that replaced each other, of which it is the last.
+        early_losses: Members that had been lost early in a row when it was launched.
         ready_at: When its workers were ready.
+        member_since: When it entered a generation for the first time.
         joined: First generation that names it; 0 before.
         entered: Newest generation that it has entered.
         trained: Newest generation under which it has done a step.
@@ -67,7 +76,10 @@ class Group:
     reason: str
     holds_state: bool
     attempt: int
+    lineage: int
+    early_losses: int = 0
     ready_at: float = 0.0
+    member_since: float = 0.0
     joined: int = 0
     entered: int = 0
     trained: int = 0

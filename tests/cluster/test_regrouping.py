@@ -72,6 +72,21 @@ def test_a_generation_that_nobody_trained_under_took_nothing(trained: Regrouping
     assert trained.committed(2, 23.0) == []
 
 
+@pytest.mark.parametrize("after_loss", [False, True])
+def test_what_a_loss_took_is_told_with_the_change_that_overtakes_it(
+    trained: Regroupings, after_loss: bool
+) -> None:
+    trained.announced(2, (0,), 21.5, after_loss=True)
+    trained.entered(2, 0, 8, 0.25, 22.0)
+    assert trained.announced(3, (0, 3), 23.0, after_loss=after_loss) == []
+    trained.entered(3, 0, 8, 0.25, 24.0)
+    trained.entered(3, 3, 8, 0.5, 24.5)
+    # From the first announcement on; the step that the loss broke was redone under generation 3.
+    assert trained.committed(3, 25.5) == [
+        Regrouped(3, 8, phases(agree_s=2.75, connect_s=0.25, detect_s=0.5, redo_s=1.0))
+    ]
+
+
 def test_the_end_of_a_run_is_no_change_to_measure(trained: Regroupings) -> None:
     assert trained.announced(2, (), 22.0, after_loss=False) == []
     assert trained.committed(1, 22.5) == []

@@ -36,6 +36,7 @@ class Story:
     job_id: str
     submitted: JobDetail
     stream: Stream
+    changes: list[dict[str, Any]]
     beyond: httpx.Response
     after_beyond: JobDetail
     logs: dict[str, str]
@@ -106,6 +107,13 @@ def story(
     beyond = httpx.post(f"{address}/scale", json={"groups": 3}, timeout=30)
     stream.read_steps(3, num_groups=2)
     after_beyond = client.job(job_id)
+
+    def changes_of_membership() -> list[dict[str, Any]] | None:
+        answer = httpx.get(f"{address}/events/list?kind=regroup", timeout=30)
+        found: list[dict[str, Any]] = answer.json()["events"]
+        return found if len(found) == 2 else None
+
+    changes = eventually(changes_of_membership, "both changes of membership", DEADLINE_S)
     logs = {
         name: httpx.get(f"{address}/logs", params=query, timeout=60).text
         for name, query in {"job": {}, "worker": {"worker": "1.0"}}.items()
@@ -154,6 +162,7 @@ def story(
         job_id=job_id,
         submitted=submitted,
         stream=stream,
+        changes=changes,
         beyond=beyond,
         after_beyond=after_beyond,
         logs=logs,
@@ -228,6 +237,23 @@ def test_a_scale_request_within_the_bounds_brings_a_second_group(story: Story) -
     status = story.after_beyond.status
     assert status is not None
     assert [group.state for group in status.groups] == [GroupState.MEMBER, GroupState.MEMBER]
+
+
+def test_the_api_tells_what_each_phase_of_a_change_of_membership_took(story: Story) -> None:
+    start, join = story.changes
+    for change, number, reason in (
+        (start, 1, "Training begins with group 0."),
+        (join, 2, "Group 1 joins."),
+    ):
+        assert (change["generation"], change["reason"]) == (number, reason)
+        names = ["detect_s", "agree_s", "connect_s", "copy_s", "redo_s"]
+        assert list(change["phases"]) == names
+    assert start["step"] == 0
+    assert join["step"] > 0
+    # Nobody was lost: there was nothing to detect, and no step to redo.
+    taken = {name for name, seconds in join["phases"].items() if seconds is not None}
+    assert taken == {"agree_s", "connect_s", "copy_s"}
+    assert all(join["phases"][name] >= 0 for name in taken)
 
 
 def test_a_scale_request_beyond_the_bounds_is_refused_and_changes_nothing(story: Story) -> None:

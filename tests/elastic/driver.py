@@ -15,6 +15,8 @@ from mics_core.elastic.events import (
     GroupTrained,
     LaunchGroup,
     MarkGroup,
+    RunPhase,
+    SetRunPhase,
     StartRequested,
     StopGroup,
     Tick,
@@ -105,3 +107,19 @@ def launched(group_id: int, reason: str, *, begins_run: bool = False) -> list[De
 def removed(group_id: int, phase: GroupPhase, reason: str) -> list[Decision]:
     """Return the decisions that mark a group as gone and end its processes."""
     return [MarkGroup(group_id, phase, reason), StopGroup(group_id, reason)]
+
+
+def next_attempt(num_training: int, failed: int, pause_s: float, error: str) -> SetRunPhase:
+    """Return the decision that shows a pause between attempts to start, in a run that trains."""
+    return trains(
+        num_training,
+        f" Attempt {failed} to start another failed; the next begins after {pause_s:g} s."
+        f" The first error: {error}",
+    )
+
+
+def trains(num_training: int, more: str = "") -> SetRunPhase:
+    """Return the decision that shows a run that trains."""
+    s = "" if num_training == 1 else "s"
+    reason = f"Training with {num_training} partition group{s}.{more}"
+    return SetRunPhase(RunPhase.RUNNING, reason)

@@ -19,7 +19,7 @@ from mics_core.elastic.events import (
     StopGroup,
     WantedChanged,
 )
-from tests.elastic.driver import Driver, launched, removed, training
+from tests.elastic.driver import Driver, launched, next_attempt, removed, training, trains
 
 pytestmark = pytest.mark.pure
 
@@ -59,6 +59,47 @@ def test_a_group_that_is_ready_waits_until_those_before_it_hold_the_states() -> 
     assert driver.enter(2, step=5)[-1] == AnnounceGeneration(
         3, (0, 2, 1, 3), "Groups 1 and 3 join."
     )
+
+
+def test_groups_that_become_ready_at_the_same_moment_join_together() -> None:
+    driver = training(2, join_grace_s=2)
+    scaled(driver, 4)
+    driver.tell(GroupPlaced(2))
+    driver.tell(GroupPlaced(3))
+    assert driver.tell(GroupReady(2)) == [MarkGroup(2, GroupPhase.READY, BUILT)]
+    assert driver.wait(1.5) == []
+    assert driver.tell(GroupReady(3)) == [
+        MarkGroup(3, GroupPhase.READY, BUILT),
+        AnnounceGeneration(2, (0, 1, 2, 3), "Groups 2 and 3 join."),
+    ]
+
+
+def test_a_group_that_is_ready_waits_only_so_long_for_others_that_start() -> None:
+    driver = training(2, join_grace_s=2)
+    scaled(driver, 4)
+    driver.tell(GroupPlaced(3))
+    assert driver.ready(2) == [MarkGroup(2, GroupPhase.READY, BUILT)]
+    assert driver.wait(1.5) == []
+    assert driver.wait(0.5) == [AnnounceGeneration(2, (0, 1, 2), "Group 2 joins.")]
+
+
+@pytest.mark.parametrize("why", ["lost", "broken", "the other is lost"])
+def test_nobody_waits_for_groups_that_start_when_the_members_do_not_train(why: str) -> None:
+    driver = training(2, join_grace_s=2)
+    scaled(driver, 4)
+    driver.tell(GroupPlaced(3))
+    driver.ready(2)
+    if why == "lost":
+        decisions = driver.tell(GroupLost(1, GONE))
+        members = (0, 2)
+    elif why == "broken":
+        decisions = driver.breaks(0, step=4)
+        members = (0, 1, 2)
+    else:
+        decisions = driver.tell(GroupLost(3, GONE))
+        members = (0, 1, 2)
+    announced = [d.groups for d in decisions if isinstance(d, AnnounceGeneration)]
+    assert announced == [members]
 
 
 def test_groups_that_waited_for_the_minimum_join_together() -> None:
@@ -131,8 +172,14 @@ def test_a_joiner_lost_before_it_is_ready_does_not_touch_the_members(is_placed: 
     scaled(driver, 3)
     if is_placed:
         driver.tell(GroupPlaced(2))
-    assert driver.tell(GroupLost(2, GONE)) == removed(2, GroupPhase.LOST, GONE)
-    assert driver.wait(1) == launched(3, "It replaces group 2: Its node is gone.")
+    assert driver.tell(GroupLost(2, GONE)) == [
+        *removed(2, GroupPhase.LOST, GONE),
+        next_attempt(2, 1, 1, GONE),
+    ]
+    assert driver.wait(1) == [
+        *launched(3, "It replaces group 2: Its node is gone."),
+        trains(2),
+    ]
 
 
 def test_a_joiner_lost_after_its_announcement_is_taken_out_again() -> None:
@@ -142,6 +189,7 @@ def test_a_joiner_lost_after_its_announcement_is_taken_out_again() -> None:
     assert driver.tell(GroupLost(2, GONE)) == [
         *removed(2, GroupPhase.LOST, GONE),
         AnnounceGeneration(3, (0, 1), "Group 2 was lost: Its node is gone."),
+        next_attempt(2, 1, 1, GONE),
     ]
 
 
@@ -152,7 +200,17 @@ def test_a_ready_group_that_waits_for_the_minimum_may_be_lost() -> None:
     driver.ready(3)
     decisions = driver.tell(GroupLost(3, "It was killed."))
     assert decisions[:2] == removed(3, GroupPhase.LOST, "It was killed.")
-    assert driver.wait(1) == launched(5, "It replaces group 3: It was killed.")
+    waits = driver.machine.reason
+    assert waits == (
+        "1 partition group is ready, 3 needed."
+        " Group 1 was lost: Its node is gone. Group 2 was lost: Its node is gone."
+        " Attempt 1 to start another failed; the next begins after 1 s."
+        " The first error: It was killed."
+    )
+    assert driver.wait(1) == [
+        *launched(5, "It replaces group 3: It was killed."),
+        SetRunPhase(RunPhase.WAITING, waits[: waits.index(" Attempt")]),
+    ]
 
 
 def test_a_group_that_ends_without_being_asked_is_lost() -> None:
@@ -278,7 +336,8 @@ def test_scaling_down_lets_go_first_who_does_not_train_yet_and_then_the_youngest
     driver = training(2)
     scaled(driver, 5)
     driver.tell(GroupPlaced(2))
-    driver.ready(4)  # announced, not yet entered
+    driver.ready(4)
+    driver.wait(2)  # announced, not yet entered
     reason = "1 partition group is wanted: The user asked for 1."
     assert scaled(driver, 1) == [
         *removed(3, GroupPhase.LEFT, reason),

@@ -6,6 +6,7 @@ import pytest
 
 from mics_core.elastic.events import (
     AnnounceGeneration,
+    Decision,
     GroupLost,
     GroupPhase,
     GroupPlaced,
@@ -18,7 +19,7 @@ from mics_core.elastic.events import (
     Tick,
     WantedChanged,
 )
-from tests.elastic.driver import Driver, launched, removed, training
+from tests.elastic.driver import Driver, launched, next_attempt, removed, training, trains
 
 pytestmark = pytest.mark.pure
 
@@ -198,13 +199,15 @@ def test_failed_starts_never_end_a_run_that_trains() -> None:
     launches = []
     for failed in range(1100):  # 2.0 ** 1100 is no float
         decisions = driver.tell(GroupLost(failed + 1, "No memory.", own_error=True))
-        assert decisions == removed(failed + 1, GroupPhase.LOST, "No memory.")
         pause_s = min(2.0 ** min(failed, 10), 60)
+        assert decisions == [
+            *removed(failed + 1, GroupPhase.LOST, "No memory."),
+            next_attempt(1, failed + 1, pause_s, "No memory."),
+        ]
         assert driver.wait(pause_s - 0.5) == []
         launches.append(driver.wait(0.5))
     reason = "It replaces group 1100: No memory."
-    assert launches[-1] == launched(1101, reason)
-    assert driver.machine.phase == RunPhase.RUNNING
+    assert launches[-1] == [*launched(1101, reason), trains(1)]
 
 
 def test_survivors_that_regroup_do_not_end_the_pauses_of_a_joiner_that_keeps_failing() -> None:
@@ -215,7 +218,8 @@ def test_survivors_that_regroup_do_not_end_the_pauses_of_a_joiner_that_keeps_fai
         driver.tell(GroupLost(joiner, "No memory.", own_error=True))
         driver.enter(0, step=joiner)
         assert driver.wait(pause_s - 0.5) == []
-        assert driver.wait(0.5) == launched(joiner + 1, f"It replaces group {joiner}: No memory.")
+        reason = f"It replaces group {joiner}: No memory."
+        assert driver.wait(0.5) == [*launched(joiner + 1, reason), trains(1)]
 
 
 def test_a_newcomer_that_trains_ends_the_row_of_failed_starts() -> None:
@@ -227,7 +231,76 @@ def test_a_newcomer_that_trains_ends_the_row_of_failed_starts() -> None:
     driver.enter(0, 2, step=3)
     driver.tell(WantedChanged(3, "More nodes."))
     driver.tell(GroupLost(3, "No memory."))
-    assert driver.wait(1) == launched(4, "It replaces group 3: No memory.")
+    assert driver.wait(1) == [*launched(4, "It replaces group 3: No memory."), trains(2)]
+
+
+# Losses soon after the entry
+
+
+def replaced(driver: Driver, error: str) -> list[Decision]:
+    """Let the youngest group join those that train, and be lost a second later."""
+    youngest = max(driver.machine.groups)
+    driver.enter(*driver.machine.members, step=youngest)
+    driver.ready(youngest)
+    driver.enter(*driver.machine.members, step=youngest)
+    driver.wait(1)
+    return driver.tell(GroupLost(youngest, error, own_error=True, step=youngest))
+
+
+def test_groups_that_are_lost_soon_after_their_entry_are_replaced_after_growing_pauses() -> None:
+    driver = training(1, back_off_s=1, settles_s=10)
+    driver.tell(WantedChanged(2, "More nodes."))
+    # It might be any loss.
+    assert driver.machine.phase == RunPhase.RUNNING
+    assert launched(2, "It replaces group 1: No memory.")[0] in replaced(driver, "No memory.")
+    for times, pause_s in [(2, 1), (3, 2), (4, 4)]:
+        decisions = replaced(driver, "Another error.")
+        assert decisions[-1] == trains(
+            2,
+            f" {times} groups in a row were lost within 10 s of their entry; the next is launched"
+            f" after {pause_s} s. The first error: No memory.",
+        )
+        driver.enter(0, step=times)
+        assert "The first error: No memory." in driver.machine.reason
+        assert driver.wait(pause_s - 0.5) == []
+        launch = launched(times + 1, f"It replaces group {times}: Another error.")
+        assert driver.wait(0.5) == [*launch, trains(1)]
+
+
+def test_a_group_that_lasts_ends_the_row_of_early_losses() -> None:
+    driver = training(1, settles_s=10)
+    driver.tell(WantedChanged(2, "More nodes."))
+    for group_id in (1, 3, 5):
+        launch = launched(group_id + 1, f"It replaces group {group_id}: No memory.")
+        assert launch[0] in replaced(driver, "No memory.")
+        lasting = group_id + 1
+        driver.wait(1)
+        driver.enter(0, step=lasting)
+        driver.ready(lasting)
+        driver.enter(0, lasting, step=lasting)
+        driver.wait(10)
+        launch = launched(lasting + 1, f"It replaces group {lasting}: No memory.")
+        assert launch[0] in driver.tell(GroupLost(lasting, "No memory."))
+
+
+def test_groups_that_are_lost_together_soon_after_the_start_are_one_loss() -> None:
+    driver = training(4)
+    for group_id in (1, 2, 3):
+        decisions = driver.tell(GroupLost(group_id, "Its node is gone."))
+        assert launched(group_id + 3, f"It replaces group {group_id}: Its node is gone.")[0] in (
+            decisions
+        )
+
+
+def test_a_run_whose_only_group_keeps_dying_at_its_first_step_is_backed_off() -> None:
+    driver = training(1, back_off_s=1)
+    driver.tell(GroupLost(0, "Killed."))
+    for group_id, pause_s in [(1, 1), (2, 2)]:
+        driver.ready(group_id)
+        driver.enter(group_id)
+        driver.tell(GroupLost(group_id, "Killed."))
+        assert driver.wait(pause_s - 0.5) == []
+        assert isinstance(driver.wait(0.5)[0], LaunchGroup)
 
 
 def test_asking_to_start_twice_starts_once() -> None:

@@ -277,6 +277,24 @@ def test_a_run_whose_only_worker_is_stopped_begins_again(text: str) -> None:
     assert lost.reason.startswith("No group has said anything for ")
 
 
+def test_a_sample_that_cannot_be_read_ends_the_run_of_several_groups_with_that_error(
+    text: str,
+) -> None:
+    poisoned = FAILS_AT * 6 + 4
+    arguments = {"num_samples": 90, "sequence_length": 16, "poisoned": poisoned}
+    data = {"callable": "tests.faults.poisoned_data:build", "arguments": arguments}
+    spec = small_job(
+        text, training__steps=15, training__global_batch_size=6, data=data, groups__wanted=2
+    )
+    with Miniature(spec, 1, 2, minimum=2) as run:
+        run.finish()
+    assert run.machine.phase == RunPhase.FAILED
+    assert run.machine.reason.startswith(f"Step {FAILS_AT} failed in groups ")
+    assert f"ValueError: position {poisoned} of the data cannot be read" in run.machine.reason
+    assert [step.step for step in run.steps] == list(range(FAILS_AT))
+    assert len(run.machine.groups) == 3, "one group was replaced, and none after that"
+
+
 def fire_a_volley(run: Miniature, chance: random.Random) -> None:
     """Kill workers of some groups somewhere in six steps, and bring others in their place."""
     run.until(lambda: len(run.members) >= 2, "two groups that train")
