@@ -64,8 +64,8 @@ class JoiningMembership(StaticMembership):
         assert connect_s >= 0
         self.entries.append((generation, step))
 
-    def committed(self, commit: StepCommit) -> None:
-        super().committed(commit)
+    def committed(self, commit: StepCommit, took_s: float) -> None:
+        super().committed(commit, took_s)
         if len(self.commits) >= self._arrive_after:
             self.may_arrive.set()
 
@@ -118,7 +118,13 @@ def train_with_a_join(
         return None
     plans = (
         GenerationPlan(1, tuple(range(before)), StoreAddress("127.0.0.1", ports[0]), "begins"),
-        GenerationPlan(2, tuple(range(after)), StoreAddress("127.0.0.1", ports[1]), "joins"),
+        GenerationPlan(
+            2,
+            tuple(range(after)),
+            StoreAddress("127.0.0.1", ports[1]),
+            "joins",
+            newcomers=tuple(range(before, after)),
+        ),
     )
     group_id = rank // partition_size
     membership = JoiningMembership(plans, group_id, join_after, arrive_after)
