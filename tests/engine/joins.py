@@ -17,6 +17,7 @@ from mics_core.comm.copies import Copies
 from mics_core.comm.store import host_store
 from mics_core.data.batches import Batch
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine import copying
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import LoopOptions, train
 from mics_core.engine.membership import StaticMembership
@@ -96,11 +97,13 @@ def train_with_a_join(
     begins_run: bool,
     compiles_s: float = 0.0,
     silence_s: float = 15.0,
+    snapshot_s: float = 0.0,
 ) -> Joined | None:
     """Train with `groups[0]` partition groups at first and `groups[1]` later.
 
     With `begins_run` the newcomers have initial weights, which are states of an older step. Their
-    first micro-batch of the run takes `compiles_s` longer.
+    first micro-batch of the run takes `compiles_s` longer. Each piece of a member's snapshot takes
+    `snapshot_s` longer.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     before, after = groups
@@ -142,6 +145,12 @@ def train_with_a_join(
         assert membership.may_arrive.wait(60.0)
         receive(copies, values)
 
+    take = copying._copy_of
+
+    def take_later(*arguments: Any) -> torch.Tensor:
+        time.sleep(snapshot_s)
+        return take(*arguments)
+
     compute, is_newcomer = Trainer._loss, group_id >= before
     compiled: list[bool] = []
 
@@ -155,6 +164,7 @@ def train_with_a_join(
         with (
             mock.patch.object(Copies, "receive", receive_later),
             mock.patch.object(Trainer, "_loss", compute_later),
+            mock.patch.object(copying, "_copy_of", take_later),
         ):
             train(
                 build,
