@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-.PHONY: bench-network bench-weak bench-memory bench-gpu bench-recovery bench-checkpoint bench-churn bench-steady bench-api
+.PHONY: bench-network bench-weak bench-memory bench-gpu bench-recovery bench-checkpoint bench-churn bench-join bench-steady bench-api
 
 bench-network: $(STAMP)  ## our engine and its peers over emulated nodes with shaped links (root)
 	$(BIN)/python -m benchmarks.network $(ARGS)
@@ -49,6 +49,9 @@ bench-checkpoint: $(STAMP)  ## what checkpoints cost the steps beside them
 
 bench-churn: $(STAMP)  ## what a run keeps of its throughput under 62 faults
 	$(BIN)/python -m benchmarks.churn $(ARGS)
+
+bench-join: $(STAMP)  ## what a join costs whose states take several steps to copy (root)
+	$(BIN)/python -m benchmarks.join $(ARGS)
 
 bench-steady: $(STAMP)  ## a step of an elastic run against the same engine with fixed members
 	$(BIN)/python -m benchmarks.steady $(ARGS)

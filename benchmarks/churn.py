@@ -11,10 +11,10 @@ Kept, as it is: the time that the committed steps take without faults and with a
 by the time that they took. Adjusted for capacity: each step is held against the undisturbed time
 with as many groups as it had.
 
-What is undisturbed with all groups is taken from the run itself, from its steps long after a change
-and before the next: from one run to the next this machine is a twentieth faster or slower, which is
-more than the faults cost. With fewer groups there are no such steps; there, runs without faults
-before and after say how much longer a step is than with all groups.
+What is undisturbed is the same run without faults. The two take turns, A B A B, each held at a step
+while the other trains: from one minute to the next this machine is a twentieth faster or slower,
+which is more than the faults cost. How much longer a step is with fewer groups, short runs of so
+many groups say before and after.
 """
 
 from __future__ import annotations
@@ -50,7 +50,28 @@ LAYERS, WIDTH = 1, 128
 FORWARD_S = 0.01
 KINDS = {"worker killed": 26, "group killed": 16, "node killed": 8, "group drained": 12}
 SETTLED_STEPS = 15
+_AHEAD = 4
+"""Steps after which members wait that have not heard of it yet."""
 GOAL = 0.977
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one run did between two pauses.
+
+    Args:
+        steps: The committed steps, those after the first: that one ends a pause.
+        took_s: How long they took.
+    """
+
+    steps: list[StepRecord]
+    took_s: float
+
+    @classmethod
+    def since(cls, run: Miniature, number: int) -> Turn:
+        """Return the turn that began with step `number` of those committed."""
+        steps = run.steps[number:]
+        return cls(steps[1:], steps[-1].time - steps[0].time)
 
 
 @dataclass(frozen=True)
@@ -58,16 +79,24 @@ class Churned:
     """What a run under fire did.
 
     Args:
-        steps: Its committed steps.
+        turns: Its turns, and those of the run without faults after each.
         faults: How many of each kind.
-        first: When it was first complete, in seconds since the epoch.
         run: The run, ended.
     """
 
-    steps: list[StepRecord]
+    turns: list[tuple[Turn, Turn]]
     faults: Counter[str]
-    first: float
     run: Miniature
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """The committed steps of all turns."""
+        return [step for mine, _ in self.turns for step in mine.steps]
+
+    @property
+    def took_s(self) -> float:
+        """How long they took."""
+        return sum(mine.took_s for mine, _ in self.turns)
 
 
 def main() -> int:
@@ -85,9 +114,8 @@ def main() -> int:
         usual.append(_undisturbed(tokens, options))
         without = {n: fmean(t for times in usual for t in times[n]) for n in usual[0]}
         reference = _losses_without_faults(tokens, len(churned.run.steps))
-    settled_s = _settled_step_s(churned, options.groups)
-    step_s = {n: settled_s * t / without[options.groups] for n, t in without.items()}
-    row = _row(churned, step_s, reference)
+    longer = {n: t / without[options.groups] for n, t in without.items()}
+    row = _row(churned, longer, reference)
     table = Table(title=f"A run under {sum(churned.faults.values())} faults", title_justify="left")
     for heading in row:
         table.add_column(heading, justify="right")
@@ -98,9 +126,10 @@ def main() -> int:
         options.output,
         [row],
         kinds=churned.faults,
-        undisturbed_step_s=step_s,
-        runs_without_faults_step_s={n: [fmean(times[n]) for times in usual] for n in usual[0]},
-        seconds=churned.steps[-1].time - churned.first,
+        undisturbed_step_s=[other.took_s / len(other.steps) for _, other in churned.turns],
+        settled_step_s=_settled_step_s(churned, options.groups),
+        runs_of_fewer_groups_step_s={n: [fmean(times[n]) for times in usual] for n in usual[0]},
+        seconds=churned.took_s,
         steps=len(churned.steps),
         emulated=emulated_model(WIDTH, LAYERS, FORWARD_S),
         newcomers_start_at_lowest_priority=os.geteuid() == 0,
@@ -140,25 +169,55 @@ def _churn(
     spec = _job(tokens, FORWARD_S, 1_000_000)
     # On a cluster it would start elsewhere, and not on the members' processors.
     starts_quietly = os.geteuid() == 0
-    with Miniature(spec, PARTITION_SIZE, options.groups, starts_quietly=starts_quietly) as run:
-        run.go_on()
-        run.until(lambda: len(run.members) == options.groups, "all groups")
-        run.until(lambda: run.steps, "the first step")
-        first = time.time()
-        for number, kind in enumerate(kinds, start=1):
-            _train_for(run, chance.uniform(*options.pause_s))
-            victims = chance.sample(run.members, 2 if kind == "node killed" else 1)
-            _strike(run, kind, victims, chance)
-            faults[kind] += 1
-            run.until(lambda gone=victims: not set(gone) & set(run.members), f"{kind} {victims}")
-            run.until(lambda: len(run.members) == options.groups, f"all groups after {kind}")
-            if number % 10 == 0:
-                console.print(f"{number} faults, step {run.course.step}")
-        _train_for(run, options.pause_s[1])
-        run.tell(elastic.CancelRequested("Enough."))
-        run.finish()
-    steps = [step for step in run.steps if step.time > first]
-    return Churned(steps, faults, first, run)
+    turns: list[tuple[Turn, Turn]] = []
+    with (
+        Miniature(spec, PARTITION_SIZE, options.groups, starts_quietly=starts_quietly) as run,
+        Miniature(spec, PARTITION_SIZE, options.groups) as undisturbed,
+    ):
+        for each in (run, undisturbed):
+            _gather(each, options.groups)
+            _pause(each)
+        for first in range(0, len(kinds), options.faults_of_a_turn):
+            begun = len(run.steps)
+            run.go_on()
+            for kind in kinds[first : first + options.faults_of_a_turn]:
+                _train_for(run, chance.uniform(*options.pause_s))
+                victims = chance.sample(run.members, 2 if kind == "node killed" else 1)
+                _strike(run, kind, victims, chance)
+                faults[kind] += 1
+                _miss(run, victims)
+                _gather(run, options.groups)
+            _train_for(run, options.pause_s[0])
+            _pause(run)
+            turns.append((Turn.since(run, begun), _undisturbed_turn(undisturbed, options)))
+            console.print(f"{sum(faults.values())} faults, step {run.course.step}")
+        for each in (run, undisturbed):
+            each.tell(elastic.CancelRequested("Enough."))
+            each.finish()
+    return Churned(turns, faults, run)
+
+
+def _undisturbed_turn(run: Miniature, options: argparse.Namespace) -> Turn:
+    begun = len(run.steps)
+    run.go_on()
+    _train_for(run, options.undisturbed_s)
+    _pause(run)
+    return Turn.since(run, begun)
+
+
+def _gather(run: Miniature, num_groups: int) -> None:
+    run.until(lambda: len(run.members) == num_groups, f"{num_groups} groups")
+
+
+def _miss(run: Miniature, victims: list[int]) -> None:
+    run.until(lambda: not set(victims) & set(run.members), f"the loss of {victims}")
+
+
+def _pause(run: Miniature) -> None:
+    """Have the members wait at a step."""
+    step = run.course.step + _AHEAD
+    run.hold_at(step)
+    run.until(lambda: run.course.step >= step, f"step {step}")
 
 
 def _train_for(run: Miniature, seconds: float) -> None:
@@ -184,25 +243,29 @@ def _losses_without_faults(tokens: Path, steps: int) -> list[float]:
 
 
 def _settled_step_s(churned: Churned, num_groups: int) -> float:
-    """Return the mean of the steps with all groups that are far from a change."""
+    """Return the mean of the steps with all groups that are far from a change, as a check."""
     settled, since = [], 0
-    for earlier, later in pairwise(churned.steps):
+    for earlier, later in (pair for mine, _ in churned.turns for pair in pairwise(mine.steps)):
         since = since + 1 if later.generation == earlier.generation else 0
         if since > SETTLED_STEPS and earlier.num_groups == later.num_groups == num_groups:
             settled.append(later.time - earlier.time)
     return fmean(settled)
 
 
-def _row(churned: Churned, step_s: dict[int, float], reference: list[float]) -> dict[str, Any]:
-    took_s = churned.steps[-1].time - churned.first
-    all_groups = step_s[max(step_s)]
+def _row(churned: Churned, longer: dict[int, float], reference: list[float]) -> dict[str, Any]:
+    # Each turn is held against the turn of the other run right after it.
+    due_s = adjusted_s = 0.0
+    for mine, other in churned.turns:
+        usual_s = other.took_s / len(other.steps)
+        due_s += usual_s * len(mine.steps)
+        adjusted_s += sum(usual_s * longer[step.num_groups] for step in mine.steps)
     samples = churned.run.course.samples
     losses = [step.loss for step in churned.run.steps]
     differences = [abs(a - b) / abs(b) for a, b in zip(losses, reference, strict=True)]
     return {
         "faults": sum(churned.faults.values()),
-        "kept_capacity_adjusted": sum(step_s[s.num_groups] for s in churned.steps) / took_s,
-        "kept_raw": all_groups * len(churned.steps) / took_s,
+        "kept_capacity_adjusted": adjusted_s / churned.took_s,
+        "kept_raw": due_s / churned.took_s,
         "samples_lost": samples.due - samples.used,
         "samples_repeated": samples.repeated,
         "loss_max_relative_difference": max(differences),
@@ -216,7 +279,11 @@ def _parse() -> argparse.Namespace:
     add("--groups", type=int, default=3, help="partition groups wanted")
     add("--seed", type=int, default=1, help="of the schedule")
     add("--pause-s", type=float, nargs=2, default=[4.0, 8.0], help="between two faults")
-    add("--steps", type=int, default=20, help="undisturbed steps with each number of groups")
+    add(
+        "--faults-of-a-turn", type=int, default=8, help="before the run without faults has its turn"
+    )
+    add("--undisturbed-s", type=float, default=20.0, help="turns of the run without faults")
+    add("--steps", type=int, default=100, help="steps of a run with each number of groups")
     add("--output", type=Path, default=RESULTS / "churn.json", help="where to write the results")
     return parser.parse_args()
 

@@ -35,7 +35,7 @@ from mics_core.cluster.messages import (
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic import events as elastic
 from mics_core.elastic.machine import MembershipMachine, Rules
-from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.elastic.plan import GenerationPlan, StoreAddress, newcomers
 from mics_core.spec import JobSpec
 from mics_core.spec.status import StepEvent, StepRecord
 
@@ -328,7 +328,9 @@ class Miniature:
             self._after_loss, self._lost_at = number, time.monotonic()
         port = self.groups[groups[0]].ready[0].store_port if groups else None
         store = StoreAddress("127.0.0.1", port) if port is not None else None
-        plan = self._plans[number] = GenerationPlan(number, groups, store, reason)
+        plan = self._plans[number] = GenerationPlan(
+            number, groups, store, reason, newcomers=newcomers(groups, before)
+        )
         self.course.announce(number, groups, reason, after_loss=after_loss)
         self._tell_workers(plan)
 

@@ -112,9 +112,9 @@ class PipeMembership:
     def entered(self, generation: int, step: int, connect_s: float) -> None:
         self.send(Entered(self._settings.rank, generation, step, connect_s))
 
-    def committed(self, commit: StepCommit) -> None:
+    def committed(self, commit: StepCommit, took_s: float) -> None:
         whole = commit if self._settings.rank == 0 else None
-        self.send(Committed(self._settings.rank, commit.step, 0.1, time.time(), whole))
+        self.send(Committed(self._settings.rank, commit.step, took_s, time.time(), whole))
         with self._news:
             self._news.wait_for(lambda: self._allowed > commit.step + 1)
 

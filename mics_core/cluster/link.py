@@ -118,10 +118,11 @@ class SupervisorLink:
             self._last_commit = time.perf_counter()
         self.send(Entered(self._rank, generation, step, connect_s))
 
-    def committed(self, commit: StepCommit) -> None:
+    def committed(self, commit: StepCommit, took_s: float) -> None:
         """Report a committed step."""
         now = time.perf_counter()
-        step_s = now - self._last_commit if self._last_commit is not None else 0.0
+        # A newcomer that still catches up has seen no commit before; its report may be the first.
+        step_s = now - self._last_commit if self._last_commit is not None else took_s
         self._last_commit = now
         whole = commit if self._rank == 0 else None
         self.send(Committed(self._rank, commit.step, step_s, time.time(), whole))

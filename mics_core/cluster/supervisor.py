@@ -29,7 +29,7 @@ from mics_core.cluster.record import Record
 from mics_core.cluster.reports import Reports
 from mics_core.elastic import events as elastic
 from mics_core.elastic.machine import MembershipMachine
-from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.elastic.plan import GenerationPlan, StoreAddress, newcomers
 from mics_core.errors import JobConflictError
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import parse_job_spec
@@ -338,7 +338,12 @@ class JobSupervisor:
                 if after_loss:
                     self._memory.after_loss = number
                 self._memory.plans[number] = GenerationPlan(
-                    number, groups, store, reason, writes_checkpoint
+                    number,
+                    groups,
+                    store,
+                    reason,
+                    writes_checkpoint,
+                    newcomers=newcomers(groups, before),
                 )
                 self._memory.heard_at = self._memory.clock()  # its members have all their time
                 self._course.announce(number, groups, reason, after_loss=after_loss)

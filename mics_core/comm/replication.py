@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from mics_core.comm.abandoned import GivenUpError, unless
-from mics_core.comm.copies import Copies
+from mics_core.comm.copies import Copies, close_backend
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
@@ -66,6 +66,7 @@ class ReplicationGroup:
         ring: The connections; none when this worker is the only member.
         store: Where the members meet.
         connect_copies: Builds further ones, a process group of all members by rank.
+        copies: The first of these, if it is connected already.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class ReplicationGroup:
         ring: Ring | None,
         store: Store | None = None,
         connect_copies: Callable[[], Any] | None = None,
+        copies: Any = None,
     ):
         self.member = member
         self._ring = ring
         self._store = store
         self._connect_copies = connect_copies
+        self._copies = copies
         self._is_open = True
         self._scratch = Scratch()
 
@@ -220,6 +223,8 @@ class ReplicationGroup:
     def open_copies(self, superseded: Callable[[], bool]) -> Copies:
         """Return connections for copies of model states; all members must call it.
 
+        Those that were connected with the others come first; further ones are connected now.
+
         Args:
             superseded: Whether a newer generation has been announced.
 
@@ -227,6 +232,9 @@ class ReplicationGroup:
             ReplicationError: A member was lost, or the generation is superseded.
         """
         assert self._connect_copies is not None
+        if self._copies is not None and self._is_open:
+            copies, self._copies = self._copies, None
+            return Copies(copies)
         connect = self._connect_copies
         opened: list[Any] = []
         self._run(
@@ -253,6 +261,9 @@ class ReplicationGroup:
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            close_backend(copies)
 
     def _run(
         self,
@@ -290,6 +301,7 @@ def connect(
     *,
     superseded: Callable[[], bool],
     timeout_s: float,
+    copies: bool = False,
 ) -> ReplicationGroup:
     """Meet the other members at the generation's store and connect to them.
 
@@ -301,6 +313,7 @@ def connect(
         member: This worker's place.
         superseded: Whether a newer generation has been announced.
         timeout_s: Time limit of connecting, and later of each collective.
+        copies: Whether to connect for a copy of the model states too; all must say the same.
 
     Raises:
         ReplicationError: The store or a member cannot be reached, or the generation is superseded.
@@ -318,6 +331,20 @@ def connect(
         ring = unless(
             superseded, lambda _: _connect_ring(group, member, nodes, timeout), grace_s=_GRACE_S
         )
+
+        def connect_copies() -> Any:
+            # Named here, the store lives as long as the group: torch alone would not hold its
+            # Python part.
+            meeting = PrefixStore(f"{prefix}/copies", store)
+            return dist.ProcessGroupGloo(meeting, member.rank, member.size, timeout)
+
+        opened = None
+        if copies:
+            try:
+                opened = unless(superseded, lambda _: connect_copies(), grace_s=_GRACE_S)
+            except BaseException:
+                ring.close()
+                raise
     except GivenUpError:
         raise ReplicationError(
             f"Generation {member.generation} was superseded while its members gathered."
@@ -331,9 +358,8 @@ def connect(
         member,
         ring,
         PrefixStore(f"{prefix}/there", store),
-        lambda: dist.ProcessGroupGloo(
-            PrefixStore(f"{prefix}/copies", store), member.rank, member.size, timeout
-        ),
+        connect_copies,
+        opened,
     )
 
 

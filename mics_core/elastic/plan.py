@@ -28,6 +28,9 @@ class GenerationPlan:
         reason: Why it was formed, in one sentence.
         writes_checkpoint: Whether the members of the generation before write a checkpoint at the
             boundary where they leave it.
+        newcomers: Member groups that were no members of the generation before; none in the first
+            generation, whose groups begin the run. They will copy the model states, so connections
+            for that are made with the others.
     """
 
     number: int
@@ -35,7 +38,15 @@ class GenerationPlan:
     store: StoreAddress | None
     reason: str
     writes_checkpoint: bool = False
+    newcomers: tuple[int, ...] = ()
 
     def position_of(self, group_id: int) -> int | None:
         """Return the rank of `group_id` in the replication groups, or none if it is no member."""
         return self.groups.index(group_id) if group_id in self.groups else None
+
+
+def newcomers(groups: tuple[int, ...], before: GenerationPlan | None) -> tuple[int, ...]:
+    """Return the groups that were no members of the generation before."""
+    if before is None or not before.groups:
+        return ()
+    return tuple(group for group in groups if group not in before.groups)

@@ -3,7 +3,10 @@
 [Note: joining without holding anyone up]
 Some members of a generation hold the states of its first step s, others are behind: newcomers, and
 a group that missed the end of the last step. Those that hold them keep a snapshot, each of its part
-of the states, send it in the background over connections of their own, and train on. A member that
+of the states, send it in the background over connections of their own, and train on. The snapshot
+is taken in the background too, beside the forward and backward of step s, which only read the
+states; the update at its end waits for it. And the sending leaves the links to the second hop
+(`mics_core.engine.link_use`). A member that
 is behind takes part in the exchanges of every step too, with no micro-batches and a gradient of
 zero. So it receives the reduced gradient of each step; it keeps them, and when the snapshot is
 there it applies them in order. That brings it to the bits of its peers. It says so in the summary
@@ -13,22 +16,27 @@ of the step that it can apply at once, and from the next one on it takes its sha
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import zip_longest
 
 import torch
 
 from mics_core.comm.copies import Copies
+from mics_core.engine.link_use import LinkUse
 from mics_core.errors import ReplicationError
 
 __all__ = ["Incoming", "Outgoing"]
 
-_PIECE_BYTES = 4 << 20
+_PIECE_BYTES = 1 << 20
+"""Small enough that a second hop that begins waits for little more than one of them."""
 
 
 class Outgoing:
     """Sends this member's part of the states, as they are now.
+
+    Whoever changes the states must call `wait_until_taken` first.
 
     Args:
         tensors: The states (`mics_core.engine.state.state_tensors`).
@@ -36,6 +44,8 @@ class Outgoing:
         source: Which of the sources this is, from 0.
         num_sources: Members that hold the states.
         listeners: Ranks of the members that are behind.
+        link_use: When to leave the links to the second hop.
+        at_once: Indices of tensors that a forward may change: their snapshot is taken here.
     """
 
     def __init__(
@@ -45,27 +55,55 @@ class Outgoing:
         source: int,
         num_sources: int,
         listeners: Sequence[int],
+        link_use: LinkUse,
+        at_once: Collection[int] = (),
     ):
-        snapshot = [
-            tensors[index].detach().reshape(-1)[part.start : part.stop].to("cpu", copy=True)
-            for index, part in _pieces_of(tensors, source, num_sources)
-        ]
         self._copies = copies
         self._listeners = tuple(listeners)
+        self._link_use = link_use
         self._is_closed = threading.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies-out")
-        self._thread.submit(self._send, snapshot)
-        self._thread.shutdown(wait=False)
+        self._stream = _side_stream(tensors)
+        pieces = list(_pieces_of(tensors, source, num_sources))
+        early = {piece: _copy_of(tensors, piece) for piece in pieces if piece[0] in at_once}
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="copies-out")
+        self._taken = thread.submit(self._take, tensors, pieces, early)
+        thread.submit(self._send)
+        thread.shutdown(wait=False)
+
+    def wait_until_taken(self) -> None:
+        """Wait until the states may change.
+
+        Raises:
+            RuntimeError: There is no memory for the snapshot.
+        """
+        self._taken.result()
 
     def close(self) -> None:
         """Send no more."""
         self._is_closed.set()
         self._copies.close()
 
-    def _send(self, snapshot: list[torch.Tensor]) -> None:
+    def _take(
+        self,
+        tensors: Sequence[torch.Tensor],
+        pieces: Sequence[_Piece],
+        early: dict[_Piece, torch.Tensor],
+    ) -> deque[torch.Tensor]:
+        snapshot: deque[torch.Tensor] = deque()
+        with torch.cuda.stream(self._stream):
+            for piece in pieces:
+                if self._is_closed.is_set():
+                    break
+                taken = early.get(piece)
+                snapshot.append(_copy_of(tensors, piece) if taken is None else taken)
+        return snapshot
+
+    def _send(self) -> None:
         try:
+            snapshot = self._taken.result()
             while snapshot and not self._is_closed.is_set():
-                self._copies.send(snapshot.pop(0), self._listeners)
+                self._link_use.wait_until_free()
+                self._copies.send(snapshot.popleft(), self._listeners)
         except ReplicationError:
             return  # who was lost breaks the next step too, and that says so
 
@@ -149,6 +187,22 @@ class Incoming:
 
 _Piece = tuple[int, range]
 """A tensor's index, and a run of its numbers."""
+
+
+def _copy_of(tensors: Sequence[torch.Tensor], piece: _Piece) -> torch.Tensor:
+    """Return a piece in the host's memory."""
+    index, part = piece
+    return tensors[index].detach().reshape(-1)[part.start : part.stop].to("cpu", copy=True)
+
+
+def _side_stream(tensors: Sequence[torch.Tensor]) -> torch.cuda.Stream | None:
+    """Return a stream beside the one that computes, which begins after what that has begun."""
+    device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+    if device is None:
+        return None
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
 
 
 def _pieces_of(tensors: Sequence[torch.Tensor], source: int, num_sources: int) -> Iterator[_Piece]:

@@ -10,7 +10,7 @@ from mics_core.comm.replication import ReplicationGroup
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.copying import Incoming, Outgoing
 from mics_core.engine.preparing import Preparation
-from mics_core.engine.state import state_tensors
+from mics_core.engine.state import buffer_places, state_tensors
 from mics_core.engine.trainer import Trainer
 from mics_core.errors import ReplicationError
 
@@ -127,7 +127,16 @@ def _compare(
         copies = replication.open_copies(superseded)
         states = state_tensors(trainer.model, trainer.optimizer)
         if position in sources:
-            copying = Outgoing(states, copies, sources.index(position), len(sources), listeners)
+            copying = Outgoing(
+                states,
+                copies,
+                sources.index(position),
+                len(sources),
+                listeners,
+                trainer.link_use,
+                at_once=buffer_places(trainer.model),
+            )
+            trainer.wait_before_updates(copying.wait_until_taken)
         else:
             copying = Incoming(states, copies, sources)
             trainer.begin_catching_up(CatchUp(copying))

@@ -186,7 +186,8 @@ class _Loop:
                 logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
                 self._broken(outcome.generation, outcome.step, outcome.error)
                 return None
-            self._patience.took(time.perf_counter() - begin)
+            took_s = time.perf_counter() - begin
+            self._patience.took(took_s)
             if outcome.up_to_date != active:
                 # A newcomer's first share of micro-batches: it may have to compile its blocks.
                 active = outcome.up_to_date
@@ -197,7 +198,7 @@ class _Loop:
             if holding.has_state and not has_entered:
                 membership.entered(plan.number, holding.step, entry.connect_s)
                 has_entered = True
-            membership.committed(outcome)
+            membership.committed(outcome, took_s)
             self._keep_durable(plan, entry, outcome)
             if holding.step < self._last_step and outcome.pending_generation > plan.number:
                 return self._switch(plan, entry, outcome)

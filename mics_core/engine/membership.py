@@ -47,8 +47,8 @@ class Membership(Protocol):
     def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Report that this worker trains under `generation` from `step` on."""
 
-    def committed(self, commit: StepCommit) -> None:
-        """Report a committed step."""
+    def committed(self, commit: StepCommit, took_s: float) -> None:
+        """Report a committed step, which took so many seconds from its begin on."""
 
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Report that this worker's replication group broke, and whether it holds a whole state."""
@@ -104,7 +104,7 @@ class StaticMembership:
     def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Do nothing: nobody watches."""
 
-    def committed(self, commit: StepCommit) -> None:
+    def committed(self, commit: StepCommit, took_s: float) -> None:
         """Keep the commit."""
         self.commits.append(commit)
 

@@ -7,6 +7,8 @@ belong to nobody's step. They say nothing about entering. At the boundary each m
 store that it is there and waits for all others, and the first exchange follows. Who hears of the
 generation at the boundary alone connects there, and a newcomer as soon as it is ready. If another
 generation is announced meanwhile, what was connected is dropped.
+
+Where groups join, the connections for the copy of the model states are made in the same way.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Preparation:
         self.number = plan.number
         self._address = plan.store
         self._member = member
+        self._copies = bool(plan.newcomers)
         self._superseded = superseded
         self._timeout_s = timeout_s
         self._is_dropped = Event()
@@ -71,6 +74,7 @@ class Preparation:
                     self._member,
                     superseded=lambda: self._is_dropped.is_set() or self._superseded(),
                     timeout_s=self._timeout_s,
+                    copies=self._copies,
                 )
             )
         except BaseException as error:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-__all__ = ["local_tensor", "state_tensors"]
+__all__ = ["buffer_places", "local_tensor", "state_tensors"]
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -33,3 +33,9 @@ def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[to
             if isinstance(value, torch.Tensor)
         ]
     return tensors
+
+
+def buffer_places(model: nn.Module) -> range:
+    """Return where `state_tensors` has the buffers: the only states that a forward may change."""
+    num_parameters = len(list(model.parameters()))
+    return range(num_parameters, num_parameters + len(list(model.buffers())))

@@ -92,7 +92,9 @@ class Trainer:
         self.optimizer = optimizer
         self.partition = partition
         self.committed_steps = 0
+        self.link_use = units.link_use
         self._catch_up: CatchUp | None = None
+        self._wait_for_readers: Callable[[], None] = _wait_for_nobody
         self._units = units
         self._samples = samples
         self._device = device
@@ -209,6 +211,10 @@ class Trainer:
         """Set how this worker comes to its peers' states; none if it has them."""
         self._catch_up = catch_up
 
+    def wait_before_updates(self, wait: Callable[[], None]) -> None:
+        """Set what the next update waits for: somebody still reads the states."""
+        self._wait_for_readers = wait
+
     def _advance(self, catch_up: CatchUp) -> str:
         """Apply kept gradients if the copy is there; return what went wrong."""
         try:
@@ -323,6 +329,8 @@ class Trainer:
 
     def _apply(self, step: int, scale: float, *, listened: bool) -> None:
         """Scale the gradient and update the shards."""
+        self._wait_for_readers()
+        self._wait_for_readers = _wait_for_nobody
         if scale != 1.0:
             self._units.gradients.flat.mul_(scale)
         self._units.hand_over(listened=listened)
@@ -330,6 +338,10 @@ class Trainer:
             group["lr"] = learning_rate(step, self.spec.training)
         self.optimizer.step()
         self._units.end_step()
+
+
+def _wait_for_nobody() -> None:
+    """Nobody reads the states."""
 
 
 def _needs_mask(model: nn.Module) -> bool:

@@ -26,6 +26,7 @@ from mics_core.comm.replication import ReplicationGroup
 from mics_core.comm.threads import CommThread, Waits
 from mics_core.comm.units import ScatterScratch, UnitGather, UnitScatter
 from mics_core.engine.gradients import GradientBuffer, shard_elements
+from mics_core.engine.link_use import LinkUse
 from mics_core.engine.ordered_hop import OrderedHop
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.sharding import ShardedModel, Unit
@@ -80,6 +81,7 @@ class UnitDriver:
         if ordered_micro_batches is not None:
             self._ordered = OrderedHop(self.gradients.flat, ordered_micro_batches)
         self._second_hop = self._ordered or SecondHop(self.gradients)
+        self.link_use = LinkUse()
         self._gathers: list[UnitGather] = []
         self._scatters: list[UnitScatter] = []
         self._is_last = False
@@ -128,6 +130,7 @@ class UnitDriver:
         self, replication: ReplicationGroup, summary: Callable[[], list[float]]
     ) -> None:
         """Begin the backward with which the second hop overlaps."""
+        self.link_use.begin()
         self._second_hop.begin(replication, summary)
 
     def listen(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
@@ -155,13 +158,16 @@ class UnitDriver:
         Raises:
             RuntimeError: A worker of the partition group was lost.
         """
-        self._wait_for_scatters()
-        if self._device.type == "cuda":
-            # Backward is only queued. The second hop waits for it in any case; waiting for it here
-            # keeps this worker's own time apart from that of the others.
-            torch.cuda.current_stream(self._device).synchronize()
-        with self.waits.timed(), self.waits_across.timed():
-            return self._second_hop.finish()
+        try:
+            self._wait_for_scatters()
+            if self._device.type == "cuda":
+                # Backward is only queued. The second hop waits for it in any case; waiting for it
+                # here keeps this worker's own time apart from that of the others.
+                torch.cuda.current_stream(self._device).synchronize()
+            with self.waits.timed(), self.waits_across.timed():
+                return self._second_hop.finish()
+        finally:
+            self.link_use.end()
 
     def give_up(self) -> None:
         """End a step before its last micro-batch.

@@ -210,6 +210,11 @@ def test_a_newcomer_has_its_share_once_it_holds_the_states(story: Story) -> None
     assert begins < first <= story.killed_at
 
 
+def test_every_step_took_time_whoever_told_of_it_first(story: Story) -> None:
+    """Also those of which a newcomer told first, which had committed none before."""
+    assert all(step.step_s > 0 and step.tokens_per_s > 0 for step in story.steps)
+
+
 def test_no_remote_call_is_on_the_path_of_a_steady_step(story: Story) -> None:
     for pid in story.pids(0):
         calls = read_calls(story.reads.folder, pid)

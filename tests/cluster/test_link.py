@@ -1,4 +1,4 @@
-"""A worker's reports to a supervisor that does not always answer."""
+"""A worker's reports: what they say, and a supervisor that does not always answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from mics_core.cluster.link import SupervisorLink
-from mics_core.cluster.messages import Ended, Entered, Message
+from mics_core.cluster.messages import Committed, Ended, Entered, Message
 from mics_core.cluster.reaching import SupervisorGoneError, SupervisorHandle
+from mics_core.engine.summary import Share, StepCommit
 from mics_core.errors import ClusterError
 
 DEADLINE_S = 10.0
@@ -77,3 +78,35 @@ def test_reports_are_not_sent_again_to_a_job_that_has_ended(
         assert supervisor.asked.get(timeout=DEADLINE_S) == [ENTERED]
         link.send(ENDED)
         assert supervisor.asked.get(timeout=DEADLINE_S) == [ENDED]
+
+
+def commit(step: int) -> StepCommit:
+    return StepCommit(
+        step=step,
+        loss=1.0,
+        num_tokens=8,
+        gradient_norm=1.0,
+        learning_rate=1e-3,
+        generation=2,
+        num_groups=3,
+        shares=(Share(0, 8),),
+        pending_generation=2,
+        checkpoint=0.0,
+        up_to_date=(0, 1, 2),
+    )
+
+
+def test_the_first_step_of_a_newcomer_took_as_long_as_it_ran(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    supervisor = DeafSupervisor()
+    with link_to(supervisor, monkeypatch) as link:
+        # It still copies the states: it has not entered anything.
+        link.committed(commit(7), 0.5)
+        (first,) = supervisor.asked.get(timeout=DEADLINE_S)
+        link.committed(commit(8), 100.0)
+        (second,) = supervisor.asked.get(timeout=DEADLINE_S)
+    assert isinstance(first, Committed)
+    assert isinstance(second, Committed)
+    assert first.step_s == pytest.approx(0.5)
+    assert 0 < second.step_s < 5.0, "from commit to commit, whatever else happens between"

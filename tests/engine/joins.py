@@ -17,6 +17,7 @@ from mics_core.comm.copies import Copies
 from mics_core.comm.store import host_store
 from mics_core.data.batches import Batch
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.engine import copying
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import LoopOptions, train
 from mics_core.engine.membership import StaticMembership
@@ -64,8 +65,8 @@ class JoiningMembership(StaticMembership):
         assert connect_s >= 0
         self.entries.append((generation, step))
 
-    def committed(self, commit: StepCommit) -> None:
-        super().committed(commit)
+    def committed(self, commit: StepCommit, took_s: float) -> None:
+        super().committed(commit, took_s)
         if len(self.commits) >= self._arrive_after:
             self.may_arrive.set()
 
@@ -96,11 +97,13 @@ def train_with_a_join(
     begins_run: bool,
     compiles_s: float = 0.0,
     silence_s: float = 15.0,
+    snapshot_s: float = 0.0,
 ) -> Joined | None:
     """Train with `groups[0]` partition groups at first and `groups[1]` later.
 
     With `begins_run` the newcomers have initial weights, which are states of an older step. Their
-    first micro-batch of the run takes `compiles_s` longer.
+    first micro-batch of the run takes `compiles_s` longer. Each piece of a member's snapshot takes
+    `snapshot_s` longer.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     before, after = groups
@@ -118,7 +121,13 @@ def train_with_a_join(
         return None
     plans = (
         GenerationPlan(1, tuple(range(before)), StoreAddress("127.0.0.1", ports[0]), "begins"),
-        GenerationPlan(2, tuple(range(after)), StoreAddress("127.0.0.1", ports[1]), "joins"),
+        GenerationPlan(
+            2,
+            tuple(range(after)),
+            StoreAddress("127.0.0.1", ports[1]),
+            "joins",
+            newcomers=tuple(range(before, after)),
+        ),
     )
     group_id = rank // partition_size
     membership = JoiningMembership(plans, group_id, join_after, arrive_after)
@@ -136,6 +145,12 @@ def train_with_a_join(
         assert membership.may_arrive.wait(60.0)
         receive(copies, values)
 
+    take = copying._copy_of
+
+    def take_later(*arguments: Any) -> torch.Tensor:
+        time.sleep(snapshot_s)
+        return take(*arguments)
+
     compute, is_newcomer = Trainer._loss, group_id >= before
     compiled: list[bool] = []
 
@@ -149,6 +164,7 @@ def train_with_a_join(
         with (
             mock.patch.object(Copies, "receive", receive_later),
             mock.patch.object(Trainer, "_loss", compute_later),
+            mock.patch.object(copying, "_copy_of", take_later),
         ):
             train(
                 build,

@@ -50,8 +50,8 @@ class AnnouncingMembership(StaticMembership):
     def pending(self) -> int:
         return 2 if self._connected.is_set() else 1
 
-    def committed(self, commit: StepCommit) -> None:
-        super().committed(commit)
+    def committed(self, commit: StepCommit, took_s: float) -> None:
+        super().committed(commit, took_s)
         if len(self.commits) == HEARD_AT + 1:
             # All workers have begun a step since they heard; none needs a boundary to connect.
             assert self._connected.wait(_PATIENCE_S), "the second generation was not connected"

@@ -11,6 +11,7 @@ from mics_core.comm.replication import Member, connect
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.engine.copying import Incoming, Outgoing
+from mics_core.engine.link_use import LinkUse
 from mics_core.errors import ReplicationError
 from tests.comm.members import MemberProcess, Things, ask_all, member_processes
 
@@ -25,7 +26,7 @@ def processes() -> Iterator[list[MemberProcess]]:
 
 def states_of(seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    large = torch.randn(3_000_001, generator=generator)  # three pieces
+    large = torch.randn(3_000_001, generator=generator)  # twelve pieces
     return [
         large,
         torch.randn(7, 5, generator=generator).t(),  # no plain row of numbers
@@ -55,7 +56,11 @@ def copy(things: Things, place: int, sources: list[int], listeners: list[int]) -
     copies = group.open_copies(lambda: False)
     if place in sources:
         states = states_of(1)
-        outgoing = Outgoing(states, copies, sources.index(place), len(sources), listeners)
+        outgoing = Outgoing(
+            states, copies, sources.index(place), len(sources), listeners, LinkUse(), at_once=[3]
+        )
+        states[3].zero_()  # a buffer, which the next forward changes
+        outgoing.wait_until_taken()
         for tensor in states:
             tensor.zero_()  # the steps go on; what is sent is how they were
         group.gather_doubles([0.0])  # all have received
@@ -89,7 +94,7 @@ def lose_a_source(things: Things, place: int) -> list[float]:
     group = things["group"]
     copies = group.open_copies(lambda: False)
     if place == 0:
-        copies.send(states_of(1)[0][: 1 << 20], [1])
+        copies.send(states_of(1)[0][: 1 << 18], [1])
         copies.close()
         group.close()
         return []
@@ -124,7 +129,7 @@ def give_up(things: Things, place: int) -> bool:
             incoming.wait()
         return all(torch.equal(a, b) for a, b in zip(states, states_of(2), strict=True))
     group.gather_doubles([0.0])
-    outgoing = Outgoing(states_of(1), copies, 0, 1, [1])
+    outgoing = Outgoing(states_of(1), copies, 0, 1, [1], LinkUse())
     outgoing.close()
     return True
 

@@ -24,6 +24,7 @@ def join(
     begins_run: bool = False,
     compiles_s: float = 0.0,
     silence_s: float = 15.0,
+    snapshot_s: float = 0.0,
     **changes: object,
 ) -> tuple[list[Joined], list[float]]:
     """Return what the workers saw, by rank, and the losses of one process."""
@@ -37,9 +38,8 @@ def join(
         **options,
     )
     join_at = (JOIN_AFTER, ARRIVE_AFTER)
-    results = pool.run(
-        train_with_a_join, spec, groups, size, *join_at, begins_run, compiles_s, silence_s
-    )
+    times = (compiles_s, silence_s, snapshot_s)
+    results = pool.run(train_with_a_join, spec, groups, size, *join_at, begins_run, *times)
     return [result for result in results if result is not None], train_in_one_process(spec).losses
 
 
@@ -77,6 +77,16 @@ def test_a_newcomers_first_share_of_a_step_may_take_long(pool: WorkerPool, text:
         assert worker.losses == pytest.approx(gold, rel=1e-10)
         assert worker.entries == [(1, 0), (2, SWITCH)]
         assert worker.num_groups[-1] == 3
+
+
+def test_members_update_their_states_when_the_snapshot_of_them_is_taken(
+    pool: WorkerPool, text: str
+) -> None:
+    # Their steps take milliseconds: each would change the states long before that.
+    workers, gold = join(pool, text, (2, 3), 1, snapshot_s=0.02)
+    for worker in workers:
+        assert worker.losses == pytest.approx(gold[-len(worker.losses) :], rel=1e-10)
+    assert len({worker.digest for worker in workers}) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from threading import Event, current_thread
 from weakref import finalize
 
 import pytest
+import torch
 
 from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.comm.store import StoreHost, host_store
@@ -52,8 +53,14 @@ def store() -> StoreHost:
     return host_store("127.0.0.1")
 
 
-def prepare(store: StoreHost, rank: int, superseded: Event | None = None) -> Preparation:
-    plan = GenerationPlan(5, (0, 1), StoreAddress("127.0.0.1", store.port), "test")
+def prepare(
+    store: StoreHost,
+    rank: int,
+    superseded: Event | None = None,
+    newcomers: tuple[int, ...] = (),
+) -> Preparation:
+    address = StoreAddress("127.0.0.1", store.port)
+    plan = GenerationPlan(5, (0, 1), address, "test", newcomers=newcomers)
     return Preparation(
         plan,
         Member(generation=5, replication_index=0, rank=rank, size=2),
@@ -62,8 +69,8 @@ def prepare(store: StoreHost, rank: int, superseded: Event | None = None) -> Pre
     )
 
 
-def connected(store: StoreHost) -> list[ReplicationGroup]:
-    preparations = [prepare(store, rank) for rank in range(2)]
+def connected(store: StoreHost, newcomers: tuple[int, ...] = ()) -> list[ReplicationGroup]:
+    preparations = [prepare(store, rank, newcomers=newcomers) for rank in range(2)]
     return [preparation.take() for preparation in preparations]
 
 
@@ -98,6 +105,33 @@ def test_assembling_ends_when_a_newer_generation_is_announced(store: StoreHost) 
         with pytest.raises(ReplicationError, match="The assembling of generation 5 was superseded"):
             waiting.result(SOON_S)
     close(groups)
+
+
+def test_connections_for_the_copy_of_a_newcomer_are_made_ahead(store: StoreHost) -> None:
+    first, second = connected(store, newcomers=(1,))
+    store.close()  # nobody can meet any more
+    sender, receiver = first.open_copies(never), second.open_copies(never)
+    values, received = torch.arange(5.0), torch.empty(5)
+    with ThreadPoolExecutor(1) as threads:
+        sent = threads.submit(sender.send, values, [1])
+        receiver.receive([(received, 0)])
+        sent.result(SOON_S)
+    assert received.tolist() == values.tolist()
+    sender.close()
+    receiver.close()
+    close([first, second])
+
+
+def test_connections_for_a_copy_that_nobody_needs_are_closed_with_the_group(
+    store: StoreHost,
+) -> None:
+    groups = connected(store, newcomers=(1,))
+    gone = [Event() for _ in groups]
+    for group, event in zip(groups, gone, strict=True):
+        assert group._copies is not None
+        finalize(group._copies, event.set)
+    close(groups)
+    assert all(event.wait(SOON_S) for event in gone)
 
 
 def test_what_is_dropped_is_closed(store: StoreHost) -> None:

@@ -15,6 +15,7 @@ _MODULES = {
     "deepspeed": "deepspeed",
     "elastic": "elastic",
     "fsdp2": "fsdp2",
+    "joining": "joining",
     "mics": "mics",
 }
 

@@ -1,0 +1,162 @@
+"""Measures a join whose states take several steps to copy: `python -m benchmarks.join`.
+
+Emulated nodes with shaped links: three partition groups train, one on each node, and a fourth
+joins. Its states come over the links that the members' second hop uses too. Compute is emulated, so
+that the machine's cores do not decide. The losses must be those of a run without a join.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.harness.factory import WorldFactory
+from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
+from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
+from benchmarks.harness.output import RESULTS, build_console, write_results
+from benchmarks.harness.world import Step, World
+from benchmarks.network.systems.joining import TIMES_VARIABLE
+from mics_core.spec import JobSpec
+
+PARTITION_SIZE = 2
+NUM_NODES = 4
+NUM_MICRO_BATCHES = 12
+SEQUENCE_LENGTH = 4
+LOSS_TOLERANCE = 1e-4
+GOAL = 0.10
+_WARM_UP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """One join.
+
+    Args:
+        normal_s: The members' step before it, in the median.
+        copying_s: The steps in which the newcomer listened, from the boundary at which it came.
+        first_share_s: The step after them.
+    """
+
+    normal_s: float
+    copying_s: list[float]
+    first_share_s: float
+
+    @property
+    def extra_ratio(self) -> float:
+        """What the members' steps took longer until the newcomer had its share, in normal steps."""
+        return sum(self.copying_s) / self.normal_s - len(self.copying_s)
+
+
+def main() -> int:
+    """Run the benchmark; return 1 if a loss differs, else 0."""
+    options = _parse()
+    console = build_console()
+    if reason := reason_to_skip():
+        console.print(f"skipped: {reason}")
+        return 0
+    # An end by `kill` still takes the nodes down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    model = emulated_model(options.width, options.layers, options.forward_s)
+    joins: list[Join] = []
+    differences: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="mics-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        spec = training_job(
+            write_tokens(folder),
+            model,
+            global_batch_size=PARTITION_SIZE * NUM_MICRO_BATCHES,
+            sequence_length=SEQUENCE_LENGTH,
+        )
+        network = stack.enter_context(EmulatedNetwork(NUM_NODES))
+        network.shape(options.link)
+        factory = stack.enter_context(WorldFactory(network.nodes, folder))
+        number = options.at + options.after
+        undisturbed = _run(factory, spec, f"joining p={PARTITION_SIZE}", folder, number)[0]
+        for turn in range(options.turns):
+            system = f"joining p={PARTITION_SIZE} at={options.at}"
+            steps, shares = _run(factory, spec, system, folder, number)
+            joins.append(_join_of(steps, shares, options.at))
+            differences += [
+                abs(mine.loss / theirs.loss - 1)
+                for mine, theirs in zip(steps, undisturbed, strict=True)
+            ]
+            console.print(f"turn {turn + 1}: {joins[-1]}, {joins[-1].extra_ratio:+.3f} of a step")
+    row: dict[str, Any] = {
+        "link_mbit": options.link,
+        "state_bytes": _state_bytes(options.width, options.layers),
+        "joins": len(joins),
+        "normal_step_s_median": median(join.normal_s for join in joins),
+        "copying_steps_median": median(len(join.copying_s) for join in joins),
+        "extra_step_ratio_median": median(join.extra_ratio for join in joins),
+        "extra_step_ratio_max": max(join.extra_ratio for join in joins),
+        "loss_max_relative_difference": max(differences),
+    }
+    table = Table(title="A join while the others train", title_justify="left")
+    for heading in ("", "measured"):
+        table.add_column(heading)
+    for key, value in row.items():
+        table.add_row(key, f"{value:.4g}")
+    console.print(table)
+    console.print(f"goal: at most {GOAL:.0%} of a step")
+    facts = [
+        {"normal_s": j.normal_s, "copying_s": j.copying_s, "first_share_s": j.first_share_s}
+        for j in joins
+    ]
+    write_results(options.output, [row], emulated=model, each=facts)
+    console.print(f"written to {options.output}")
+    return int(max(differences) > LOSS_TOLERANCE)
+
+
+def _run(
+    factory: WorldFactory, spec: JobSpec, system: str, folder: Path, number: int
+) -> tuple[list[Step], list[int]]:
+    """Return the steps of a run, and how many groups had a share in each."""
+    shares = folder / f"{system.replace(' ', '-')}.steps"
+    shares.unlink(missing_ok=True)
+    variables = {TIMES_VARIABLE: str(shares)}
+    with World(factory, system, PARTITION_SIZE, variables) as world:
+        world.build(system, spec)
+        steps = [world.step(index) for index in range(number)]
+    lines = shares.read_text(encoding="utf-8").splitlines()
+    return steps, [int(line.split()[1]) for line in lines]
+
+
+def _join_of(steps: list[Step], shares: list[int], at: int) -> Join:
+    first = shares.index(NUM_NODES)
+    times = [step.step_s for step in steps]
+    return Join(median(times[_WARM_UP:at]), times[at:first], times[first])
+
+
+def _state_bytes(width: int, layers: int) -> int:
+    """Bytes of fp32 parameters and both moments of AdamW, of one partition group."""
+    from benchmarks.harness.jobs import VOCAB_SIZE
+
+    parameters = 2 * VOCAB_SIZE * width + layers * (width * width + 2 * width)
+    return 12 * parameters
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.join", description=__doc__)
+    add = parser.add_argument
+    add("--turns", type=int, default=10, help="joins")
+    add("--at", type=int, default=8, help="the step that a newcomer comes at")
+    add("--after", type=int, default=10, help="steps from there on")
+    add("--link", type=float, default=500.0, help="Mbit/s of each node's link")
+    add("--forward-s", type=float, default=0.0125, help="emulated forward of a layer")
+    add("--layers", type=int, default=4, help="layers")
+    add("--width", type=int, default=1408, help="width of a layer; its square is its parameters")
+    add("--output", type=Path, default=RESULTS / "join.json", help="where to write the results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
