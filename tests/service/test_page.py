@@ -275,6 +275,7 @@ def test_a_service_that_does_not_answer_is_told_of_until_it_does(
 def test_an_unknown_job_is_named(visit: Visit) -> None:
     visit.open("/#/jobs/nobody")
     visit.wait_for_text("#job-error", "no job has the id 'nobody'")
+    visit.meant_to_be_refused(404)
 
 
 def test_2000_steps_and_64_groups_stay_smooth(page_api: PageApi, visit: Visit) -> None:
