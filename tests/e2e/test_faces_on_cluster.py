@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-PHONE = {"width": 390, "height": 844}
-
 
 @dataclass
 class Guarded:
@@ -199,6 +197,32 @@ def log_in_and_submit(visit: Visit, token: str, spec: dict[str, Any]) -> str:
     return visit.text("#job-id")
 
 
+def scale_to_two_groups(visit: Visit) -> None:
+    page = visit.page
+    marks = page.locator("#loss-chart .mark").count()
+    page.get_by_role("button", name="Scale…").click()
+    page.get_by_role("button", name="One group more").click()
+    page.get_by_role("button", name="Scale", exact=True).click()
+    visit.wait_for_text("#action-note", "2 groups wanted now", DEADLINE_S)
+    visit.wait_for_text("#figure-groups", "of 2 wanted")
+    eventually(
+        lambda: page.locator("#loss-chart .mark").count() > marks,
+        "the mark of the second group",
+        DEADLINE_S,
+    )
+
+
+def cancel_after_second_thoughts(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("button", name="Cancel job…").click()
+    visit.press("Escape")
+    wait_for_steps(visit, 1)
+    page.get_by_role("button", name="Cancel job…").click()
+    page.get_by_role("button", name="Cancel the job").click()
+    visit.wait_for_text("#job-state", "cancelled", DEADLINE_S)
+    visit.wait_for_text("#job-reason", "It was cancelled through the service.")
+
+
 def check_history(history: Throughput) -> None:
     """Check what a real job's newest point says against what it follows from."""
     newest = history.records[-1]
@@ -223,7 +247,8 @@ def test_a_job_goes_from_login_to_its_end_in_a_browser_and_makes_room_for_one_of
     spec = small_job(name="browsed", data={"kind": "text", "paths": [str(data)]})
     job_id = log_in_and_submit(visit, guarded.ada, spec)
     refused_before = list(visit.refused)
-    assert set(refused_before) == {401}, "before the login, and nothing else"
+    # Before the login; and the form's own example, should it be checked before it is replaced.
+    assert {401} <= set(refused_before) <= {401, 422}
     try:
         visit.wait_for_text("#job-state", "running", DEADLINE_S)
         wait_for_steps(visit, 3)
@@ -232,17 +257,7 @@ def test_a_job_goes_from_login_to_its_end_in_a_browser_and_makes_room_for_one_of
             followed_log(guarded, job_id, worker="0.0") as of_worker,
         ):
             eventually(lambda: of_worker.has("rank 0 of 2"), "the worker's log", DEADLINE_S)
-            marks = page.locator("#loss-chart .mark").count()
-            page.get_by_role("button", name="Scale…").click()
-            page.get_by_role("button", name="One group more").click()
-            page.get_by_role("button", name="Scale", exact=True).click()
-            visit.wait_for_text("#action-note", "2 groups wanted now", DEADLINE_S)
-            visit.wait_for_text("#figure-groups", "of 2 wanted")
-            eventually(
-                lambda: page.locator("#loss-chart .mark").count() > marks,
-                "the mark of the second group",
-                DEADLINE_S,
-            )
+            scale_to_two_groups(visit)
             # It is told while the job runs, not at its end.
             eventually(
                 lambda: of_job.has("generation 2 trains from step"), "a line of the log", DEADLINE_S
@@ -261,17 +276,11 @@ def test_a_job_goes_from_login_to_its_end_in_a_browser_and_makes_room_for_one_of
             page.get_by_role("link", name="Cluster").click()
             visit.wait_for_text("#cluster-pending", "Waits for room: 1 × 1 CPU", DEADLINE_S)
 
-            page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+            page.set_viewport_size({"width": 390, "height": 844})  # a phone
             visit.open(f"/#/jobs/{job_id}")
             wait_for_steps(visit, 3)
             assert not visit.is_too_wide
-            page.get_by_role("button", name="Cancel job…").click()
-            visit.press("Escape")
-            wait_for_steps(visit, 1)
-            page.get_by_role("button", name="Cancel job…").click()
-            page.get_by_role("button", name="Cancel the job").click()
-            visit.wait_for_text("#job-state", "cancelled", DEADLINE_S)
-            visit.wait_for_text("#job-reason", "It was cancelled through the service.")
+            cancel_after_second_thoughts(visit)
         assert of_job.has("job is cancelled")
         visit.open("/#/")
         page.locator(f'#jobs-list a[href="#/jobs/{their_job}"]').click()

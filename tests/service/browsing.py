@@ -60,6 +60,11 @@ class Visit:
 
         expect(self.page.locator(selector)).to_have_count(number, timeout=10_000)
 
+    def meant_to_be_refused(self, status: int) -> None:
+        """Say that the test provoked refusals of this status; others are complained about."""
+        assert set(self.refused) == {status}
+        self.refused.clear()
+
     def press(self, *keys: str) -> None:
         for key in keys:
             self.page.keyboard.press(key)
@@ -122,6 +127,7 @@ def visit(browser: Browser, page_api: PageApi) -> Iterator[Visit]:
     context.close()
     assert visit.foreign == [], "the page must work without any other host"
     assert visit.complaints == [], "the page must not write errors to the console"
+    assert visit.refused == [], "the page must not ask for what is refused"
 
 
 @pytest.fixture

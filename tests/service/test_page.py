@@ -289,6 +289,7 @@ def test_a_service_that_does_not_answer_is_told_of_until_it_does(
 def test_an_unknown_job_is_named(visit: Visit) -> None:
     visit.open("/#/jobs/nobody")
     visit.wait_for_text("#job-error", "no job has the id 'nobody'")
+    visit.meant_to_be_refused(404)
 
 
 def test_2000_steps_and_64_groups_stay_smooth(page_api: PageApi, visit: Visit) -> None:
@@ -318,8 +319,8 @@ def test_2000_steps_and_64_groups_stay_smooth(page_api: PageApi, visit: Visit) -
     visit.wait_for_text("#picture [data-id='7']", "lost")
     visit.wait_for_text("#rate-readout", "step 2,099 ")
     frames_ms = sorted(visit.page.evaluate("() => window.frames_ms"))
-    # Generous, for two busy cores and no GPU; a page that redrew on every event, or laid everything
-    # out anew for each step, would take far longer.
-    assert frames_ms[len(frames_ms) // 2] < 50, "the median frame"
-    assert frames_ms[-1 - len(frames_ms) // 20] < 150, "the 95th percentile"
-    assert frames_ms[-1] < 500, "the longest frame"
+    # docs/log.md has what was measured; this is two or three times that. A page that redrew on
+    # every event, or laid everything out anew for each step, would take far longer.
+    assert frames_ms[len(frames_ms) // 2] < 34, f"the median frame of {frames_ms}"
+    assert frames_ms[-1 - len(frames_ms) // 20] < 70, f"the 95th percentile of {frames_ms}"
+    assert frames_ms[-1] < 200, f"the longest frame of {frames_ms}"

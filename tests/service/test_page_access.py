@@ -143,7 +143,30 @@ def test_no_view_breaks_a_rule_of_accessibility(visit: Visit, lively_job: Script
     for button, dialog in (("Scale…", "#scale-dialog"), ("Cancel job…", "#confirm")):
         page.get_by_role("button", name=button).click()
         assert broken_rules(axe, page, part=dialog) == [], button
+        page.emulate_media(color_scheme="dark")
+        dark = broken_rules(axe, page, part=dialog, rules=["color-contrast"])
+        assert dark == [], f"{button} in the dark"
+        page.emulate_media(color_scheme="light")
         visit.press("Escape")
+    page.set_viewport_size({"width": 390, "height": 844})
+    for address, sign in VIEWS.items():
+        visit.open(address)
+        page.locator(sign).first.wait_for(state="attached")
+        assert broken_rules(axe, page) == [], f"{address} on a phone"
+
+
+def test_the_login_breaks_no_rule_of_accessibility(page_api: PageApi, visit: Visit) -> None:
+    sync_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
+    axe, page = sync_playwright.Axe(), visit.page
+    page_api.token = "mics_0123"
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        visit.open("/")
+        visit.wait_for_text("#login-title", "Log in")
+        visit.press("Enter")
+        visit.wait_for_text("#login-error", "Enter a token.")
+        assert broken_rules(axe, page) == [], scheme
+    visit.meant_to_be_refused(401)
 
 
 def broken_rules(
