@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pytest
 import yaml
@@ -92,11 +93,44 @@ def submitted(
         entrypoint=f"{sys.executable} -m mics_core.cluster.driver job.yaml",
         runtime_env={"working_dir": str(ROOT / "examples" / "own-model")},
     )
+    (root / "examples" / "gpt2-bytes.yaml").write_text(yaml.safe_dump(short_byte_job()))
     return {
+        "gpt2-bytes": client.submit(root / "examples" / "gpt2-bytes.yaml").job_id,
+        "llama-auto": client.submit(small_llama_job(root)).job_id,
         "fine-tune": client.submit(fine_tune / "job.yaml").job_id,
         "own-model": own_model,
         "parquet": client.submit(small_parquet_job(root)).job_id,
     }
+
+
+def example(name: str) -> dict[str, Any]:
+    text = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    job: dict[str, Any] = yaml.safe_load(text)
+    return job
+
+
+def short_byte_job() -> dict[str, Any]:
+    """The first example as it is, with fewer steps; its paths count from its place beside us."""
+    job = example("gpt2-bytes.yaml")
+    job["training"] |= {"steps": 20}
+    return job
+
+
+def small_llama_job(folder: Path) -> dict[str, Any]:
+    """The example on GPUs with its own kinds of model, data and choices, but small and on CPUs."""
+    tokens = np.tile(np.arange(100, dtype=np.uint16), 100)
+    tokens.tofile(folder / "tokens.bin")
+    job = example("llama-auto.yaml")
+    job["model"] |= {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 128}
+    job["model"] |= {"intermediate_size": 64}
+    job["data"]["paths"] = [str(folder / "*.bin")]
+    job["training"] |= {"sequence_length": 16, "global_batch_size": 8, "steps": 20}
+    job["training"]["optimizer"] |= {"learning_rate": 3.0e-3}
+    job["training"]["schedule"] |= {"warmup_steps": 3}
+    job["groups"] = {"minimum": 1, "wanted": 1, "maximum": 2}
+    job["resources"] = {"cpus": 1}
+    job["checkpoint"] |= {"directory": str(folder / "llama"), "interval_steps": 20}
+    return job
 
 
 def small_parquet_job(folder: Path) -> dict[str, Any]:
@@ -108,7 +142,7 @@ def small_parquet_job(folder: Path) -> dict[str, Any]:
     tokenizer.train_from_iterator(sentences, trainers.WordLevelTrainer(special_tokens=special))
     tokenizer.save(str(folder / "tokenizer.json"))
     parquet.write_table(pyarrow.table({"text": sentences}), folder / "corpus.parquet")
-    job: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "parquet.yaml").read_text())
+    job = example("parquet.yaml")
     job["model"] |= {"hidden_size": 32, "num_layers": 2, "num_heads": 2}
     job["data"]["paths"] = [str(folder / "*.parquet")]
     job["tokenizer"]["path"] = str(folder / "tokenizer.json")
@@ -120,7 +154,7 @@ def small_parquet_job(folder: Path) -> dict[str, Any]:
     return job
 
 
-@pytest.mark.parametrize("name", ["fine-tune", "own-model", "parquet"])
+@pytest.mark.parametrize("name", ["gpt2-bytes", "llama-auto", "fine-tune", "own-model", "parquet"])
 def test_an_example_trains_to_its_end_and_learns(
     client: MicsClient, submitted: dict[str, str], name: str
 ) -> None:
