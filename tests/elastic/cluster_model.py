@@ -1,14 +1,13 @@
 """A model of a cluster in pure Python: partition groups that live as `engine.loop` makes them live.
 
 It carries out what the machine decides, moves groups on, loses them, and delivers their messages
-late, doubled and in any order between groups. After each event it checks what must always hold.
+late, doubled and in any order between groups, loses what a group that dies has not told, and kills
+the supervisor in the middle of a decision. After each event it checks what must always hold.
 """
 
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
-from enum import Enum, auto
 
 from mics_core.elastic.events import (
     AnnounceGeneration,
@@ -22,6 +21,7 @@ from mics_core.elastic.events import (
     GroupLost,
     GroupPlaced,
     GroupReady,
+    GroupTrained,
     LaunchGroup,
     RunPhase,
     StartRequested,
@@ -31,32 +31,9 @@ from mics_core.elastic.events import (
 )
 from mics_core.elastic.machine import MembershipMachine
 from mics_core.elastic.roster import ALIVE, Rules
+from tests.elastic.invariants import Invariants, Life, SimGroup
 
 FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED)
-
-
-class Life(Enum):
-    """What a group's processes do."""
-
-    PLACING = auto()
-    STARTING = auto()
-    ASKING = auto()  # waits for a plan above `generation`
-    CONNECTING = auto()
-    TRAINING = auto()
-    HUNG = auto()
-    GONE = auto()
-
-
-@dataclass(slots=True)
-class SimGroup:
-    """One partition group as it truly is."""
-
-    group_id: int
-    has_state: bool
-    life: Life = Life.PLACING
-    generation: int = 0
-    step: int = 0
-    outbox: list[Event] = field(default_factory=list)
 
 
 class ClusterModel:
@@ -75,8 +52,9 @@ class ClusterModel:
         self.now = 0.0
         self.groups: dict[int, SimGroup] = {}
         self.plans: list[tuple[int, ...]] = [()]
+        self.invariants = Invariants(self.groups, self.plans)
         self.is_ending = False
-        self.had_own_error = False
+        self.own_errors: set[tuple[int, int]] = set()  # group and step
         self.num_failed_starts = 0
         self._stopped: set[int] = set()
         self._told_gone: set[int] = set()
@@ -88,6 +66,9 @@ class ClusterModel:
 
     def tell(self, event: Event) -> None:
         """Deliver an event, carry out the decisions and check them."""
+        self._carry_out_all(self._decide(event))
+
+    def _decide(self, event: Event) -> list[Decision]:
         if isinstance(event, GroupLost | GroupEnded):
             self._told_gone.add(event.group_id)
         ends = isinstance(event, CancelRequested) or (
@@ -98,6 +79,9 @@ class ClusterModel:
         assert not (was_final and decisions), decisions
         # A late end of an evicted group ends nothing.
         self.is_ending = self.is_ending or (ends and self.machine._ending is not None)
+        return decisions
+
+    def _carry_out_all(self, decisions: list[Decision]) -> None:
         for decision in decisions:
             self._carry_out(decision)
         alive = [group for group in self.machine.groups.values() if group.phase in ALIVE]
@@ -119,8 +103,9 @@ class ClusterModel:
                 self.groups[group_id] = SimGroup(group_id, has_state=begins_run)
             case StopGroup(group_id, reason):
                 assert group_id not in self._stopped
-                if "begins again" in reason:
-                    self._check_that_no_state_is_thrown_away(self.groups[group_id])
+                is_silent = "has not answered" in reason or "said anything" in reason
+                if not is_silent and self.machine._ending is None:
+                    self.invariants.check_stop(self.groups[group_id])
                 self._stopped.add(group_id)
                 self.groups[group_id].life = Life.GONE
             case AnnounceGeneration(number, members):
@@ -137,15 +122,15 @@ class ClusterModel:
     def _may_hold(self, group: SimGroup) -> bool:
         return group.has_state or group.group_id in self._announced
 
-    @staticmethod
-    def _check_that_no_state_is_thrown_away(group: SimGroup) -> None:
-        trains_on = group.life not in (Life.GONE, Life.HUNG)
-        assert not (trains_on and group.has_state and group.step > 0), group
-
     # The groups' side.
 
     def advance(self, group_id: int) -> bool:
         """Let a group do the next thing that it can do; return whether there was one."""
+        moved = self._advance(group_id)
+        self.invariants.check_generations()
+        return moved
+
+    def _advance(self, group_id: int) -> bool:
         group = self.groups[group_id]
         match group.life:
             case Life.PLACING:
@@ -191,6 +176,7 @@ class ClusterModel:
             self._break(here, number)
             return True
         newest = max(group.step for group in holders)
+        self.invariants.check_entry(newest)
         for group in here:
             # Who is behind listens, and enters when the copy has arrived.
             group.has_state = group.has_state and group.step == newest
@@ -205,7 +191,10 @@ class ClusterModel:
         here = [g for g in members if self._is_in(g, Life.TRAINING, group.generation)]
         if len(here) < len(members):
             return self._train(group.generation)
-        group.has_state = True
+        source = next((other for other in here if other.has_state), None)
+        if source is None:
+            return self._train(group.generation)
+        group.has_state, group.history = True, source.history
         group.outbox.append(GroupEntered(group.group_id, group.generation, group.step))
         return True
 
@@ -216,14 +205,21 @@ class ClusterModel:
         if len({group.step for group in here}) > 1 or len(here) < len(members):
             self._break(here, number)
             return True
-        if self.steps is None and number == len(self.plans) - 1:
+        has_trained = all(group.trained == number for group in here)
+        if self.steps is None and number == len(self.plans) - 1 and has_trained:
             return False  # one step is like another
+        self.invariants.check_commit(here, number)
         for group in here:
             self._commit(group)
         return True
 
     def _commit(self, group: SimGroup) -> None:
         group.step += 1
+        if group.has_state:
+            group.history = (*group.history, group.generation)
+            if group.trained < group.generation:
+                group.trained = group.generation
+                group.outbox.append(GroupTrained(group.group_id, group.generation))
         if group.step == self.steps:
             self._end(group, finished=True)
         elif group.generation < len(self.plans) - 1:
@@ -250,10 +246,18 @@ class ClusterModel:
         """Kill a group; the supervisor hears of it later."""
         group = self.groups[group_id]
         if group.life != Life.GONE:
-            self.had_own_error |= own_error
+            step = group.step if own_error else None
+            if own_error:
+                self.own_errors.add((group_id, group.step))
             self.num_failed_starts += group.life != Life.TRAINING
             group.life = Life.GONE
-            group.outbox.append(GroupLost(group_id, "Its node is gone.", own_error))
+            group.outbox.append(GroupLost(group_id, "Its node is gone.", own_error, step))
+
+    def lose_reports(self, group_id: int) -> None:
+        """Kill a group before it has sent what it has to tell: that is never heard."""
+        if self.groups[group_id].life != Life.GONE:
+            self.groups[group_id].outbox.clear()
+            self.lose(group_id, own_error=False)
 
     def lose_while_copying(self, group_id: int) -> None:
         """Kill a member in the middle of a copy: those that were behind hold nothing now."""
@@ -310,6 +314,32 @@ class ClusterModel:
         for event in self._delivered[len(self._delivered) - number % 5 :]:
             self.tell(event)
 
+    def crash_before_storing(self, group_id: int, number: int) -> None:
+        """Kill the supervisor when it has decided and nothing is stored: all that is forgotten.
+
+        Nobody has been told of a generation then, but processes may have been ended. The report
+        was not answered, and is sent again.
+        """
+        forgotten: MembershipMachine = pickle.loads(pickle.dumps(self.machine))
+        for decision in forgotten.handle(self._next_event(group_id), self.now):
+            if isinstance(decision, StopGroup) and number % 2 and not self.is_ending:
+                self.lose(decision.group_id, own_error=False)
+
+    def crash_after_storing(self, group_id: int, number: int) -> None:
+        """Kill the supervisor when it has stored what it decided: the next one carries it out.
+
+        The groups go on meanwhile, and the report is sent again.
+        """
+        decisions = self._decide(self._next_event(group_id))
+        self.machine = pickle.loads(pickle.dumps(self.machine))
+        for going_on in list(self.groups)[: number % 4]:
+            self.advance(going_on)
+        self._carry_out_all(decisions)
+
+    def _next_event(self, group_id: int) -> Event:
+        outbox = self.groups[group_id].outbox
+        return outbox[0] if outbox else Tick(step=self.invariants.committed)
+
     def deliver_again(self, index: int) -> None:
         """Deliver a message a second time."""
         if self._delivered:
@@ -318,7 +348,7 @@ class ClusterModel:
     def pass_time(self, seconds: float) -> None:
         """Move the clock."""
         self.now += seconds
-        self.tell(Tick())
+        self.tell(Tick(step=self.invariants.committed))
 
     def scale(self, wanted: int) -> None:
         """Ask for another number of groups."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mics_core.elastic.events import GroupPhase, RunPhase
-from tests.elastic.cluster_model import FINAL, ClusterModel, Life
+from tests.elastic.cluster_model import FINAL, ClusterModel
+from tests.elastic.invariants import Life
 
 pytestmark = pytest.mark.pure
 
@@ -16,11 +19,14 @@ WEIGHTS = {
     "advance": 12,
     "deliver": 12,
     "deliver_again": 2,
-    "restart_supervisor": 2,
+    "restart_supervisor": 1,
+    "crash_before_storing": 2,
+    "crash_after_storing": 2,
     "pass_time": 3,
     "scale": 1,
     "lose": 1,
     "fail": 1,
+    "lose_reports": 1,
     "lose_while_copying": 1,
     "lose_in_commit": 1,
     "hang": 1,
@@ -63,6 +69,12 @@ def act(cluster: ClusterModel, action: str, number: int) -> None:
                     cluster.lose(group_id, own_error=False)
                 case "fail":
                     cluster.lose(group_id, own_error=True)
+                case "lose_reports":
+                    cluster.lose_reports(group_id)
+                case "crash_before_storing":
+                    cluster.crash_before_storing(group_id, number)
+                case "crash_after_storing":
+                    cluster.crash_after_storing(group_id, number)
                 case "lose_while_copying":
                     if cluster.groups[group_id].life == Life.CONNECTING:
                         cluster.lose_while_copying(group_id)
@@ -79,8 +91,13 @@ def act(cluster: ClusterModel, action: str, number: int) -> None:
 
 
 def check_failure_is_deserved(cluster: ClusterModel) -> None:
-    if cluster.machine.phase == RunPhase.FAILED:
-        assert cluster.had_own_error or cluster.num_failed_starts >= 4
+    if cluster.machine.phase != RunPhase.FAILED:
+        return
+    if "follows the data" in cluster.machine.reason:
+        steps = Counter(step for _, step in cluster.own_errors)
+        assert max(steps.values()) >= 2
+    else:
+        assert cluster.own_errors or cluster.num_failed_starts >= 4
 
 
 @FEW

@@ -1,0 +1,92 @@
+"""What must hold of the partition groups themselves, whatever the machine decides and hears."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from mics_core.elastic.events import Event
+
+
+class Life(Enum):
+    """What a group's processes do."""
+
+    PLACING = auto()
+    STARTING = auto()
+    ASKING = auto()  # waits for a plan above `generation`
+    CONNECTING = auto()
+    TRAINING = auto()
+    HUNG = auto()
+    GONE = auto()
+
+
+@dataclass(slots=True)
+class SimGroup:
+    """One partition group as it truly is.
+
+    Args:
+        history: The generation under which each step that its states hold was committed.
+    """
+
+    group_id: int
+    has_state: bool
+    life: Life = Life.PLACING
+    generation: int = 0
+    step: int = 0
+    trained: int = 0
+    history: tuple[int, ...] = ()
+    outbox: list[Event] = field(default_factory=list)
+
+
+class Invariants:
+    """Checks them at each thing that happens.
+
+    Args:
+        groups: All groups.
+        plans: The members of each generation that was announced, by number.
+    """
+
+    def __init__(self, groups: Mapping[int, SimGroup], plans: Sequence[tuple[int, ...]]):
+        self._groups = groups
+        self._plans = plans
+        self.committed = 0
+        """Steps that all members of a generation have committed."""
+
+    def check_generations(self) -> None:
+        """One generation at a time is in effect, and no group is in two generations."""
+        training = [g for g in self._groups.values() if g.life == Life.TRAINING]
+        able = [n for n in {g.generation for g in training} if self._can_commit(n)]
+        assert len(able) <= 1, f"generations {able} are in effect at once"
+        for group in training:
+            places = [n for n in able if group.group_id in self._plans[n]]
+            assert places in ([], [group.generation]), f"{group} is also in {places}"
+            assert self._plans[group.generation].count(group.group_id) == 1, group
+
+    def _can_commit(self, number: int) -> bool:
+        members = [self._groups[member] for member in self._plans[number]]
+        return all(g.life == Life.TRAINING and g.generation == number for g in members)
+
+    def check_commit(self, here: Sequence[SimGroup], number: int) -> None:
+        """No commit without agreement: all members are there, with the same steps behind them."""
+        assert {group.group_id for group in here} == set(self._plans[number])
+        histories = {group.history for group in here if group.has_state}
+        assert len(histories) == 1, f"members of generation {number} come from {histories}"
+        self.committed = max(self.committed, here[0].step + 1)
+
+    def check_entry(self, newest: int) -> None:
+        """Committed steps never go back while anybody lives who holds them."""
+        holders = [g for g in self._groups.values() if self._holds(g, self.committed)]
+        assert newest >= self.committed or not holders, (newest, holders)
+        self.committed = min(self.committed, newest)
+
+    def check_stop(self, group: SimGroup) -> None:
+        """Nobody ends the last group that holds the committed steps."""
+        if self.committed and self._holds(group, self.committed):
+            others = [g for g in self._groups.values() if g is not group]
+            assert any(self._holds(other, self.committed) for other in others), group
+
+    @staticmethod
+    def _holds(group: SimGroup, step: int) -> bool:
+        lives = group.life not in (Life.GONE, Life.HUNG)
+        return lives and group.has_state and group.step >= step
