@@ -119,7 +119,7 @@ def _plan(options: argparse.Namespace, link_mbit: float | None) -> Plan:
     turns = 1 if options.quick else 3
     return Plan(
         num_turns=options.turns or turns,
-        num_warm_up=1 if options.quick else warm_up,
+        num_warm_up=options.warm_up or (1 if options.quick else warm_up),
         num_steps=options.steps or (1 if options.quick else steps),
     )
 
@@ -143,6 +143,7 @@ def _parse() -> argparse.Namespace:
     add("--systems", type=_names, help="names separated by commas; all by default")
     add("--turns", type=int, help="turns of each system; 3 by default")
     add("--steps", type=int, help="measured steps of a turn; the default depends on the link")
+    add("--warm-up", type=int, help="steps of a turn before them; the default depends on the link")
     add("--quick", action="store_true", help="one turn of one step, results kept apart")
     add("--strict", action="store_true", help="exit with 1 if a goal is missed")
     add("--output", type=Path, help="where to write the results")

@@ -79,6 +79,39 @@ def test_on_cpus_what_messages_take_of_the_processor_shows_whatever_is_computed(
     assert hidden.exposed_forward == pytest.approx(2 * 1e-4 + (block + root) / 2 / 1e6)
 
 
+def test_on_cpus_a_group_takes_the_processor_and_the_wire_in_turn() -> None:
+    # Two nodes of one worker: every byte crosses the wire; kept parameters, one micro-batch.
+    slow = replace(SLOW_MEMORY, workers_per_node=1)
+    kept = layout(2, strategy=Strategy(reshard="never"))
+    times = predict(MODEL, slow, kept, workload(2)).times
+    block, root = 4000, 1600
+
+    def wire(num_bytes: int) -> float:
+        return 1e-3 + num_bytes / 2 / 1e5
+
+    def processor(num_bytes: int, copies: int) -> float:
+        return (27 / 2 + copies) * num_bytes / 1e6
+
+    forward = wire(root) + processor(root, 3) + 4 * (wire(block) + processor(block, 3))
+    assert times.exposed_forward == pytest.approx(forward - 3 * FORWARD / 4)
+    on_gpus = predict(MODEL, replace(slow, backend="nccl"), kept, workload(2)).times
+    hidden = wire(root) + wire(block) + 3 * (wire(block) - FORWARD)
+    assert on_gpus.exposed_forward == pytest.approx(hidden)
+
+
+def test_on_cpus_the_second_hop_waits_for_what_the_group_takes_of_the_processor() -> None:
+    def exposed(profile: ClusterProfile) -> float:
+        kept = layout(2, 4, strategy=Strategy(reshard="never"))
+        return predict(MODEL, profile, kept, workload(8)).times.exposed_second_hop
+
+    # Three of the four blocks' buckets cross beside backward, the rest after it.
+    wire = 6 * (1e-3 + 1e-2)
+    tail = wire + 6 * (1e-3 + 4e-3)
+    between = wire - 2 * FORWARD / 4
+    found = exposed(replace(SLOW_MEMORY, memory_bytes_per_s=3e6))
+    assert found == pytest.approx(tail + 3 * between)
+
+
 def test_gathers_inside_a_node_hide_behind_the_computing_of_one_unit() -> None:
     # A block's gather and scatter take 2.1 ms each, the root's 0.9; one micro-batch of 2 samples.
     times = run(2, batch=2).times
