@@ -118,7 +118,7 @@ def predict(
     return Prediction(
         layout=layout,
         micro_batches=micro_batches,
-        memory=memory_of(model, layout, workload, span),
+        memory=memory_of(model, layout, workload, span, cluster.backend),
         traffic=traffic,
         times=times,
         samples_per_s=samples_per_s,

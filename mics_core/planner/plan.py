@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mics_core.planner.amounts import amount, percent, seconds
 from mics_core.planner.candidates import Choices, Refused, candidates
 from mics_core.planner.cost import predict
-from mics_core.planner.footprint import USABLE_PERCENT, usable_bytes
+from mics_core.planner.footprint import reserve_in_words, usable_bytes, usable_percent
 from mics_core.planner.layout import LayoutProblem
 from mics_core.planner.prediction import Layout, Prediction
 from mics_core.planner.words import described
@@ -107,16 +107,16 @@ def plan_layout(choices: Choices) -> Plan | NoPlan:
 
 
 def _reason_for(chosen: Prediction, fastest: Prediction, num_fitting: int, choices: Choices) -> str:
-    usable = amount(usable_bytes(choices.cluster.memory_bytes))
+    usable = amount(usable_bytes(choices.cluster.memory_bytes, choices.model))
     needs = f"{seconds(chosen.step_s)} a step, {amount(chosen.memory.total)} of {usable} a worker"
-    name = described(chosen.layout)
+    name, kept = described(chosen.layout), reserve_in_words(choices.model)
     if num_fitting == 1:
-        return f"{name} is the only layout that fits: {needs}."
+        return f"{name} is the only layout that fits: {needs}{kept}."
     if chosen is fastest:
-        return f"{name} is the fastest of {num_fitting} layouts that fit: {needs}."
+        return f"{name} is the fastest of {num_fitting} layouts that fit: {needs}{kept}."
     return (
         f"{name} is within 2 % of the fastest of {num_fitting} layouts that fit and"
-        f" {_advantage(chosen, fastest)}: {needs}."
+        f" {_advantage(chosen, fastest)}: {needs}{kept}."
     )
 
 
@@ -147,18 +147,18 @@ def _advantage(one: Prediction, other: Prediction) -> str:
 
 def _problem(choices: Choices, refused: list[Refused]) -> LayoutProblem:
     """Say what is missing where it comes closest: memory last, since it depends on the others."""
-    usable = usable_bytes(choices.cluster.memory_bytes)
+    usable = usable_bytes(choices.cluster.memory_bytes, choices.model)
     pinned = choices.pins.partition_size
     value = f"partition_size {pinned!r} on {choices.cluster.name}"
     short = [each for each in refused if each.memory is not None]
     if short:
         closest = min(short, key=lambda each: each.memory.total if each.memory else 0.0)
         assert closest.memory is not None
-        needed = -(-closest.memory.total * 100 // USABLE_PERCENT)
+        needed = -(-closest.memory.total * 100 // usable_percent(choices.model))
         return LayoutProblem(
             f"{value} with {amount(usable)} usable a worker",
             f"the layout that comes closest ({closest.what}) needs"
-            f" {amount(closest.memory.total)} a worker.",
+            f" {amount(closest.memory.total)} a worker{reserve_in_words(choices.model)}.",
             f"Give each worker at least {amount(needed)}, add nodes for a larger partition group,"
             " lower training.micro_batch_size, or set training.activation_checkpointing.",
         )

@@ -82,10 +82,11 @@ def test_every_layout_that_was_not_chosen_says_why() -> None:
 def test_a_lack_of_memory_names_the_parts() -> None:
     short = choices(memory_bytes=50_000, micro_batch_size=1, partition_size=1)
     found = refused(short)
-    # 70400 bytes of states, two buckets of 4000, and 450 numbers of activations.
+    # 70400 bytes of states, 450 numbers of activations, two buckets of 4000, and what the gradient
+    # of the first update, 17600 bytes, needs beyond the last two.
     assert found.refused[0].reason == (
-        "It needs 78.3 KiB (68.8 KiB of model states at p = 1 + 7.81 KiB of gathered units and"
-        " gradients + 1.76 KiB of activations) a worker of 43.9 KiB usable."
+        "It needs 85.9 KiB (68.8 KiB of model states at p = 1 + 15.4 KiB of gathered units,"
+        " gradients and update + 1.76 KiB of activations) a worker of 43.9 KiB usable."
     )
     assert found.problem.value == "partition_size 1 on test with 43.9 KiB usable a worker"
     assert "the layout that comes closest (p = 1, 8 groups, micro-batch 1" in found.problem.rule
@@ -215,8 +216,8 @@ def test_whatever_is_chosen_fits_and_can_be_placed(
         return
     for ranked in (found.choice, *found.others):
         layout = ranked.layout
-        memory = memory_of(MODEL, layout, asked.workload, layout.span(workers))
-        assert memory.total <= usable_bytes(asked.cluster.memory_bytes)
+        memory = memory_of(MODEL, layout, asked.workload, layout.span(workers), "gloo")
+        assert memory.total <= usable_bytes(asked.cluster.memory_bytes, MODEL)
         assert layout.num_workers <= nodes * workers
         samples = layout.partition_size * layout.micro_batch_size
         assert batch % samples == 0
