@@ -19,7 +19,12 @@ from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.network.deepspeed_env import MICS_VERSION, NEWEST_VERSION
 from benchmarks.network.goals import evaluate
-from benchmarks.network.layouts import Layout, default_systems, parse_layout
+from benchmarks.network.layouts import (
+    Layout,
+    default_systems,
+    parse_layout,
+    predicted_systems,
+)
 from benchmarks.network.measure import (
     Factories,
     Measured,
@@ -67,7 +72,7 @@ def _measure_layout(
     console: Console, options: argparse.Namespace, layout: Layout, spec: JobSpec, folder: Path
 ) -> Iterator[list[Measured]]:
     """Yield the results of each link."""
-    systems = options.systems or default_systems(layout)
+    systems = options.systems or _systems(options, layout)
     with ExitStack() as stack:
         network = stack.enter_context(EmulatedNetwork(layout.num_nodes))
         factories = Factories(network, folder, stack)
@@ -93,6 +98,10 @@ def _measure_layout(
                 )
             show_results(console, title, measured)
             yield measured
+
+
+def _systems(options: argparse.Namespace, layout: Layout) -> list[str]:
+    return predicted_systems(layout) if options.predicted else default_systems(layout)
 
 
 def _check(console: Console, measured: Sequence[Measured]) -> bool:
@@ -141,6 +150,7 @@ def _parse() -> argparse.Namespace:
     add("--layouts", type=_layouts, default=_layouts("4x2,2x4"), help="such as 4x2,2x4")
     add("--links", type=_links, default=_links("200,1000,unshaped"), help="Mbit/s, or unshaped")
     add("--systems", type=_names, help="names separated by commas; all by default")
+    add("--predicted", action="store_true", help="our engine in many layouts, for the predictions")
     add("--turns", type=int, help="turns of each system; 3 by default")
     add("--steps", type=int, help="measured steps of a turn; the default depends on the link")
     add("--warm-up", type=int, help="steps of a turn before them; the default depends on the link")
@@ -150,7 +160,8 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.output is None:
         quick = RESULTS.parent / ".cache" / "network-quick.json"
-        options.output = quick if options.quick else RESULTS / "network.json"
+        name = "predicted.json" if options.predicted else "network.json"
+        options.output = quick if options.quick else RESULTS / name
     return options
 
 

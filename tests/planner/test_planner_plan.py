@@ -54,16 +54,27 @@ def test_a_slow_network_keeps_the_second_hop_small() -> None:
     assert found.choice.layout.partition_size > 1
 
 
-def test_the_choice_is_the_fastest_up_to_a_tie_of_two_per_cent() -> None:
+def test_the_choice_is_the_fastest_up_to_a_tie_of_three_per_cent() -> None:
     found = planned(choices(micro_batch_size="auto", activation_checkpointing="auto"))
     everything = [found.choice, *found.others]
     fastest = min(each.score for each in everything)
-    tied = [each for each in everything if each.score <= 1.02 * fastest]
+    tied = [each for each in everything if each.score <= 1.03 * fastest]
     assert found.choice in tied
     smallest = min(each.layout.partition_size for each in tied)
     assert found.choice.layout.partition_size == smallest
     scores = [each.score for each in found.others]
     assert scores == sorted(scores)
+
+
+def test_of_layouts_about_as_fast_the_one_that_sends_less_is_taken() -> None:
+    # Routes hardly differ in time where nearly all of it is computing, but in bytes by far.
+    found = planned(choices(micro_batch_size=1, partition_size=4, efficiency=1e-3))
+    chosen = found.choice.prediction
+    assert chosen.traffic.total == pytest.approx(
+        min(each.prediction.traffic.total for each in found.others)
+    )
+    louder = [each for each in found.others if each.score <= 1.03 * found.choice.score]
+    assert any("the choice sends less out of a node" in each.reason for each in louder)
 
 
 def test_every_layout_that_was_not_chosen_says_why() -> None:
@@ -72,7 +83,7 @@ def test_every_layout_that_was_not_chosen_says_why() -> None:
     assert found.refused
     for other in found.others:
         assert other.reason.endswith(".")
-        if other.score > 1.02 * found.choice.score:
+        if other.score > 1.03 * found.choice.score:
             assert "slower than the choice by" in other.reason
     for each in found.refused:
         assert each.reason.endswith("."), each
@@ -240,7 +251,7 @@ def test_scaling_keeps_the_batch_a_worker_or_the_whole_batch() -> None:
         assert not isinstance(point.full, str)
         assert point.full.layout.partition_size == point.num_workers
         assert not isinstance(point.mics, str)
-        assert point.mics.samples_per_s >= point.full.samples_per_s / 1.021
+        assert point.mics.samples_per_s >= point.full.samples_per_s / 1.031
 
 
 def test_scaling_says_what_cannot_be() -> None:
