@@ -145,6 +145,17 @@ def published_table() -> list[str]:
     return [*lines, "", f"{fitted} of which {used} are used."]
 
 
+def measured_rows() -> list[dict[str, Any]]:
+    """Return what the network benchmark measured, and its run over many layouts, if any."""
+    files = (RESULTS / "network.json", RESULTS / "predicted.json")
+    return [
+        row
+        for file in files
+        if file.exists()
+        for row in json.loads(file.read_text(encoding="utf-8"))
+    ]
+
+
 def measured_table() -> list[str]:
     """Return the cost model beside the network benchmark's measurements, as lines of Markdown.
 
@@ -155,7 +166,7 @@ def measured_table() -> list[str]:
         " Error |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in json.loads((RESULTS / "network.json").read_text(encoding="utf-8")):
+    for row in measured_rows():
         questions = [Question.from_json(value) for value in row.get("predicted_from", [])]
         for layout in dict.fromkeys(question.layout for question in questions):
             model_s = median(q.answer().step_s for q in questions if q.layout == layout)

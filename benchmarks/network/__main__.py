@@ -19,7 +19,12 @@ from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.network.deepspeed_env import MICS_VERSION, NEWEST_VERSION
 from benchmarks.network.goals import evaluate
-from benchmarks.network.layouts import Layout, default_systems, parse_layout
+from benchmarks.network.layouts import (
+    Layout,
+    default_systems,
+    parse_layout,
+    predicted_systems,
+)
 from benchmarks.network.measure import (
     Factories,
     Measured,
@@ -67,7 +72,7 @@ def _measure_layout(
     console: Console, options: argparse.Namespace, layout: Layout, spec: JobSpec, folder: Path
 ) -> Iterator[list[Measured]]:
     """Yield the results of each link."""
-    systems = options.systems or default_systems(layout)
+    systems = options.systems or _systems(options, layout)
     with ExitStack() as stack:
         network = stack.enter_context(EmulatedNetwork(layout.num_nodes))
         factories = Factories(network, folder, stack)
@@ -95,6 +100,10 @@ def _measure_layout(
             yield measured
 
 
+def _systems(options: argparse.Namespace, layout: Layout) -> list[str]:
+    return predicted_systems(layout) if options.predicted else default_systems(layout)
+
+
 def _check(console: Console, measured: Sequence[Measured]) -> bool:
     """Say whether all losses agree and our engine worked."""
     difference, words = largest_loss_difference(measured)
@@ -119,7 +128,7 @@ def _plan(options: argparse.Namespace, link_mbit: float | None) -> Plan:
     turns = 1 if options.quick else 3
     return Plan(
         num_turns=options.turns or turns,
-        num_warm_up=1 if options.quick else warm_up,
+        num_warm_up=options.warm_up or (1 if options.quick else warm_up),
         num_steps=options.steps or (1 if options.quick else steps),
     )
 
@@ -141,15 +150,18 @@ def _parse() -> argparse.Namespace:
     add("--layouts", type=_layouts, default=_layouts("4x2,2x4"), help="such as 4x2,2x4")
     add("--links", type=_links, default=_links("200,1000,unshaped"), help="Mbit/s, or unshaped")
     add("--systems", type=_names, help="names separated by commas; all by default")
+    add("--predicted", action="store_true", help="our engine in many layouts, for the predictions")
     add("--turns", type=int, help="turns of each system; 3 by default")
     add("--steps", type=int, help="measured steps of a turn; the default depends on the link")
+    add("--warm-up", type=int, help="steps of a turn before them; the default depends on the link")
     add("--quick", action="store_true", help="one turn of one step, results kept apart")
     add("--strict", action="store_true", help="exit with 1 if a goal is missed")
     add("--output", type=Path, help="where to write the results")
     options = parser.parse_args()
     if options.output is None:
         quick = RESULTS.parent / ".cache" / "network-quick.json"
-        options.output = quick if options.quick else RESULTS / "network.json"
+        name = "predicted.json" if options.predicted else "network.json"
+        options.output = quick if options.quick else RESULTS / name
     return options
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Layout", "default_systems", "parse_layout"]
+__all__ = [
+    "Layout",
+    "default_systems",
+    "full_sharding",
+    "is_planned",
+    "parse_layout",
+    "predicted_systems",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +55,35 @@ def default_systems(layout: Layout) -> list[str]:
         "mics auto",
         "deepspeed zero3",
         "deepspeed mics",
+        f"deepspeed mics p={layout.world_size}",
     ]
+
+
+def predicted_systems(layout: Layout) -> list[str]:
+    """Return systems of ours in many layouts, to hold predictions against, and full sharding."""
+    in_node, whole = f"mics p={layout.workers_per_node}", f"mics p={layout.world_size}"
+    return [
+        "fsdp2 full",
+        full_sharding(layout.world_size),
+        "mics auto",
+        "mics p=1 checkpointing=true",
+        in_node,
+        f"{in_node} reshard=always",
+        f"{in_node} reshard=always checkpointing=true",
+        f"{in_node} micro_batch=2",
+        whole,
+        f"{whole} reshard=always",
+        f"{whole} reshard=node",
+        f"{whole} reshard=node accumulation=node micro_batch=2",
+    ]
+
+
+def full_sharding(world_size: int) -> str:
+    """Return our system that shards, gathers and reduces as bare FSDP2 over all workers does."""
+    return f"mics p={world_size} reshard=always accumulation=group hierarchical=never"
+
+
+def is_planned(system: str) -> bool:
+    """Whether a system is ours and nothing but its partition size is fixed."""
+    kind, *words = system.split()
+    return kind == "mics" and all(word == "auto" or word.startswith("p=") for word in words)

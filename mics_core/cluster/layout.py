@@ -128,6 +128,7 @@ def _chosen_by_memory(spec: JobSpec, nodes: ClusterShape) -> Layout:
         _worker_memory_bytes(spec, nodes),
         nodes,
         lambda size, micro_batch: batch_problem(spec, size, micro_batch),
+        "nccl" if spec.resources.gpus else "gloo",
     )
     if not isinstance(found, MemoryChoice):
         raise LayoutError([found.as_problem()])

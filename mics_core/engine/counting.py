@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from torch import nn
 
 from mics_core.data.vocabulary import vocabulary_size
+from mics_core.engine.activations import count_activations
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.sharding import block_names
 from mics_core.errors import MicsError
@@ -28,19 +29,29 @@ __all__ = ["count_shape", "main"]
 def count_shape(spec: JobSpec) -> ModelShape:
     """Build the model of `spec` on the meta device and count.
 
-    Parameters are exact. Operations and activations of a transformer follow its sizes; those of a
-    user's module are not known before it runs: two operations a parameter and token, and no
-    activations.
+    Parameters are exact. Operations and activations of a transformer follow its sizes. Of a user's
+    module two operations a parameter and token are assumed, and activations are counted in a pass
+    over one sample; where it cannot run here they stay unknown.
 
     Raises:
         SpecificationError: The model cannot be built.
     """
     model = build_meta_model(spec)
     total = _count(model)
-    blocks = tuple(_count(model.get_submodule(name)) for name in block_names(model))
-    counted = shape_of_counts(blocks, total - sum(blocks), spec.training.sequence_length)
+    names, length = block_names(model), spec.training.sequence_length
+    blocks = tuple(_count(model.get_submodule(name)) for name in names)
+    counted = shape_of_counts(blocks, total - sum(blocks), length)
     if not isinstance(spec.model, TransformersModel):
-        return counted
+        found = count_activations(model, names, length)
+        if found is None:
+            return counted
+        return replace(
+            counted,
+            block=replace(counted.block, activations=found.block),
+            root=replace(counted.root, activations=found.root),
+            block_inputs=found.block_inputs,
+            knows_activations=True,
+        )
     formula = shape_of_transformer(transformer_sizes(spec, spec.model, vocabulary_size(spec)))
     return replace(
         formula,

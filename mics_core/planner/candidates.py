@@ -267,12 +267,12 @@ def _micro_batches(choices: Choices, size: int) -> list[int]:
 def _of_kind(
     choices: Choices, kind: Layout, micro_batches: list[int]
 ) -> Iterator[Layout | Refused]:
-    usable = usable_bytes(choices.cluster.memory_bytes)
+    usable = usable_bytes(choices.cluster.memory_bytes, choices.model)
     span = kind.span(choices.k)
     for micro_batch in micro_batches:
         groups = num_groups_of(choices, kind.partition_size, micro_batch)
         layout = replace(kind, num_groups=groups, micro_batch_size=micro_batch)
-        memory = memory_of(choices.model, layout, choices.workload, span)
+        memory = memory_of(choices.model, layout, choices.workload, span, choices.cluster.backend)
         if memory.total > usable:
             yield Refused(
                 kind.partition_size,
@@ -286,11 +286,11 @@ def _of_kind(
 
 
 def _needs(memory: Memory, layout: Layout) -> str:
-    held = memory.gathered + memory.gradients + memory.buckets
+    held = memory.gathered + memory.gradients + memory.buckets + memory.update
     return (
         f"{amount(memory.total)} ({amount(memory.model_states)} of model states at p ="
-        f" {layout.partition_size} + {amount(held)} of gathered units and gradients +"
-        f" {amount(memory.activations)} of activations)"
+        f" {layout.partition_size} + {amount(held)} of gathered units, gradients and update"
+        f" + {amount(memory.activations)} of activations)"
     )
 
 

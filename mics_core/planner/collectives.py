@@ -41,6 +41,8 @@ class Cost:
     """Bytes that each worker sends, inside its node or out of it."""
     copied_bytes: float = 0.0
     """Bytes that a worker reads and writes around the collective: copies in and out, the sum."""
+    wire_s: float = 0.0
+    """What of the time links between nodes take; the rest is inside nodes."""
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -48,6 +50,7 @@ class Cost:
             self.node_bytes + other.node_bytes,
             self.worker_bytes + other.worker_bytes,
             self.copied_bytes + other.copied_bytes,
+            self.wire_s + other.wire_s,
         )
 
     def __mul__(self, times: float) -> Cost:
@@ -56,6 +59,7 @@ class Cost:
             self.node_bytes * times,
             self.worker_bytes * times,
             self.copied_bytes * times,
+            self.wire_s * times,
         )
 
     def processor_s(self, cluster: ClusterProfile) -> float:
@@ -207,7 +211,13 @@ def _across(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
 
 
 def _rounds(rounds: int, round_s: float, node_bytes: float, worker_bytes: float) -> Cost:
-    return Cost(rounds * round_s, rounds * node_bytes, rounds * worker_bytes)
+    time_s = rounds * round_s
+    return Cost(
+        time_s,
+        rounds * node_bytes,
+        rounds * worker_bytes,
+        wire_s=time_s if node_bytes else 0.0,
+    )
 
 
 def _gather_copies(num_bytes: float, workers: int) -> float:

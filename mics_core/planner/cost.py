@@ -17,8 +17,14 @@ block's all-gather and reduce-scatter, G and S those of the root's.
   step: 2(p - 1) rounds inside the group and N - 1 across groups.
 
 On CPUs a collective also takes a time h of the processor that computes (`Cost.processor_s`), which
-nothing can hide: what shows beside computing time c is max(h, time - c) there. That of copies shows
-where nothing runs beside, too.
+nothing can hide: what shows beside computing time c is at least max(h, time - c) there. That of
+copies shows where nothing runs beside, too. And h does not run beside the wire between nodes w
+(`Cost.wire_s`) in a group's collectives: gloo passes a piece on when it is there whole, and a
+bucket leaves when its gradients are added up. So what shows is also at least h + w - c/4: a thread
+that feeds the wire waits for its turn behind those that compute, so that the wire moves on during a
+part of c alone. The quarter is a worker's share of a core in the runs it was held against, and fits
+them (docs/scaling.md). Of the second hop only w joins this sum: its processor time has a thread of
+its own.
 
 What is not modelled: delays of launching kernels, stragglers, and congestion by other traffic.
 """
@@ -47,6 +53,7 @@ from mics_core.planner.shape import ModelShape
 __all__ = ["predict"]
 
 _OFFLOAD_BYTES_PER_S = 10e9  # between GPU and host, and of the host's update beside it
+_COMPUTING_THAT_HIDES_WIRES = 0.25  # on CPUs; see [Note: the step in time]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,7 @@ def predict(
     return Prediction(
         layout=layout,
         micro_batches=micro_batches,
-        memory=memory_of(model, layout, workload, span),
+        memory=memory_of(model, layout, workload, span, cluster.backend),
         traffic=traffic,
         times=times,
         samples_per_s=samples_per_s,
@@ -195,14 +202,23 @@ def _times(
     span: Span,
 ) -> Times:
     blocks, later = model.num_blocks, micro_batches - 1
+    is_on_cpus = cluster.backend == "gloo"
 
     def alone(cost: Cost) -> float:
+        if not is_on_cpus:
+            return cost.time_s
         copies_s = replace(cost, worker_bytes=0.0).processor_s(cluster)
-        return max(cost.time_s + copies_s, cost.processor_s(cluster))
+        return max(cost.time_s + copies_s, cost.processor_s(cluster) + cost.wire_s)
 
-    def beside(compute_s: float, *costs: Cost) -> float:
-        whole = sum(costs, start=NOTHING)
-        return max(whole.processor_s(cluster), whole.time_s - compute_s)
+    def beside(compute_s: float, *costs: Cost, hop_part: Cost = NOTHING) -> float:
+        of_group = sum(costs, start=NOTHING)
+        whole = of_group + hop_part
+        shown_s = max(0.0, whole.time_s - compute_s)
+        if not is_on_cpus:
+            return shown_s
+        in_turn_s = of_group.processor_s(cluster) + whole.wire_s
+        in_turn_s -= _COMPUTING_THAT_HIDES_WIRES * compute_s
+        return max(shown_s, whole.processor_s(cluster), in_turn_s)
 
     work = layout.micro_batch_size * cluster.seconds_per_flop
     block_s, root_s = model.block.flops * work, model.root.flops * work
@@ -221,7 +237,9 @@ def _times(
         if not blocks:
             return shown
         shown += beside(2 * root_s, gather.block) + alone(scatter.block)
-        return shown + (blocks - 1) * beside(backward_s, gather.block, scatter.block, hop_part)
+        return shown + (blocks - 1) * beside(
+            backward_s, gather.block, scatter.block, hop_part=hop_part
+        )
 
     last = backward_shows(exchanges.last_scatter)
     last_with_hop = backward_shows(exchanges.last_scatter, hop.beside_block) + hop.tail_s

@@ -86,11 +86,13 @@ def activation_numbers_of_block(sizes: TransformerSizes) -> int:
     """Return the numbers of one token that backward needs of one block.
 
     Of width h: the inputs of two norms, of the projections to queries, keys and values, these
-    three, the input of the output projection, and that of the feed-forward. Of width i: both sides
-    of the activation function, twice where it is gated.
+    three, the input of the output projection, and that of the feed-forward; in Llama also what its
+    two norms multiply their weights with. Of width i: both sides of the activation function, twice
+    where it is gated; GPT-2's `gelu_new` is no operation of its own, and keeps three steps between.
     """
-    num_wide = 4 if sizes.family == "llama" else 2
-    return 8 * sizes.hidden_size + num_wide * sizes.intermediate_size
+    num_narrow = 10 if sizes.family == "llama" else 8
+    num_wide = {"llama": 4, "gpt2": 5}.get(sizes.family, 2)
+    return num_narrow * sizes.hidden_size + num_wide * sizes.intermediate_size
 
 
 def activation_numbers_of_root(sizes: TransformerSizes) -> int:

@@ -82,10 +82,11 @@ def choose_partition_size(
     worker_memory_bytes: int,
     cluster: ClusterShape,
     batch_problem: Callable[[int], str | None],
+    percent: int = USABLE_PERCENT,
 ) -> PartitionChoice | NoPartitionFits:
     """Choose the smallest partition size that fits memory, cluster and batch.
 
-    It fits memory if model_state_bytes / p + unit_bytes(p) + activation_bytes is at most 90 % of
+    It fits memory if model_state_bytes / p + unit_bytes(p) + activation_bytes is at most a share of
     the worker's memory; the rest is left to the allocator and the libraries.
 
     Args:
@@ -95,12 +96,13 @@ def choose_partition_size(
         worker_memory_bytes: Memory of one worker.
         cluster: The nodes; if none has workers yet, sizes up to 1024 are tried without its rules.
         batch_problem: Says in one sentence why p does not suit the global batch; None if it does.
+        percent: Share of the memory that may be planned with.
 
     Returns:
         The choice, or what is missing; both with a reason for each size that was turned down.
     """
     need = _Need(model_state_bytes, unit_bytes, activation_bytes)
-    usable_bytes = worker_memory_bytes * USABLE_PERCENT // 100
+    usable_bytes = worker_memory_bytes * percent // 100
     rejected: list[Rejected] = []
     for size in range(1, (cluster.num_workers or _LARGEST_ON_UNKNOWN_CLUSTER) + 1):
         reason = _reason_against(size, need, usable_bytes, cluster, batch_problem)
@@ -114,7 +116,7 @@ def choose_partition_size(
                 rejected=tuple(rejected),
             )
         rejected.append(Rejected(size, reason))
-    return _nothing_fits(need, usable_bytes, cluster, batch_problem, tuple(rejected))
+    return _nothing_fits(need, usable_bytes, percent, cluster, batch_problem, tuple(rejected))
 
 
 def _reason_against(
@@ -134,6 +136,7 @@ def _reason_against(
 def _nothing_fits(
     need: _Need,
     usable_bytes: int,
+    percent: int,
     cluster: ClusterShape,
     batch_problem: Callable[[int], str | None],
     rejected: tuple[Rejected, ...],
@@ -146,7 +149,7 @@ def _nothing_fits(
     ]
     suiting = [size for size in placeable if batch_problem(size) is None]
     best = max(suiting or placeable)
-    more_memory = f"each worker at least {amount(-(-need.at(best) * 100 // USABLE_PERCENT))}"
+    more_memory = f"each worker at least {amount(-(-need.at(best) * 100 // percent))}"
     holding = [size for size in placeable if need.at(size) <= usable_bytes]
     if holding:
         rule = f"memory and cluster allow {holding[0]}, but {batch_problem(holding[0])}"

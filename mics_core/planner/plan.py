@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from mics_core.planner.amounts import amount, percent, seconds
 from mics_core.planner.candidates import Choices, Refused, candidates
 from mics_core.planner.cost import predict
-from mics_core.planner.footprint import USABLE_PERCENT, usable_bytes
+from mics_core.planner.footprint import reserve_in_words, usable_bytes, usable_percent
 from mics_core.planner.layout import LayoutProblem
 from mics_core.planner.prediction import Layout, Prediction
 from mics_core.planner.words import described
 
 __all__ = ["NoPlan", "Plan", "Ranked", "plan_layout"]
 
-_TIE = 1.02
+_TIE = 1.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,10 @@ class NoPlan:
 
 
 def plan_layout(choices: Choices) -> Plan | NoPlan:
-    """Choose the fastest layout that fits; within 2 % the smaller p, then the least memory.
+    """Choose the fastest layout that fits; within 3 % the smaller p, then the fewest bytes.
+
+    Bytes are those that leave a node, since its link may be shared with others; what sends as many
+    is told apart by memory.
 
     Memory that is saved by computing twice does not count: what hides the second computation may
     not last.
@@ -107,16 +110,16 @@ def plan_layout(choices: Choices) -> Plan | NoPlan:
 
 
 def _reason_for(chosen: Prediction, fastest: Prediction, num_fitting: int, choices: Choices) -> str:
-    usable = amount(usable_bytes(choices.cluster.memory_bytes))
+    usable = amount(usable_bytes(choices.cluster.memory_bytes, choices.model))
     needs = f"{seconds(chosen.step_s)} a step, {amount(chosen.memory.total)} of {usable} a worker"
-    name = described(chosen.layout)
+    name, kept = described(chosen.layout), reserve_in_words(choices.model)
     if num_fitting == 1:
-        return f"{name} is the only layout that fits: {needs}."
+        return f"{name} is the only layout that fits: {needs}{kept}."
     if chosen is fastest:
-        return f"{name} is the fastest of {num_fitting} layouts that fit: {needs}."
+        return f"{name} is the fastest of {num_fitting} layouts that fit: {needs}{kept}."
     return (
-        f"{name} is within 2 % of the fastest of {num_fitting} layouts that fit and"
-        f" {_advantage(chosen, fastest)}: {needs}."
+        f"{name} is within 3 % of the fastest of {num_fitting} layouts that fit and"
+        f" {_advantage(chosen, fastest)}: {needs}{kept}."
     )
 
 
@@ -129,9 +132,11 @@ def _reason_against(other: Prediction, chosen: Prediction, ratio: float) -> str:
     return f"It is slower by {percent(ratio - 1)}, and the choice {advantage}."
 
 
-def _preference(prediction: Prediction) -> tuple[int, bool, float]:
+def _preference(prediction: Prediction) -> tuple[int, bool, int, float]:
     layout = prediction.layout
-    return (layout.partition_size, layout.is_checkpointed, prediction.memory.total)
+    # Whole bytes: sums in another order differ in the last bits.
+    sent = round(prediction.traffic.total)
+    return (layout.partition_size, layout.is_checkpointed, sent, prediction.memory.total)
 
 
 def _advantage(one: Prediction, other: Prediction) -> str:
@@ -140,6 +145,8 @@ def _advantage(one: Prediction, other: Prediction) -> str:
         return "has the smaller partition group"
     if not one.layout.is_checkpointed and other.layout.is_checkpointed:
         return "computes nothing twice"
+    if round(one.traffic.total) < round(other.traffic.total):
+        return "sends less out of a node"
     if one.memory.total < other.memory.total:
         return "has the smaller need of memory"
     return "comes first"
@@ -147,18 +154,18 @@ def _advantage(one: Prediction, other: Prediction) -> str:
 
 def _problem(choices: Choices, refused: list[Refused]) -> LayoutProblem:
     """Say what is missing where it comes closest: memory last, since it depends on the others."""
-    usable = usable_bytes(choices.cluster.memory_bytes)
+    usable = usable_bytes(choices.cluster.memory_bytes, choices.model)
     pinned = choices.pins.partition_size
     value = f"partition_size {pinned!r} on {choices.cluster.name}"
     short = [each for each in refused if each.memory is not None]
     if short:
         closest = min(short, key=lambda each: each.memory.total if each.memory else 0.0)
         assert closest.memory is not None
-        needed = -(-closest.memory.total * 100 // USABLE_PERCENT)
+        needed = -(-closest.memory.total * 100 // usable_percent(choices.model))
         return LayoutProblem(
             f"{value} with {amount(usable)} usable a worker",
             f"the layout that comes closest ({closest.what}) needs"
-            f" {amount(closest.memory.total)} a worker.",
+            f" {amount(closest.memory.total)} a worker{reserve_in_words(choices.model)}.",
             f"Give each worker at least {amount(needed)}, add nodes for a larger partition group,"
             " lower training.micro_batch_size, or set training.activation_checkpointing.",
         )

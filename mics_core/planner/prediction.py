@@ -92,11 +92,14 @@ class Memory(_Sum):
     gathered: float
     """Parameters of other workers: the unit in use, the one ahead, and what is kept of a step."""
     gradients: float
-    """Gradients on their way: a whole unit's, its copy for the reduction, and sums kept a node."""
+    """Gradients on their way: a whole unit's, copies for the reduction, and sums kept a node."""
     activations: float
     """Activations of one micro-batch; an estimate."""
     buckets: float
     """Buckets of the second hop."""
+    update: float
+    """What the optimizer needs beyond all that is free while it works: a gradient shard more, as
+    its state is made, and in every step of SGD."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class ModelShape:
     """Numbers of one sample that enter a block: what checkpointing keeps of it."""
     largest_block_parameters: int = 0
     """Parameters of the largest block; 0 for blocks that are alike."""
+    knows_activations: bool = True
+    """Whether the activations are counted; else they are 0, and memory is kept for them."""
 
     @property
     def parameters(self) -> int:
@@ -104,7 +106,7 @@ def shape_of_counts(
     """Return the shape of a model of which only the parameters are known, such as a user's own.
 
     Every parameter is taken for a number of a matrix, at 2 operations a token. Activations are not
-    known before the model runs and count 0.
+    known before the model runs.
 
     Args:
         blocks: Parameters of each block.
@@ -118,4 +120,5 @@ def shape_of_counts(
         root=UnitShape(root_parameters, 2.0 * sequence_length * root_parameters),
         sequence_length=sequence_length,
         largest_block_parameters=max(blocks, default=0),
+        knows_activations=False,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mics_core.planner.amounts import amount
 from mics_core.planner.candidates import Pins, stage_problem
 from mics_core.planner.collectives import Span
-from mics_core.planner.footprint import memory_of, usable_bytes
+from mics_core.planner.footprint import memory_of, reserve_in_words, usable_bytes, usable_percent
 from mics_core.planner.layout import (
     ClusterShape,
     LayoutProblem,
@@ -22,6 +22,7 @@ from mics_core.planner.layout import (
 )
 from mics_core.planner.partition import NoPartitionFits, choose_partition_size
 from mics_core.planner.prediction import Layout, Memory, Workload
+from mics_core.planner.profile import Backend
 from mics_core.planner.shape import ModelShape
 from mics_core.planner.strategy import Route, Strategy
 
@@ -67,6 +68,7 @@ def choose_by_memory(
     memory_bytes: int,
     nodes: ClusterShape,
     batch_problem: Callable[[int, int], str | None],
+    backend: Backend = "nccl",
 ) -> MemoryChoice | LayoutProblem:
     """Choose what the job leaves open of its layout.
 
@@ -77,6 +79,7 @@ def choose_by_memory(
         memory_bytes: Memory of one worker.
         nodes: The living nodes; if none has workers yet, placement is not checked.
         batch_problem: Says in one sentence why p and a micro-batch size do not suit the batch.
+        backend: What runs the collectives.
 
     Returns:
         The choice, or what stands against all.
@@ -89,7 +92,8 @@ def choose_by_memory(
     )
 
     def memory(layout: Layout) -> Memory:
-        return memory_of(model, layout, workload, span_of(layout.partition_size, nodes))
+        span = span_of(layout.partition_size, nodes)
+        return memory_of(model, layout, workload, span, backend)
 
     def of_size(size: int) -> Layout:
         strategy = pinned_strategy(pins, span_of(size, nodes))
@@ -97,7 +101,7 @@ def choose_by_memory(
 
     def unit_bytes(size: int) -> int:
         parts = memory(of_size(size))
-        return int(parts.gathered + parts.gradients + parts.buckets)
+        return int(parts.gathered + parts.gradients + parts.buckets + parts.update)
 
     if pins.partition_size == "auto":
         parts = memory(least)
@@ -107,6 +111,7 @@ def choose_by_memory(
             activation_bytes=int(parts.activations),
             worker_memory_bytes=memory_bytes,
             cluster=nodes,
+            percent=usable_percent(model),
             batch_problem=lambda size: (
                 stage_problem(pins, span_of(size, nodes))
                 or batch_problem(size, least.micro_batch_size)
@@ -121,7 +126,7 @@ def choose_by_memory(
         if against := stage_problem(pins, span_of(pins.partition_size, nodes)):
             return stage_refusal(pins.partition_size, against)
         layout, reason = of_size(pins.partition_size), "The specification asks for this size."
-    usable = usable_bytes(memory_bytes)
+    usable = usable_bytes(memory_bytes, model)
 
     def fits(candidate: Layout) -> bool:
         suits = batch_problem(candidate.partition_size, candidate.micro_batch_size) is None
@@ -137,7 +142,8 @@ def choose_by_memory(
         layout = [
             larger for size in sizes if fits(larger := replace(layout, micro_batch_size=size))
         ][-1]
-    return MemoryChoice(layout, _reason(pins, layout, reason, memory(layout), usable))
+    words = _reason(pins, layout, reason, memory(layout), usable)
+    return MemoryChoice(layout, f"{words.removesuffix('.')}{reserve_in_words(model)}.")
 
 
 def stage_refusal(partition_size: int, rule: str) -> LayoutProblem:

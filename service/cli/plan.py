@@ -26,6 +26,8 @@ from service.schemas import PlanAnswer, PlannedLayout
 __all__ = ["plan"]
 
 _BEST = 10
+_WIDEST = 400
+"""Columns that a table takes at most where nothing of it may be cut."""
 
 
 def plan(
@@ -70,8 +72,10 @@ def plan(
             if as_json:
                 print_json({"weak": _scale_json(weak), "strong": _scale_json(strong)})
                 return
-            console.print(_scale_table(weak, is_weak=True))
-            console.print(_scale_table(strong, is_weak=False))
+            for points, weakly in ((weak, True), (strong, False)):
+                _print_whole(console, _scale_table(points, is_weak=weakly))
+                for line in _reasons(points):
+                    console.print(Text(line), soft_wrap=True)
             return
         found = plan_job(spec, model, profile)
         if as_json:
@@ -89,7 +93,11 @@ def _print(console: Console, answer: PlanAnswer, *, show_all: bool) -> None:
         " Predicted, not measured."
     )
     others = answer.candidates if show_all else answer.candidates[: _BEST - 1]
-    console.print(_layout_table([answer.choice, *others], with_reasons=show_all))
+    layouts = _layout_table([answer.choice, *others], with_reasons=show_all)
+    if console.is_terminal:
+        console.print(layouts)
+    else:
+        _print_whole(console, layouts)
     if show_all:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("CANNOT BE")
@@ -103,6 +111,11 @@ def _print(console: Console, answer: PlanAnswer, *, show_all: bool) -> None:
             f"{hidden} more fit, {len(answer.refused)} kinds cannot be; --all shows them."
         )
     console.print(Text(answer.reason))
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table with every number whole, however narrow the window or none."""
+    Console(file=console.file, highlight=False, width=max(console.width, _WIDEST)).print(table)
 
 
 def _layout_table(layouts: list[PlannedLayout], *, with_reasons: bool) -> Table:
@@ -175,6 +188,19 @@ def _scale_table(points: list[ScalePoint], *, is_weak: bool) -> Table:
             *_scale_cells(point, points[0], is_full=True),
         )
     return table
+
+
+def _reasons(points: list[ScalePoint]) -> list[str]:
+    """Return, a line each, why points of the scaling cannot be."""
+    lines = []
+    for point in points:
+        found = {"MiCS": point.mics, "full sharding": point.full}
+        lines += [
+            f"{count(point.num_workers)} workers, {kind}: {reason}"
+            for kind, reason in found.items()
+            if isinstance(reason, str)
+        ]
+    return lines
 
 
 def _scale_json(points: list[ScalePoint]) -> list[dict[str, Any]]:

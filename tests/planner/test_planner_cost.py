@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,8 +13,10 @@ from planning import BY_NODE, CLUSTER, HIERARCHICAL, MODEL, layout, workload
 
 from mics_core.planner.cost import predict
 from mics_core.planner.footprint import memory_of
+from mics_core.planner.parameters import TransformerSizes
 from mics_core.planner.prediction import Layout, Prediction
 from mics_core.planner.profile import ClusterProfile
+from mics_core.planner.shape import shape_of_transformer
 from mics_core.planner.strategy import Strategy
 
 pytestmark = pytest.mark.pure
@@ -77,6 +81,39 @@ def test_on_cpus_what_messages_take_of_the_processor_shows_whatever_is_computed(
     hidden = predict(MODEL, on_gpus, kept, workload(2)).times
     assert hidden.exposed_forward == hidden.exposed_backward
     assert hidden.exposed_forward == pytest.approx(2 * 1e-4 + (block + root) / 2 / 1e6)
+
+
+def test_on_cpus_a_group_takes_the_processor_and_the_wire_in_turn() -> None:
+    # Two nodes of one worker: every byte crosses the wire; kept parameters, one micro-batch.
+    slow = replace(SLOW_MEMORY, workers_per_node=1)
+    kept = layout(2, strategy=Strategy(reshard="never"))
+    times = predict(MODEL, slow, kept, workload(2)).times
+    block, root = 4000, 1600
+
+    def wire(num_bytes: int) -> float:
+        return 1e-3 + num_bytes / 2 / 1e5
+
+    def processor(num_bytes: int, copies: int) -> float:
+        return (27 / 2 + copies) * num_bytes / 1e6
+
+    forward = wire(root) + processor(root, 3) + 4 * (wire(block) + processor(block, 3))
+    assert times.exposed_forward == pytest.approx(forward - 3 * FORWARD / 4)
+    on_gpus = predict(MODEL, replace(slow, backend="nccl"), kept, workload(2)).times
+    hidden = wire(root) + wire(block) + 3 * (wire(block) - FORWARD)
+    assert on_gpus.exposed_forward == pytest.approx(hidden)
+
+
+def test_on_cpus_the_second_hop_waits_for_what_the_group_takes_of_the_processor() -> None:
+    def exposed(profile: ClusterProfile) -> float:
+        kept = layout(2, 4, strategy=Strategy(reshard="never"))
+        return predict(MODEL, profile, kept, workload(8)).times.exposed_second_hop
+
+    # Three of the four blocks' buckets cross beside backward, the rest after it.
+    wire = 6 * (1e-3 + 1e-2)
+    tail = wire + 6 * (1e-3 + 4e-3)
+    between = wire - 2 * FORWARD / 4
+    found = exposed(replace(SLOW_MEMORY, memory_bytes_per_s=3e6))
+    assert found == pytest.approx(tail + 3 * between)
 
 
 def test_gathers_inside_a_node_hide_behind_the_computing_of_one_unit() -> None:
@@ -181,6 +218,37 @@ def test_memory_by_part() -> None:
     assert again.activations == (4 * 20 + 100 + 50) * 4
     alone = memory_of(MODEL, layout(1), workload(16), layout(1).span(2))
     assert alone.gathered == alone.gradients == alone.buckets == 0
+
+
+def test_the_update_needs_a_gradient_more_where_the_passes_leave_no_room() -> None:
+    alone = memory_of(MODEL, layout(1), workload(), layout(1).span(2))
+    assert alone.update == 4400 * 4 - alone.activations
+    assert memory_of(MODEL, layout(4), workload(), layout(4).span(2)).update == 0
+    offloaded = workload(offload_optimizer=True)
+    assert memory_of(MODEL, layout(1), offloaded, layout(1).span(2)).update == 0
+
+
+def test_on_cpus_two_scatters_and_what_one_receives_are_held_at_once() -> None:
+    span = layout(4).span(2)
+    found = memory_of(MODEL, layout(4), workload(), span, "gloo")
+    assert found.gradients == 1000 * (4 + 3 * 4)
+
+
+def test_memory_is_what_was_measured_to_a_twentieth() -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((results / "memory.json").read_text(encoding="utf-8"))
+    model = json.loads((results / "memory.meta.json").read_text(encoding="utf-8"))["model"]
+    shape = shape_of_transformer(
+        TransformerSizes(**model, intermediate_size=4 * model["hidden_size"], sequence_length=64)
+    )
+    assert {row["partition_size"] for row in rows} == {1, 2, 4}
+    for row in rows:
+        assert shape.parameters == row["num_parameters"]
+        found = layout(row["partition_size"])
+        asked = workload(row["partition_size"], bucket_bytes=4 << 20)
+        modelled = memory_of(shape, found, asked, found.span(4), "gloo")
+        measured = max(row["peak_building_bytes"], row["peak_training_bytes"])
+        assert 0.95 * measured <= modelled.total <= 1.10 * measured, row
 
 
 def test_offloaded_states_leave_parameter_and_gradient() -> None:

@@ -158,8 +158,9 @@ def test_model_states_are_parameter_gradient_and_moments(
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
     sizes = TransformerSizes("gpt2", 1024, 24, 16, 4096, 50257, 1024)
     # Korthikanti et al. give 34 bytes per token, layer and unit of width in half precision, of
-    # which two are dropout masks; the rest here are the three copies of the logits.
-    per_token = 24 * 32 * 1024 + 2 * 3 * 50257
+    # which two are dropout masks; GPT-2's unfused GELU keeps three steps of width 4096 more. The
+    # rest are the three copies of the logits.
+    per_token = 24 * (32 + 2 * 3 * 4) * 1024 + 2 * 3 * 50257
     one = activation_bytes(sizes, micro_batch_size=1, precision="bf16")
     assert one == 1024 * per_token
     assert activation_bytes(sizes, micro_batch_size=4, precision="bf16") == 4 * one

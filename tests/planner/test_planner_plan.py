@@ -54,16 +54,27 @@ def test_a_slow_network_keeps_the_second_hop_small() -> None:
     assert found.choice.layout.partition_size > 1
 
 
-def test_the_choice_is_the_fastest_up_to_a_tie_of_two_per_cent() -> None:
+def test_the_choice_is_the_fastest_up_to_a_tie_of_three_per_cent() -> None:
     found = planned(choices(micro_batch_size="auto", activation_checkpointing="auto"))
     everything = [found.choice, *found.others]
     fastest = min(each.score for each in everything)
-    tied = [each for each in everything if each.score <= 1.02 * fastest]
+    tied = [each for each in everything if each.score <= 1.03 * fastest]
     assert found.choice in tied
     smallest = min(each.layout.partition_size for each in tied)
     assert found.choice.layout.partition_size == smallest
     scores = [each.score for each in found.others]
     assert scores == sorted(scores)
+
+
+def test_of_layouts_about_as_fast_the_one_that_sends_less_is_taken() -> None:
+    # Routes hardly differ in time where nearly all of it is computing, but in bytes by far.
+    found = planned(choices(micro_batch_size=1, partition_size=4, efficiency=1e-3))
+    chosen = found.choice.prediction
+    assert chosen.traffic.total == pytest.approx(
+        min(each.prediction.traffic.total for each in found.others)
+    )
+    louder = [each for each in found.others if each.score <= 1.03 * found.choice.score]
+    assert any("the choice sends less out of a node" in each.reason for each in louder)
 
 
 def test_every_layout_that_was_not_chosen_says_why() -> None:
@@ -72,7 +83,7 @@ def test_every_layout_that_was_not_chosen_says_why() -> None:
     assert found.refused
     for other in found.others:
         assert other.reason.endswith(".")
-        if other.score > 1.02 * found.choice.score:
+        if other.score > 1.03 * found.choice.score:
             assert "slower than the choice by" in other.reason
     for each in found.refused:
         assert each.reason.endswith("."), each
@@ -82,10 +93,11 @@ def test_every_layout_that_was_not_chosen_says_why() -> None:
 def test_a_lack_of_memory_names_the_parts() -> None:
     short = choices(memory_bytes=50_000, micro_batch_size=1, partition_size=1)
     found = refused(short)
-    # 70400 bytes of states, two buckets of 4000, and 450 numbers of activations.
+    # 70400 bytes of states, 450 numbers of activations, two buckets of 4000, and what the gradient
+    # of the first update, 17600 bytes, needs beyond the last two.
     assert found.refused[0].reason == (
-        "It needs 78.3 KiB (68.8 KiB of model states at p = 1 + 7.81 KiB of gathered units and"
-        " gradients + 1.76 KiB of activations) a worker of 43.9 KiB usable."
+        "It needs 85.9 KiB (68.8 KiB of model states at p = 1 + 15.4 KiB of gathered units,"
+        " gradients and update + 1.76 KiB of activations) a worker of 43.9 KiB usable."
     )
     assert found.problem.value == "partition_size 1 on test with 43.9 KiB usable a worker"
     assert "the layout that comes closest (p = 1, 8 groups, micro-batch 1" in found.problem.rule
@@ -215,8 +227,8 @@ def test_whatever_is_chosen_fits_and_can_be_placed(
         return
     for ranked in (found.choice, *found.others):
         layout = ranked.layout
-        memory = memory_of(MODEL, layout, asked.workload, layout.span(workers))
-        assert memory.total <= usable_bytes(asked.cluster.memory_bytes)
+        memory = memory_of(MODEL, layout, asked.workload, layout.span(workers), "gloo")
+        assert memory.total <= usable_bytes(asked.cluster.memory_bytes, MODEL)
         assert layout.num_workers <= nodes * workers
         samples = layout.partition_size * layout.micro_batch_size
         assert batch % samples == 0
@@ -239,7 +251,7 @@ def test_scaling_keeps_the_batch_a_worker_or_the_whole_batch() -> None:
         assert not isinstance(point.full, str)
         assert point.full.layout.partition_size == point.num_workers
         assert not isinstance(point.mics, str)
-        assert point.mics.samples_per_s >= point.full.samples_per_s / 1.021
+        assert point.mics.samples_per_s >= point.full.samples_per_s / 1.031
 
 
 def test_scaling_says_what_cannot_be() -> None:

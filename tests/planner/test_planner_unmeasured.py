@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from planning import MODEL, workload
 from mics_core.planner.candidates import Pins
 from mics_core.planner.collectives import Span
 from mics_core.planner.layout import ClusterShape, LayoutProblem, NodeShape
+from mics_core.planner.shape import ModelShape
 from mics_core.planner.strategy import Strategy, default_strategy
 from mics_core.planner.unmeasured import MemoryChoice, choose_by_memory, pinned_strategy
 
@@ -18,13 +20,15 @@ pytestmark = pytest.mark.pure
 NODES = ClusterShape(tuple(NodeShape(f"node-{index}", 2) for index in range(4)))
 
 
-def choose(memory_bytes: int, batch: int = 64, **pins: Any) -> MemoryChoice | LayoutProblem:
+def choose(
+    memory_bytes: int, batch: int = 64, model: ModelShape = MODEL, **pins: Any
+) -> MemoryChoice | LayoutProblem:
     def batch_problem(size: int, micro_batch: int) -> str | None:
         return None if batch % (size * micro_batch) == 0 else f"{batch} does not divide."
 
     fixed = {"micro_batch_size": 1, "activation_checkpointing": False} | pins
     return choose_by_memory(
-        MODEL, workload(batch), Pins(**fixed), memory_bytes, NODES, batch_problem
+        model, workload(batch), Pins(**fixed), memory_bytes, NODES, batch_problem
     )
 
 
@@ -35,28 +39,31 @@ def chosen(memory_bytes: int, batch: int = 64, **pins: Any) -> MemoryChoice:
 
 
 def test_the_smallest_size_that_fits_is_taken() -> None:
-    # 70400 bytes of states and 1800 of activations; p > 1 holds 17600 bytes of units besides.
-    assert chosen(81_000).layout.partition_size == 1
-    assert chosen(79_000).layout.partition_size == 2
+    # 70400 bytes of states and 17600 of the first update's gradient, more than the activations;
+    # p > 1 holds as much of units.
+    assert chosen(98_000).layout.partition_size == 1
+    assert chosen(97_000).layout.partition_size == 2
     assert chosen(60_000).layout.partition_size == 4
     assert "smallest partition size that fits" in chosen(60_000).reason
 
 
 def test_activations_are_kept_only_if_they_fit() -> None:
-    auto = "auto"
-    assert not chosen(81_000, activation_checkpointing=auto).layout.is_checkpointed
-    tight = chosen(79_600, activation_checkpointing=auto)
+    # 70400 bytes of states; 32200 of activations, or, computed again, 17600 for the update.
+    wide = replace(MODEL, block=replace(MODEL.block, activations=2000))
+    pins = {"model": wide, "activation_checkpointing": "auto"}
+    assert not chosen(115_000, **pins).layout.is_checkpointed
+    tight = chosen(113_000, **pins)
     assert tight.layout.partition_size == 1
     assert tight.layout.is_checkpointed
     assert "with checkpointing a worker needs" in tight.reason
 
 
 def test_the_largest_micro_batch_that_fits_is_taken() -> None:
-    found = chosen(90_000, micro_batch_size="auto")
+    found = chosen(100_000, micro_batch_size="auto")
     assert found.layout.partition_size == 1
-    assert found.layout.micro_batch_size == 4  # 70400 + 8 · 1800 bytes exceed 81000
+    assert found.layout.micro_batch_size == 8  # 70400 + 16 · 1800 bytes exceed 90000
     assert found.reason.endswith(
-        "with micro-batches of 4 a worker needs 75.8 KiB of 79.1 KiB usable."
+        "with micro-batches of 8 a worker needs 85.9 KiB of 87.9 KiB usable."
     )
     assert chosen(10**9, micro_batch_size="auto").layout.micro_batch_size == 32
     assert chosen(10**9, batch=6, micro_batch_size="auto").layout.micro_batch_size == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ from service.cli.main import build_app
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def mics(*words: object) -> Result:
-    environment = {"COLUMNS": "200"}
+def mics(*words: object, columns: int = 200) -> Result:
+    environment = {"COLUMNS": str(columns)}
     return CliRunner().invoke(build_app(), ["plan", *map(str, words)], env=environment)
 
 
@@ -79,6 +80,26 @@ def test_scaling_compares_with_full_sharding(job_file: Path) -> None:
     assert "Strong scaling" in result.stdout
     assert "p = 32 × 1" in result.stdout
     assert result.stdout.count("100.0 %") >= 4
+
+
+@pytest.mark.parametrize("words", [("--scale", "8..128"), ("--all",), ()], ids=" ".join)
+def test_without_a_terminal_no_number_is_cut_at_80_columns(
+    job_file: Path, words: tuple[str, ...]
+) -> None:
+    arguments = (job_file, "--cluster", "p4d.24xlarge", "--nodes", 2, *words)
+    narrow, wide = (mics(*arguments, columns=columns) for columns in (80, 400))
+    assert narrow.exit_code == 0, narrow.output
+    assert "…" not in narrow.stdout
+    numbers = [re.findall(r"[0-9][0-9.,]*", each.stdout) for each in (narrow, wide)]
+    assert sorted(numbers[0]) == sorted(numbers[1])
+
+
+def test_a_point_that_cannot_be_says_why(job_file: Path) -> None:
+    result = mics(job_file, "--cluster", "p4d.24xlarge", "--scale", "64..128", columns=80)
+    assert result.stdout.count("cannot be") == 1
+    (line,) = [each for each in result.stdout.splitlines() if "128 workers, " in each]
+    assert line.startswith("128 workers, full sharding: no layout suits the batch: ")
+    assert line.endswith(".")
 
 
 @pytest.mark.parametrize(

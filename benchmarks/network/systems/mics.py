@@ -1,8 +1,9 @@
 """Our engine. `mics p=2` trains with partition groups of two, `mics auto` as the planner chooses.
 
 Further words set fields of the job's `engine` part, for instance
-`mics p=8 reshard=node accumulation=node`. What the name leaves open the planner chooses, as for any
-job that names its cluster.
+`mics p=8 reshard=node accumulation=node`; `micro_batch=2` and `checkpointing=true` are of its
+`training` part. What the name leaves open the planner chooses, as for any job that names its
+cluster.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from mics_core.spec.planning import settled_spec, workload_of
 __all__ = ["build", "settings_of"]
 
 _TIMEOUT_S = 240.0
+_OF_TRAINING = {
+    "micro_batch": "micro_batch_size",
+    "checkpointing": "activation_checkpointing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +111,12 @@ def _choose(name: str, spec: JobSpec, site: Site) -> _Choice:
     )
 
 
-def _changed(spec: JobSpec, size: int | str, engine: dict[str, str]) -> JobSpec:
+def _changed(spec: JobSpec, size: int | str, settings: dict[str, str]) -> JobSpec:
     value: dict[str, Any] = spec.model_dump()
     value["partition_size"] = size
-    value.setdefault("engine", {}).update(engine)
+    for name, setting in settings.items():
+        part = "training" if name in _OF_TRAINING else "engine"
+        value.setdefault(part, {})[_OF_TRAINING.get(name, name)] = setting
     return JobSpec.model_validate(value)
 
 
