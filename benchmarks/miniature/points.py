@@ -13,7 +13,8 @@ import torch
 from mics_core.comm import units
 from mics_core.comm.copies import Copies
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.engine import checkpoint, preparing
+from mics_core.engine import preparing
+from mics_core.engine.part_writing import Background
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.trainer import Trainer
 from mics_core.errors import ReplicationError
@@ -137,5 +138,5 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     "after regrouping": lambda at: at.after(ReplicationGroup, "assemble"),
     "copy out": lambda at: at.before(Copies, "send", calls=2),
     "copy in": lambda at: at.after(Copies, "receive"),
-    "checkpoint": lambda at: at.after(checkpoint, "async_save"),
+    "checkpoint": lambda at: at.after(Background, "submit"),
 }

@@ -113,14 +113,30 @@ class PartitionGroup:
             dist.broadcast_object_list(box, group=self.control, group_src=0)
         return box[0]
 
-    def share(self, value: Any) -> list[Any]:
-        """Return every worker's `value`, by rank; all workers of the group must call it."""
+    def share(self, value: Any, over: dist.ProcessGroup | None = None) -> list[Any]:
+        """Return every worker's `value`, by rank; all workers of the group must call it.
+
+        Args:
+            value: This worker's.
+            over: Another process group over the same workers than that of the steps.
+        """
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         with collective("exchange of findings"):
-            dist.all_gather_object(values, value, group=self.control)
+            dist.all_gather_object(values, value, group=over or self.control)
         return values
+
+    def form_background(self) -> dist.ProcessGroup:
+        """Return another process group like `background`, where that one is stuck.
+
+        All workers of the group must call it, and nobody else.
+        """
+        ranks = dist.get_process_group_ranks(self.control)
+        formed: dist.ProcessGroup = dist.new_group(
+            ranks, backend="gloo", use_local_synchronization=True
+        )
+        return formed
 
     @contextmanager
     def explained(self, group_id: int, step: int) -> Iterator[None]:

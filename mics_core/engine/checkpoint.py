@@ -6,31 +6,41 @@ of the shards in host memory waits. `mics_core.spec.folders` says how a checkpoi
 
 [Note: when a checkpoint is complete]
 Nobody asks anybody. Each worker puts into the summary of every step how far its writing is; the
-smallest of these numbers tells all workers, at the same step boundary, that all have finished or
-that one has failed. The first group's first worker then makes the checkpoint visible. A group that
-is lost takes its part with it: the checkpoint is given up, and the next one is whole again.
+smallest of these numbers tells all workers, at the same step boundary, that all have finished, or
+that one has failed and which. The first group's first worker then makes the checkpoint visible. A
+group that is lost takes its part with it: the checkpoint is given up. The next one begins, whole,
+when the smallest number says that nobody works on the one before.
+
+[Note: storage that never answers]
+Nothing of storage is waited for by the steps. A part that is not written after `LONGEST_ANSWER_S`
+has failed. Its thread, the process group that it may be in and the copy of the shards are left to
+it, and the next checkpoint is written by others; but until that thread comes back no second one is
+left behind, so a worker holds two copies at most. A run that ends waits for `LONGEST_WRITE_S`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Any, cast
+from typing import Any
 
 from torch import nn, optim
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from mics_core.comm.partition import PartitionGroup
 from mics_core.engine.checkpoint_state import cause_of, part_of, state_dict_of
-from mics_core.spec.folders import LONGEST_WRITE_S, CheckpointFolder, Part
+from mics_core.engine.part_writing import Background, copy_of, write_part
+from mics_core.spec.folders import (
+    LONGEST_ANSWER_S,
+    LONGEST_WRITE_S,
+    CheckpointFolder,
+    Part,
+    path_of,
+)
 from mics_core.spec.job import CheckpointSpec
 
 __all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer", "share_of"]
@@ -39,10 +49,15 @@ logger = logging.getLogger(__name__)
 
 NOTHING_TO_WRITE = math.inf
 """What a worker that writes no part says of its progress."""
+_ABANDONED = 1e300
+"""What one says that has left a thread behind; more than any step, and less than nothing."""
 _UNDER_WAY = 0.0
-_NICENESS = 10
-"""Of threads that write: a tenth of the processor where training would have all of it."""
+_BROKEN = -math.inf
+"""Heard where the others cannot be asked any more."""
+_ONE_PART = 2.0**-20
+"""A failure is the step and the part in one number; 2^20 parts are more than anybody has groups."""
 _LOOK_AGAIN_S = 1.0
+_NO_ANSWER = "The storage has not answered in time. Look whether it can be reached, and how fast."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +82,33 @@ class _Writing:
     Args:
         step: Steps committed in it.
         groups: Ids of the groups that write it, by part.
-        written: Done when this worker's part of it is written and recorded, with the problem or
-            nothing.
-        is_given_up: Whether it has been reported as failed; its end is waited for all the same.
+        number: This worker's part.
+        written: Done when it is written and recorded, with the problem or nothing.
+        late_at: When it is given up unless it is done; a time of `monotonic`.
+        published: Done when the checkpoint is visible, on the worker that makes it so.
+        is_over: Whether it is known how it ends; nobody begins another before all are done with it.
+        owes_report: Whether this worker has yet to tell why its part failed.
     """
 
     step: int
     groups: tuple[int, ...]
+    number: int
     written: Future[str]
-    is_given_up: bool = False
+    late_at: float
+    published: Future[str] | None = None
+    is_over: bool = False
+    owes_report: bool = False
+
+    @property
+    def under_way(self) -> list[Future[str]]:
+        """What is not done yet."""
+        parts = [self.written] if self.published is None else [self.written, self.published]
+        return [part for part in parts if not part.done()]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the storage has had all the time that it gets, and is not done."""
+        return bool(self.under_way) and monotonic() > self.late_at
 
 
 class Checkpointer:
@@ -87,8 +120,8 @@ class Checkpointer:
         spec: Where, how often and how many.
         partition: The worker's partition group.
         group_id: Its id.
-        report: Told how each checkpoint ended, by the first worker of the first group that wrote
-            it; called from a background thread.
+        report: Told how each checkpoint ended: by the first worker of the first group that wrote
+            it, or of the group whose part failed; called from any thread.
     """
 
     def __init__(
@@ -102,16 +135,21 @@ class Checkpointer:
         self._partition = partition
         self._group_id = group_id
         self._report = report
-        self._folder = CheckpointFolder(spec.directory) if spec.directory is not None else None
         self._writing: _Writing | None = None
+        self._lowest = NOTHING_TO_WRITE
+        """What was heard last."""
         self.last_step: int | None = None
         """Steps committed in the checkpoint that was begun last."""
-        self._background = ThreadPoolExecutor(1, "checkpoint", _give_way)
+        self._background: Background | None = None
+        self._channel = partition.background
+        self._is_stuck = False
+        """Whether a thread that was left behind may be in `_channel`."""
+        self._left_behind: list[Future[str]] = []
 
     @property
     def is_on(self) -> bool:
         """Whether the job writes checkpoints."""
-        return self._folder is not None
+        return self._spec.directory is not None
 
     def is_due(self, committed_steps: int) -> bool:
         """Whether a checkpoint follows this many committed steps, by the interval."""
@@ -136,82 +174,90 @@ class Checkpointer:
             groups: Ids of the groups of the generation; each writes one part.
             fingerprint: Tells these states from others of that step, of an earlier attempt say.
         """
-        assert self._folder is not None
-        number, is_first = groups.index(self._group_id), self._group_id == groups[0]
-        if self._writing is not None:
-            if is_first:
-                self._tell(
-                    committed_steps,
-                    f"It was left out, for that of step {self._writing.step} is still being"
-                    " written. Write less often, or to faster storage.",
-                )
+        assert self._spec.directory is not None
+        number = groups.index(self._group_id)
+        if self._lowest not in (NOTHING_TO_WRITE, _ABANDONED) or self._writing is not None:
+            if number == 0:
+                self._tell(committed_steps, self._why_left_out())
             return
         self.last_step = committed_steps
-        problem = self._prepare(committed_steps, number)
-        written: Future[str] = Future()
-        self._writing = _Writing(committed_steps, groups, written)
-        if problem is not None:
-            written.set_result(problem)
-            return
+        if self._background is None:
+            self._background = Background()
+        if self._is_stuck:
+            self._channel, self._is_stuck = self._partition.form_background(), False
         state = state_dict_of(model, optimizer)
         names = share_of(_sizes(state["model"]), number, len(groups))
-        part = Part(number, tuple(names), (), fingerprint)
+        mine: dict[str, Any] | str
         try:
-            saved = cast(
-                "Future[Any]",
-                async_save(
-                    part_of(state, names, with_groups=number == 0),
-                    storage_writer=_Writer(self._folder.path_of_part(committed_steps, number)),
-                    process_group=self._partition.background,
-                ),
+            mine = copy_of(part_of(state, names, with_groups=number == 0))
+        except Exception as error:
+            mine = cause_of(error)
+        part = Part(number, tuple(names), (), fingerprint)
+        written = self._background.submit(
+            partial(
+                write_part,
+                self._spec.directory,
+                committed_steps,
+                part,
+                mine,
+                self._partition,
+                self._channel,
             )
-        except (Exception, CheckpointException) as error:
-            written.set_result(cause_of(error))
-            return
-        saved.add_done_callback(lambda future: self._record(committed_steps, part, future, written))
+        )
+        late_at = monotonic() + LONGEST_ANSWER_S
+        self._writing = _Writing(committed_steps, groups, number, written, late_at)
 
     @property
     def progress(self) -> float:
         """What this worker says in the summary of a step.
 
-        The step of the checkpoint that it has written, its negative if that failed, 0 while it
-        writes, `NOTHING_TO_WRITE` if there is none or what it wrote is of no use any more.
+        The step of the checkpoint that it has written, its negative with the part if that failed, 0
+        while it writes, `NOTHING_TO_WRITE` if there is none or what it wrote is of no use any more.
         """
+        return self._progress(is_last=False)
+
+    def _progress(self, *, is_last: bool) -> float:
         writing = self._writing
         if writing is None:
             return NOTHING_TO_WRITE
-        if not writing.written.done():
-            return _UNDER_WAY
-        if writing.is_given_up:
+        if not writing.is_over:
+            if not writing.written.done():
+                return _failure(writing) if writing.is_late else _UNDER_WAY
+            return _failure(writing) if writing.written.result() else float(writing.step)
+        if not writing.under_way:
             return NOTHING_TO_WRITE
-        return -float(writing.step) if writing.written.result() else float(writing.step)
+        may_leave = is_last or all(thread.done() for thread in self._left_behind)
+        return _ABANDONED if writing.is_late and may_leave else _UNDER_WAY
 
     def heard(self, lowest: float) -> None:
         """Take in the lowest progress of all workers of a committed step.
 
         See [Note: when a checkpoint is complete].
         """
+        self._lowest = lowest
         writing = self._writing
-        if writing is None or lowest == _UNDER_WAY:
+        if writing is None:
             return
-        if writing.is_given_up:
-            # A new one may begin when nobody works on the old one any more.
-            if lowest == NOTHING_TO_WRITE:
-                self._writing = None
-            return
-        if lowest < 0:
-            problem = writing.written.result() if writing.written.done() else ""
-            self._give_up(problem or "Another worker could not write its part; its log says why.")
-            return
-        assert lowest == writing.step, (lowest, writing.step)
-        self._writing = None
-        if self._group_id == writing.groups[0] and self._partition.rank == 0:
-            self._background.submit(self._publish, writing.step, len(writing.groups))
+        if lowest == _BROKEN:
+            self._give_up("A group went away at the end of it.")
+        elif not writing.is_over and lowest < 0:
+            writing.is_over = True
+            writing.owes_report = _part_of(lowest) == writing.number
+        elif not writing.is_over and lowest > 0:
+            assert lowest == writing.step, (lowest, writing.step)
+            self._make_visible(writing)
+        if writing.owes_report and (writing.written.done() or writing.is_late):
+            writing.owes_report = False
+            self._tell(writing.step, self._problem_of(writing.written))
+        if lowest == _ABANDONED:
+            self._leave_behind(writing)
+        if lowest in (NOTHING_TO_WRITE, _ABANDONED):
+            self._writing = None
 
     def members_changed(self, groups: Sequence[int]) -> None:
         """Give up a checkpoint whose writers are not all among `groups` any more."""
         writing = self._writing
-        if writing is None or writing.is_given_up:
+        if writing is None:
             return
         gone = [group for group in writing.groups if group not in groups]
         if gone:
@@ -223,92 +269,101 @@ class Checkpointer:
         Args:
             agree: Returns the lowest of all workers' numbers; all of them call it.
         """
-        if self._folder is None:
+        if not self.is_on:
             return
         deadline = monotonic() + LONGEST_WRITE_S
         while True:
             if self._writing is not None:
-                wait([self._writing.written], timeout=_LOOK_AGAIN_S)
-            is_late = self._writing is not None and monotonic() > deadline
-            mine = -math.inf if is_late and self.progress == _UNDER_WAY else self.progress
-            lowest = agree(mine)
-            if lowest != _UNDER_WAY:
-                self.heard(lowest)
+                self._writing.late_at = min(self._writing.late_at, deadline)
+                wait(self._writing.under_way, timeout=_LOOK_AGAIN_S)
+            self.heard(agree(self._progress(is_last=True)))
+            if self._lowest in (NOTHING_TO_WRITE, _ABANDONED, _BROKEN):
                 return
 
     def close(self) -> None:
         """Wait for what this worker writes."""
         if self._writing is not None:
-            wait([self._writing.written], timeout=LONGEST_WRITE_S)
-        self._background.shutdown(wait=True)
+            wait(self._writing.under_way, timeout=LONGEST_WRITE_S)
+        if self._background is not None:
+            self._background.close()
 
-    def _prepare(self, step: int, number: int) -> str | None:
-        """Make room for the part; return why it need not or cannot be written, or none."""
-        assert self._folder is not None
-        problem: str | None = None
-        if self._partition.rank == 0:
-            try:
-                self._folder.begin_part(step, number)
-            except OSError as error:
-                problem = cause_of(error)
-        # Every worker takes the same way, also when only rank 0 saw the error.
-        shared: str | None = self._partition.share_from_leader(problem)
-        return shared
+    def _make_visible(self, writing: _Writing) -> None:
+        """Have a checkpoint published whose parts are all there: one worker of all does it."""
+        writing.is_over = True
+        if writing.number == 0 and self._partition.rank == 0:
+            assert self._background is not None
+            writing.late_at = monotonic() + LONGEST_ANSWER_S
+            writing.published = self._background.submit(
+                partial(self._publish, writing.step, len(writing.groups))
+            )
 
-    def _record(self, step: int, part: Part, saved: Future[Any], written: Future[str]) -> None:
-        """Record the part that the group has written."""
-        assert self._folder is not None
-        error = saved.exception()
-        problem = cause_of(error) if error is not None else ""
-        try:
-            if self._partition.rank == 0 and not problem:
-                self._folder.end_part(step, part)
-        except OSError as refused:
-            problem = cause_of(refused)
-        finally:
-            written.set_result(problem)
-
-    def _publish(self, step: int, num_parts: int) -> None:
+    def _publish(self, step: int, num_parts: int) -> str:
         """Make a whole checkpoint visible, and remove those that are no longer kept."""
-        assert self._folder is not None
-        problem = ""
+        assert self._spec.directory is not None
         try:
-            self._folder.commit(step, num_parts)
-            self._folder.prune(self._spec.keep)
-        except (OSError, ValueError) as error:
-            problem = cause_of(error)
-        self._tell(step, problem)
+            folder = CheckpointFolder(self._spec.directory)
+            folder.commit(step, num_parts)
+        except BaseException as error:  # see `Background`
+            self._tell(step, cause_of(error))
+            return ""
+        self._tell(step, "")
+        try:
+            folder.prune(self._spec.keep)
+        except BaseException as error:
+            self._tell(step, f"It is complete, but older ones are still there: {cause_of(error)}")
+        return ""
+
+    def _leave_behind(self, writing: _Writing) -> None:
+        """Have the next checkpoint written by another thread, over a process group of its own."""
+        if writing.published is not None and not writing.published.done():
+            self._tell(writing.step, f"{_NO_ANSWER} It was visible by then, or about to be.")
+        self._left_behind = writing.under_way
+        if self._background is not None:
+            self._background.close()
+        self._background, self._is_stuck = None, True
 
     def _give_up(self, problem: str, groups: Sequence[int] | None = None) -> None:
         """Report that the checkpoint under way failed: the first writer that is left does."""
         writing = self._writing
         assert writing is not None
-        writing.is_given_up = True
+        if writing.is_over:
+            return
+        writing.is_over = True
         left = [group for group in writing.groups if groups is None or group in groups]
         if left and left[0] == self._group_id:
             self._tell(writing.step, problem)
 
+    def _why_left_out(self) -> str:
+        if self._lowest == _BROKEN:
+            return "It was left out, for a group went away just then."
+        before = (
+            f"that of step {self._writing.step}" if self._writing is not None else "another one"
+        )
+        return (
+            f"It was left out, for {before} is still being written. Write less often, or to faster"
+            " storage."
+        )
+
+    def _problem_of(self, work: Future[str]) -> str:
+        if not work.done():
+            return _NO_ANSWER
+        return work.result() or "Another worker of the group could not write; its log says why."
+
     def _tell(self, step: int, problem: str) -> None:
-        assert self._folder is not None
-        path = self._folder.path_of(step)
+        assert self._spec.directory is not None
+        path = path_of(self._spec.directory, step)
         if self._partition.rank == 0:
             if problem:
                 logger.warning("checkpoint %s failed: %s", path, problem)
             self._report(CheckpointReport(step, path, problem))
 
 
-class _Writer(FsspecWriter):
-    """Writes with what training leaves of the processors."""
-
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Begin to write, on the thread that does all of it."""
-        _give_way()
-        super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+def _failure(writing: _Writing) -> float:
+    return -(writing.step + (writing.number + 1) * _ONE_PART)
 
 
-def _give_way() -> None:
-    """Give the calling thread a low priority, which on Linux is a thread's own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+def _part_of(failure: float) -> int:
+    return round(-failure % 1.0 / _ONE_PART) - 1
 
 
 def share_of(sizes: Mapping[str, int], number: int, num_groups: int) -> list[str]:

@@ -12,6 +12,8 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
 )
 
+from mics_core.errors import CheckpointError
+
 __all__ = ["cause_of", "part_of", "state_dict_of"]
 
 
@@ -42,5 +44,10 @@ def cause_of(error: BaseException) -> str:
     """Return the first sentence of what went wrong on the first worker that failed."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
+    if isinstance(error, CheckpointError):
+        return error.message  # in words already
+    if isinstance(error, RuntimeError) and "inline_container" in str(error) and error.__context__:
+        # A refused write in mid-tensor: torch.save then complains of the position, not of the disk.
+        error = error.__context__
     lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

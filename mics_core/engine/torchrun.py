@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -143,5 +144,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _exit(status: int) -> NoReturn:
+    """End the process at once: a thread that still waits for storage, in a collective with another
+    worker's, would have the interpreter abort at its usual end."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _exit(main())

@@ -25,16 +25,20 @@ from fsspec.core import url_to_fs
 from mics_core.errors import CheckpointError
 
 __all__ = [
+    "LONGEST_ANSWER_S",
     "LONGEST_WRITE_S",
     "CheckpointFolder",
     "Part",
     "StoredCheckpoint",
     "StoredFile",
+    "path_of",
     "protocol_of",
 ]
 
 LONGEST_WRITE_S = 600.0
 """How long a run that ends or pauses waits for a checkpoint."""
+LONGEST_ANSWER_S = 1800.0
+"""How long a run that trains leaves a checkpoint to its storage before it gives it up."""
 
 _NAME = re.compile(r"^step-(\d{8,})$")
 _MANIFEST = "mics.json"
@@ -122,7 +126,7 @@ class CheckpointFolder:
 
     def path_of(self, step: int) -> str:
         """Return the folder of a step's checkpoint, as it is told to people and to torch."""
-        return f"{self._url}/{_name(step)}"
+        return path_of(self._url, step)
 
     def path_of_part(self, step: int, number: int) -> str:
         """Return the folder of a part."""
@@ -203,7 +207,7 @@ class CheckpointFolder:
         for file in files:
             try:
                 found = self._stored(f"{inside}/{file.name}", inside)
-            except OSError as error:
+            except Exception as error:  # storage has errors of its own making
                 return f"{file.name} cannot be read ({type(error).__name__})."
             if found != file:
                 return (
@@ -244,6 +248,11 @@ class CheckpointFolder:
             self._files.mv(f"{path}.new", path)
         else:
             self._files.pipe_file(path, content)
+
+
+def path_of(url: str, step: int) -> str:
+    """Return the folder of a step's checkpoint in a job's folder, without a look at it."""
+    return f"{url.rstrip('/')}/{_name(step)}"
 
 
 def protocol_of(url: str) -> str:

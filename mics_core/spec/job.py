@@ -187,7 +187,8 @@ class TrainingSpec(SpecModel):
     schedule: ScheduleSpec = ScheduleSpec()
     """The learning-rate schedule."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    """`bf16`: parameters and activations in bf16, gradient reduction and optimizer in fp32."""
+    """`bf16`: parameters and activations in bf16, gradient reduction and optimizer in fp32.
+    There is no fp16, and so no loss scale that a run would have to keep."""
     gradient_clipping: float | None = Field(default=None, gt=0.0)
     """Largest global gradient norm; longer gradients are scaled down to it."""
     activation_checkpointing: SwitchOrAuto = False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from mics_core.spec import JobSpec, check_files
 from mics_core.spec.folders import CheckpointFolder
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
+from tests.engine.odd_storage import train_where_a_write_fails, train_where_storage_hangs
 from tests.engine.worker_pool import WorkerPool
 
 
@@ -153,6 +157,72 @@ def test_a_folder_that_cannot_be_written_fails_the_checkpoint_and_not_the_run(
     assert len(result["losses"]) == 4
     assert [report.step for report in result["checkpoints"]] == [2, 4]
     assert all("NotADirectory" in report.error for report in result["checkpoints"])
+
+
+def reports_of(results: list[Any]) -> dict[int, list[str]]:
+    """What all workers told of each checkpoint; those that only form groups told nothing."""
+    reports = [report for result in results if result for report in result["checkpoints"]]
+    return {
+        step: [report.error for report in reports if report.step == step]
+        for step in sorted(report.step for report in reports)
+    }
+
+
+def on_odd_storage(spec: JobSpec) -> JobSpec:
+    url = {"directory": f"odd://{spec.checkpoint.directory}"}
+    return spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update=url)})
+
+
+def test_an_error_that_cannot_be_pickled_on_one_worker_is_named_and_the_run_goes_on(
+    pool: WorkerPool, text: str, tmp_path: Path
+) -> None:
+    spec = on_odd_storage(job(text, tmp_path, 2, steps=7))
+    results = pool.run(train_where_a_write_fails, spec, 2, 2)
+    assert len(results[0]["losses"]) == 7
+    told = reports_of(results)
+    assert told[2] == [
+        "OddError: An error occurred (SlowDown) when calling PutObject: {'Status': 503}"
+    ]
+    assert told[7] == [""]
+
+
+def test_storage_that_never_answers_holds_up_neither_steps_nor_the_next_checkpoint(
+    pool: WorkerPool, text: str, tmp_path: Path
+) -> None:
+    spec = on_odd_storage(job(text, tmp_path, 2, steps=5))
+    results = pool.run(train_where_storage_hangs, spec, 2, 2)
+    assert len(results[0]["losses"]) == 5
+    told = reports_of(results)
+    assert {*told[2]} == {
+        "The storage has not answered in time. Look whether it can be reached, and how fast."
+    }
+    assert "that of step 2 is still being written" in told[4][0]
+    assert told[5] == [""]
+    assert steps_in(tmp_path) == [5]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for less than one checkpoint."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"to mount a small disk needs root: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_fails_the_checkpoint_and_not_the_run(
+    pool: WorkerPool, text: str, small_disk: Path
+) -> None:
+    results = pool.run(train_over_groups, job(text, small_disk, 2, steps=3), 2, 2)
+    assert len(results[0]["losses"]) == 3
+    told = reports_of(results)
+    full = "OSError: [Errno 28] No space left on device"  # of a file, where opening it failed
+    assert [told[step][0][: len(full)] for step in (2, 3)] == [full, full]
+    assert steps_in(small_disk) == []
 
 
 def test_groups_share_the_writing_evenly_and_without_a_word() -> None:

@@ -1,9 +1,15 @@
-"""Several groups write a checkpoint: what each says and hears when another is late or gone."""
+"""Several groups write a checkpoint: what each says and hears when another is late or gone.
+
+The storage is real, and waits or fails where the test says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -17,21 +23,25 @@ from mics_core.engine import checkpoint
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE, Checkpointer, CheckpointReport
 from mics_core.spec.folders import CheckpointFolder
 from mics_core.spec.job import CheckpointSpec
+from tests.engine.odd_storage import CALLS, DEADLINE_S, OddError, odd_storage
 
 UNDER_WAY = 0.0
 
 
 class OneWorker:
-    """The only worker of its partition group."""
+    """The only worker of its partition group, in no world of torch."""
 
     rank, size, background = 0, 1, None
 
-    def share_from_leader(self, value: Any) -> Any:
-        return value
+    def share(self, value: Any, over: Any = None) -> list[Any]:
+        return [value]
+
+    def form_background(self) -> None:
+        return None
 
 
 class Writers:
-    """Groups that write together; the test says when each has written.
+    """Groups that write together; each part waits until the test lets it be written.
 
     Args:
         folder: Where to.
@@ -41,8 +51,8 @@ class Writers:
     def __init__(self, folder: Path, number: int):
         self.folder = CheckpointFolder(str(folder))
         self.reports: list[CheckpointReport] = []
-        self.saves: list[Future[None]] = []
-        spec = CheckpointSpec(directory=str(folder), interval_steps=2, keep=2)
+        self.gates: dict[str, Future[None]] = {}
+        spec = CheckpointSpec(directory=f"odd://{folder}", interval_steps=2, keep=2)
         partition = cast("PartitionGroup", OneWorker())
         self.groups = [
             Checkpointer(spec, partition, group, self.reports.append) for group in range(number)
@@ -50,13 +60,27 @@ class Writers:
         self._model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         self._optimizer = torch.optim.SGD(self._model.parameters(), momentum=0.9)
 
-    def save(self, *_: object, **__: object) -> Future[None]:
-        self.saves.append(Future())
-        return self.saves[-1]
+    def before(self, call: str, path: str) -> None:
+        part = re.search(r"step-0*(\d+)/part-\d+$", path)
+        if call == "makedirs" and part is not None:
+            self.gates[part.group()].result(DEADLINE_S)
 
     def begin(self, step: int, *groups: int) -> None:
-        for group in groups:
+        for part, group in enumerate(groups):
+            self.gates.setdefault(f"step-{step:08d}/part-{part}", Future())
             self.groups[group].begin(step, self._model, self._optimizer, groups, "the states")
+
+    def end(self, step: int, *parts: int, error: Exception | None = None) -> None:
+        """Have the storage take some parts, or refuse them."""
+        for part in parts:
+            gate = self.gates[f"step-{step:08d}/part-{part}"]
+            if error is None:
+                gate.set_result(None)
+            else:
+                gate.set_exception(error)
+        for writing in [group._writing for group in self.groups]:
+            if writing is not None and (writing.step, writing.number in parts) == (step, True):
+                assert not wait([writing.written], DEADLINE_S).not_done
 
     def hear(self, *groups: int) -> float:
         """Let groups commit a step: all hear the lowest of what they say."""
@@ -65,60 +89,79 @@ class Writers:
             self.groups[group].heard(lowest)
         return lowest
 
+    def publish(self, *groups: int) -> None:
+        """Let groups commit two steps, with time to make a checkpoint visible in between."""
+        assert self.hear(*groups) > 0.0
+        published = self.groups[groups[0]]._writing
+        assert published is not None
+        assert not wait(published.under_way, DEADLINE_S).not_done
+        assert self.hear(*groups) == NOTHING_TO_WRITE
+
     def close(self) -> None:
-        for save in self.saves:
-            if not save.done():
-                save.set_result(None)
+        for gate in self.gates.values():
+            if not gate.done():
+                gate.set_result(None)
         for group in self.groups:
             group.close()
 
     def complete(self) -> list[int]:
         return [step for step, _ in self.folder.complete()]
 
+    def told(self) -> list[tuple[int, str]]:
+        return [(report.step, report.error) for report in self.reports]
+
 
 @pytest.fixture
 def writers(tmp_path: Path) -> Iterator[Writers]:
     made = Writers(tmp_path, 3)
-    with mock.patch.object(checkpoint, "async_save", made.save):
+    with odd_storage(made.before):
         yield made
         made.close()
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
 
 
 def test_it_is_visible_when_the_last_group_has_written(writers: Writers) -> None:
     assert writers.hear(0, 1, 2) == NOTHING_TO_WRITE
     writers.begin(2, 0, 1, 2)
-    for save in writers.saves[:2]:
-        save.set_result(None)
+    for part in (0, 1):
+        writers.end(2, part)
         assert writers.hear(0, 1, 2) == UNDER_WAY
     assert writers.complete() == []
-    writers.saves[2].set_result(None)
-    assert writers.hear(0, 1, 2) == 2.0
-    writers.close()
+    writers.end(2, 2)
+    writers.publish(0, 1, 2)
     assert writers.complete() == [2]
-    assert [(report.step, report.error) for report in writers.reports] == [(2, "")]
+    assert writers.told() == [(2, "")]
 
 
-def test_one_that_fails_is_told_once_and_the_next_begins_when_all_have_ended(
+def test_one_that_fails_is_told_once_with_the_cause_and_the_next_begins_when_all_have_ended(
     writers: Writers,
 ) -> None:
     writers.begin(2, 0, 1, 2)
-    writers.saves[1].set_exception(OSError("the disk is full"))
-    assert writers.hear(0, 1, 2) == -2.0
+    writers.end(2, 1, error=OddError("PutObject", {"Status": 503}))
+    assert -3.0 < writers.hear(0, 1, 2) < -2.0
     assert writers.hear(0, 1, 2) == UNDER_WAY  # the others write on, in vain
     writers.begin(4, 0, 1, 2)
-    writers.saves[0].set_result(None)
-    writers.saves[2].set_result(None)
+    writers.end(2, 0, 2)
     assert writers.hear(0, 1, 2) == NOTHING_TO_WRITE
     writers.begin(6, 0, 1, 2)
-    assert len(writers.saves) == 6
-    for save in writers.saves[3:]:
-        save.set_result(None)
-    writers.hear(0, 1, 2)
-    writers.close()
+    writers.end(6, 0, 1, 2)
+    writers.publish(0, 1, 2)
     assert writers.complete() == [6]
-    told = [(report.step, bool(report.error)) for report in writers.reports]
-    assert told == [(2, True), (4, True), (6, False)]
-    assert "left out" in writers.reports[1].error
+    assert writers.told() == [
+        (
+            2,
+            "OddError: An error occurred (SlowDown) when calling PutObject: {'Status': 503}",
+        ),
+        (
+            4,
+            "It was left out, for that of step 2 is still being written. Write less often, or to"
+            " faster storage.",
+        ),
+        (6, ""),
+    ]
 
 
 @pytest.mark.parametrize(("lost", "left"), [(0, (1, 2)), (2, (0, 1))])
@@ -128,28 +171,133 @@ def test_one_whose_writer_goes_away_is_given_up_and_the_next_is_whole(
     writers.begin(2, 0, 1, 2)
     for group in left:
         writers.groups[group].members_changed(left)
-    assert [(report.step, report.error) for report in writers.reports] == [
-        (2, f"Group {lost} went away while it was written.")
-    ]
-    for group in left:
-        writers.saves[group].set_result(None)
+    assert writers.told() == [(2, f"Group {lost} went away while it was written.")]
+    writers.end(2, *left)
     assert writers.hear(*left) == NOTHING_TO_WRITE
     writers.begin(4, *left)
-    for save in writers.saves[3:]:
-        save.set_result(None)
-    assert writers.hear(*left) == 4.0
-    writers.close()
+    writers.end(4, 0, 1)
+    writers.publish(*left)
     assert writers.complete() == [4]
 
 
-def test_a_newcomer_has_no_say_in_one_that_began_before_it(writers: Writers) -> None:
+def test_a_newcomer_has_no_say_in_one_that_began_before_it_and_begins_none_alone(
+    writers: Writers,
+) -> None:
     writers.begin(2, 0, 1)
     for group in writers.groups:
         group.members_changed((0, 1, 2))
     assert writers.reports == []
-    writers.saves[0].set_result(None)
+    writers.end(2, 0)
     assert writers.hear(0, 1, 2) == UNDER_WAY
-    writers.saves[1].set_result(None)
-    assert writers.hear(0, 1, 2) == 2.0
-    writers.close()
+    writers.begin(4, 0, 1, 2)
+    assert [(step, "left out" in error) for step, error in writers.told()] == [(4, True)]
+    writers.end(2, 1)
+    writers.publish(0, 1, 2)
     assert writers.complete() == [2]
+    writers.begin(6, 0, 1, 2)
+    writers.end(6, 0, 1, 2)
+    writers.publish(0, 1, 2)
+    assert writers.complete() == [2, 6]
+
+
+def test_storage_that_never_answers_is_told_and_left_behind_once(writers: Writers) -> None:
+    everybody = (0, 1, 2)
+    writers.begin(2, *everybody)
+    writers.end(2, 0, 2)
+    assert writers.hear(*everybody) == UNDER_WAY
+    with mock.patch.object(checkpoint, "monotonic", later_than(checkpoint.LONGEST_ANSWER_S)):
+        assert writers.hear(*everybody) < 0
+        assert [(step, "not answered" in error) for step, error in writers.told()] == [(2, True)]
+        assert writers.hear(*everybody) == checkpoint._ABANDONED
+    # The next is written beside it, and is left behind as little as that one comes back.
+    writers.begin(4, *everybody)
+    writers.end(4, 0, 1, 2)
+    writers.publish(*everybody)
+    assert writers.complete() == [4]
+    writers.begin(6, *everybody)
+    with mock.patch.object(checkpoint, "monotonic", later_than(checkpoint.LONGEST_ANSWER_S)):
+        assert writers.hear(*everybody) < 0
+        assert writers.hear(*everybody) == UNDER_WAY
+        writers.begin(8, *everybody)
+        assert "left out" in writers.reports[-1].error
+        left_behind = writers.groups[1]._left_behind
+        writers.end(2, 1)
+        assert not wait(left_behind, DEADLINE_S).not_done
+        assert writers.hear(*everybody) == checkpoint._ABANDONED
+
+
+def later_than(limit_s: float) -> Callable[[], float]:
+    clock = checkpoint.monotonic
+    return lambda: clock() + limit_s + 1.0
+
+
+@pytest.mark.parametrize("stuck", ["the part", "making it visible"])
+def test_a_run_that_ends_waits_for_storage_no_longer_than_the_limit(
+    writers: Writers, stuck: str
+) -> None:
+    never: Future[None] = Future()
+    writers.gates["manifest"] = never
+
+    def before(call: str, path: str) -> None:
+        writers.before(call, path)
+        if call == "cat_file":
+            never.result(DEADLINE_S)
+
+    writer = writers.groups[0]
+    with (
+        odd_storage(before),
+        mock.patch.object(checkpoint, "LONGEST_WRITE_S", 0.1),
+        mock.patch.object(checkpoint, "_LOOK_AGAIN_S", 0.1),
+    ):
+        writers.begin(2, 0)
+        if stuck == "making it visible":
+            writers.end(2, 0)
+        writer.finish(lambda mine: mine)
+        assert writers.complete() == []
+        assert [(step, "not answered" in error) for step, error in writers.told()] == [(2, True)]
+        # The last one is tried all the same.
+        never.set_result(None)
+        writers.begin(3, 0)
+        writers.end(3, 0)
+        writer.finish(lambda mine: mine)
+    assert 3 in writers.complete()
+    assert (3, "") in writers.told()
+
+
+def test_an_error_of_any_kind_at_any_call_of_the_storage_fails_that_checkpoint_alone(
+    tmp_path: Path,
+) -> None:
+    def checkpoints(folder: Path, fails_at: int) -> tuple[list[str], Writers]:
+        """Write four of one group; an error is raised at a call of the third."""
+        calls: list[str] = []
+        writers = Writers(folder, 1)
+
+        def before(call: str, path: str) -> None:
+            me = threading.get_native_id()
+            seen.add((threading.current_thread().name, os.getpriority(os.PRIO_PROCESS, me)))
+            if writers.groups[0].last_step == 6:
+                calls.append(call)
+                if len(calls) - 1 == fails_at:
+                    raise OddError(call, {})
+
+        with odd_storage(before):
+            for step in (2, 4, 6, 8):
+                writers.begin(step, 0)
+                writers.groups[0].finish(lambda mine: mine)
+            writers.close()
+        return calls, writers
+
+    seen: set[tuple[str, int]] = set()
+    calls, whole = checkpoints(tmp_path / "whole", -1)
+    assert whole.told() == [(2, ""), (4, ""), (6, ""), (8, "")]
+    assert seen == {("checkpoint", 10)}  # never a thread that trains, and a low priority
+    assert {*calls} == {*CALLS}
+    for place, call in enumerate(calls):
+        _, writers = checkpoints(tmp_path / f"{place}", place)
+        told = writers.told()
+        assert (told[0], told[1], told[-1]) == ((2, ""), (4, ""), (8, "")), call
+        errors = [error for step, error in told[2:-1] if step == 6 and error]
+        assert len(errors) == 1, (place, call, told)
+        assert f"OddError: An error occurred (SlowDown) when calling {call}" in errors[0]
+        is_whole = 6 in writers.complete()
+        assert is_whole == ("It is complete" in errors[0])

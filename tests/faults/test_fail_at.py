@@ -160,7 +160,8 @@ def test_whole_groups_die_in_the_second_hop_assembling_and_copying(text: str) ->
 
 
 def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path) -> None:
-    spec = job(text, 30, checkpoint={"directory": str(tmp_path), "interval_steps": 5, "keep": 9})
+    # The first one: under load another would still be written, and that of step 10 left out.
+    spec = job(text, 30, checkpoint={"directory": str(tmp_path), "interval_steps": 10, "keep": 9})
     fault = FailAt(group=1, rank=0, step=9, phase="checkpoint")
     with Miniature(spec, SIZE, GROUPS, faults=[fault]) as run:
         run.hold_at(12)
