@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 4 -m mics_core.engine.torchrun job.yaml
 
-Consecutive ranks form partition groups of the job's `partition_size`, which must be a number.
+Consecutive ranks form partition groups of the job's `partition_size`, which must be a number. A
+group stands on one node or takes whole nodes of equal size.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import NoReturn
 
@@ -41,12 +44,14 @@ def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:
         Every committed step.
 
     Raises:
-        LayoutError: The world does not split into whole partition groups with work for each.
+        LayoutError: The world does not split into whole partition groups with work for each, or a
+            group would take parts of nodes.
     """
     world = dist.get_world_size()
-    size = _check_layout(spec, world)
+    nodes = _nodes(world)
+    size = _check_layout(spec, nodes)
     groups = [list(range(first, first + size)) for first in range(0, world, size)]
-    partition = form_partition_group(groups, _nodes(world), device)
+    partition = form_partition_group(groups, nodes, device)
     # The store of the only generation; kept by rank 0 until everybody is done.
     store = host_store(os.environ["MASTER_ADDR"]) if dist.get_rank() == 0 else None
     box = [store.port if store is not None else 0]
@@ -71,7 +76,9 @@ def _nodes(world: int) -> list[str]:
     return [str(rank // per_node) for rank in range(world)]
 
 
-def _check_layout(spec: JobSpec, world: int) -> int:
+def _check_layout(spec: JobSpec, nodes: Sequence[str]) -> int:
+    """Return the partition size if groups of it stand on `nodes`, the node of each rank."""
+    world = len(nodes)
     size = spec.partition_size
     training = spec.training
     for field in ("micro_batch_size", "activation_checkpointing"):
@@ -97,6 +104,7 @@ def _check_layout(spec: JobSpec, world: int) -> int:
                 )
             ]
         )
+    _check_nodes(size, nodes)
     micro_batches = spec.num_micro_batches(size)
     if world // size > micro_batches:
         raise LayoutError(
@@ -111,6 +119,31 @@ def _check_layout(spec: JobSpec, world: int) -> int:
             ]
         )
     return size
+
+
+def _check_nodes(size: int, nodes: Sequence[str]) -> None:
+    """Refuse groups over parts of nodes, whose collectives could not go by node."""
+    workers = Counter(nodes)
+    for first in range(0, len(nodes), size):
+        inside = Counter(nodes[first : first + size])
+        whole = all(workers[node] == size / len(inside) for node in inside)
+        if len(inside) == 1 or whole:
+            continue
+        largest = max(workers.values())
+        raise LayoutError(
+            [
+                Problem(
+                    "partition_size",
+                    str(size),
+                    f"a partition group fits on one node or takes whole nodes of equal size, and"
+                    f" ranks {first} to {first + size - 1} take"
+                    f" {', '.join(f'{took} of {workers[node]}' for node, took in inside.items())}"
+                    " workers of their nodes.",
+                    f"Give a divisor or a multiple of {largest}, the workers of a node, and start"
+                    " as many workers on every node.",
+                )
+            ]
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

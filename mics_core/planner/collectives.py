@@ -133,18 +133,19 @@ def all_gather_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> 
 def reduce_scatter(num_bytes: float, span: Span, cluster: ClusterProfile, route: Route) -> Cost:
     """Sum a unit's gradient of M bytes over the partition group, each worker keeping its shard.
 
-    Flat over several nodes it is NCCL's ring, p - 1 rounds of M/p bytes, or gloo's own, which takes
-    twice as many. Flat inside one node gloo runs an all-to-all and a local sum, with the bytes of
-    the ring. Hierarchical: a stage inside the nodes and one between them.
+    Flat over several nodes it is a ring, p - 1 rounds of M/p bytes: NCCL's, or the engine's own on
+    the host (gloo's would send twice the bytes). Flat inside one node the host runs an all-to-all
+    and a local sum, with the bytes of the ring. Hierarchical: a stage inside the nodes and one
+    between them.
     """
     if span.size == 1:
         return NOTHING
     if span.num_nodes == 1:
         return reduce_scatter_inside(num_bytes, span, cluster)
     if route == "flat":
-        rounds = (span.size - 1) * (2 if cluster.backend == "gloo" else 1)
-        copied = Cost(copied_bytes=_scatter_copies(num_bytes, span.size))
-        return _ring(num_bytes / span.size, rounds, cluster) + copied
+        # Read and write the unit's gradient on its way in, and add up around the ring.
+        copied = Cost(copied_bytes=5 * num_bytes)
+        return _ring(num_bytes / span.size, span.size - 1, cluster) + copied
     inside = reduce_scatter_inside(num_bytes, span, cluster)
     return inside + reduce_scatter_across(num_bytes, span, cluster)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mics_core.comm.nodes import NodeGrid, node_grid
-from tests.comm.worlds import gather_both_ways, scatter_every_way
+from tests.comm.worlds import gather_both_ways, receive_by_route, scatter_every_way
 from tests.engine.worker_pool import WorkerPool, running_pool
 
 LAYOUTS = [(4, 2), (8, 2), (8, 4)]  # p and k: 2 × 2, 4 × 2, 2 × 4
@@ -55,6 +56,42 @@ def test_a_scatter_sums_over_all_workers_by_every_route(
     for errors in results[:size]:
         assert len(errors) == (5 if workers_per_node < size else 2)
         assert max(errors.values()) < bound, errors
+
+
+@pytest.mark.parametrize(("size", "workers_per_node"), LAYOUTS)
+def test_no_route_sends_more_out_of_a_node_than_its_ring(
+    pool: WorkerPool, size: int, workers_per_node: int
+) -> None:
+    num_elements = 50_000
+    seen = pool.run(receive_by_route, size, workers_per_node, num_elements)[:size]
+    unit_bytes = 4 * size * num_elements
+    ring = (size - 1) / size * unit_bytes
+    between = (size - workers_per_node) / size * unit_bytes
+    most = {
+        "flat gather": ring,
+        "staged gather, between nodes": between,
+        "staged gather, inside": 0.0,
+        "flat scatter": ring,
+        "staged scatter, inside": 0.0,
+        "staged scatter, between nodes": between,
+    }
+    # Whose an end is; one port may serve several processes, towards different peers.
+    owners = {
+        (end.here, end.there): rank
+        for rank, routes in enumerate(seen)
+        for end in routes["staged scatter, between nodes"]  # the last, so all are connected
+    }
+    for route, expected in most.items():
+        out_of_node: Counter[int] = Counter()
+        for rank, routes in enumerate(seen):
+            for end in routes[route]:
+                sender = owners.get((end.there, end.here))  # others are the world's store
+                if sender is not None and sender // workers_per_node != rank // workers_per_node:
+                    out_of_node[sender // workers_per_node] += end.received_bytes
+        # Headers and the barrier between the two looks are a few hundred bytes a message.
+        slack = 0.02 * unit_bytes
+        for node in range(size // workers_per_node):
+            assert out_of_node[node] == pytest.approx(expected, abs=slack), (route, out_of_node)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,6 +24,8 @@ from mics_core.comm.stages import (
     scatter_flat,
     scatter_rows,
 )
+
+_BYTES_RECEIVED = 128  # of struct tcp_info in linux/tcp.h
 
 _groups: dict[tuple[int, int], PartitionGroup] = {}
 
@@ -101,6 +109,71 @@ def scatter_every_way(
     scatter_columns(total, column, group.scatters, scratch, add=False)
     check("added inside the node", total, both)
     return errors
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One end of a connection, and what it received in the collective."""
+
+    here: tuple[str, int]
+    there: tuple[str, int]
+    received_bytes: int
+
+
+def receive_by_route(
+    size: int, workers_per_node: int, num_elements: int
+) -> dict[str, list[Connection]] | None:
+    """Run each gather and scatter of a unit of p · `num_elements` and count what came in."""
+    group = group_of(size, workers_per_node)
+    if group is None:
+        return None
+    shard, unit = torch.ones(num_elements), torch.ones(size * num_elements)
+    column = torch.ones(group.grid.num_nodes * num_elements)
+    scratch = Scratch()
+    gathers, scatters = group.gathers, group.scatters
+    routes: dict[str, Callable[[], object]] = {
+        "flat gather": lambda: gather_flat(unit, shard, gathers),
+        "staged gather, between nodes": lambda: gather_column(shard, gathers),
+        "staged gather, inside": lambda: gather_rows(unit, column, gathers),
+        "flat scatter": lambda: scatter_flat(shard, unit, scatters, scratch, add=False),
+        "staged scatter, inside": lambda: scatter_rows(column, unit, scatters, scratch, add=False),
+        "staged scatter, between nodes": lambda: scatter_columns(
+            shard, column, scatters, scratch, add=False
+        ),
+    }
+    received = {}
+    for name, run in routes.items():
+        dist.barrier(group.control)
+        before = _received_bytes()
+        dist.barrier(group.control)  # nobody sends before all have looked
+        run()
+        received[name] = [
+            Connection(here, there, total - before.get((here, there), 0))
+            for (here, there), total in _received_bytes().items()
+        ]
+    return received
+
+
+def _received_bytes() -> dict[tuple[tuple[str, int], tuple[str, int]], int]:
+    """Return what the kernel has received on each connection of this process, by its two ends."""
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            if not str(entry.readlink()).startswith("socket:"):
+                continue
+            descriptor = os.dup(int(entry.name))
+        except OSError:
+            continue  # the folder's own, closed by now
+        with closing(socket.socket(fileno=descriptor)) as connection:
+            if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            try:
+                here, there = connection.getsockname()[:2], connection.getpeername()[:2]
+            except OSError:
+                continue  # it listens
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        found[here, there] = struct.unpack_from("Q", info, _BYTES_RECEIVED)[0]
+    return found
 
 
 def _error(total: torch.Tensor, expected: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,14 +10,16 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch import nn
 
 from mics_core.comm import units as unit_collectives
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.units import UnitDriver
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
 from tests.engine.layouts import train_over_groups
+
+_LIMIT_S = 20.0
 
 
 @dataclass
@@ -26,7 +29,8 @@ class Seen:
     Args:
         reductions: Reductions over the replication group of each unit, in the whole run.
         sizes: Bytes of every reduction.
-        left_during_backward: Buckets sent before the last unit was complete, over the run.
+        left_during_backward: Buckets that were on their way to other groups when backward was held
+            up before its last operation, over the run.
         stages: Calls of each stage of a gather or scatter.
         buffer: First and last address of the gradient buffer.
     """
@@ -36,6 +40,8 @@ class Seen:
     left_during_backward: int = 0
     stages: Counter[str] = field(default_factory=Counter)
     outside_the_buffer: int = 0
+    of_this_step: int = 0
+    missed: bool = False
     driver: Any = None
 
 
@@ -47,16 +53,23 @@ def train_observed(
     strategy: Strategy | None,
 ) -> tuple[dict[str, Any], Seen] | None:
     seen = Seen()
-    run_stage, complete = ReplicationGroup.run_stage, SecondHop.unit_complete
-    begin_step = UnitDriver.begin_step
+    run_stage, begin_step = ReplicationGroup.run_stage, UnitDriver.begin_step
+    left = threading.Condition()
 
     def begin(driver: UnitDriver, active: Sequence[int]) -> None:
-        seen.driver = driver
+        if seen.driver is None:
+            modules = driver._root.modules()
+            first = next(module for module in modules if isinstance(module, nn.Embedding))
+            first.register_full_backward_pre_hook(lambda *_: hold_up())
+        seen.driver, seen.of_this_step = driver, 0
         begin_step(driver, active)
 
     def reduce(group: ReplicationGroup, stage: int, flat: torch.Tensor) -> None:
         if stage == 1:  # the one between nodes
-            count(flat)
+            with left:
+                count(flat)
+                seen.of_this_step += 1
+                left.notify_all()
         run_stage(group, stage, flat)
 
     def count(flat: torch.Tensor) -> None:
@@ -70,11 +83,15 @@ def train_observed(
             if first <= unit.offset and unit.offset + unit.num_elements <= last:
                 seen.reductions[unit.name] += 1
 
-    def note(hop: SecondHop, index: int) -> None:
-        before = hop._next_bucket
-        complete(hop, index)
-        if not all(hop._complete):
-            seen.left_during_backward += hop._next_bucket - before
+    def hold_up() -> None:
+        if not seen.driver._is_last:
+            return
+        # The last bucket holds what is outside the blocks, the embedding itself included.
+        expected = len(seen.driver.gradients.buckets) - 1
+        with left:
+            limit_s = 0.0 if seen.missed else _LIMIT_S
+            seen.missed = not left.wait_for(lambda: seen.of_this_step >= expected, limit_s)
+            seen.left_during_backward += seen.of_this_step
 
     def counted(name: str) -> Any:
         original = getattr(unit_collectives, name)
@@ -90,7 +107,6 @@ def train_observed(
     patches = [
         mock.patch.object(UnitDriver, "begin_step", begin),
         mock.patch.object(ReplicationGroup, "run_stage", reduce),
-        mock.patch.object(SecondHop, "unit_complete", note),
         *(counted(name) for name in stages),
     ]
     for patch in patches:

@@ -15,6 +15,7 @@ from mics_core.spec.job import EngineSpec
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
 from tests.engine.observing import train_observed
+from tests.engine.overlapping import train_held_up
 from tests.engine.worker_pool import WorkerPool
 
 # Workers of a partition group and of each of its nodes.
@@ -205,11 +206,29 @@ def test_every_unit_crosses_the_replication_group_once_a_step(
             assert len(seen.sizes) == steps
         if bucket_mib == 1e-6:
             assert len(seen.sizes) == steps * num_units
-            # All but the last unit left while backward was still running.
-            assert seen.left_during_backward == steps * (num_units - 1)
+        # All but the last bucket left while backward was still running.
+        assert seen.left_during_backward == len(seen.sizes) - steps
         # A bucket is closed as soon as it is full, so only the last of a step is smaller.
         smaller = [size for size in seen.sizes if size < bucket_mib * 2**20]
         assert len(smaller) <= steps
+
+
+@pytest.mark.parametrize("name", ["flat", "paper"])
+def test_gathers_and_scatters_over_nodes_run_beside_the_computation(
+    pool: WorkerPool, text: str, name: str
+) -> None:
+    num_blocks, num_micro_batches = 4, 4
+    spec = small_job(
+        text,
+        partition_size=4,
+        model__num_layers=num_blocks,
+        training__global_batch_size=4 * num_micro_batches // 2,
+        training__steps=2,
+    )
+    results = pool.run(train_held_up, spec, 4, 2, STRATEGIES[name])
+    for missed, num_waits in filter(None, results):
+        assert not missed
+        assert num_waits == num_micro_batches * 3 * (num_blocks - 1)
 
 
 # Units: root and two blocks. Two micro-batches a step, two steps: twelve passes over a unit.

@@ -78,12 +78,16 @@ def test_nccl_runs_the_gathers_inside_as_one_batch() -> None:
     assert all_gather_inside(4000, Span(2, 2), CLUSTER).time_s == pytest.approx(2e-4 + 2e-3)
 
 
-def test_gloos_own_reduce_scatter_takes_twice_the_ring() -> None:
-    ring = reduce_scatter(4000, Span(2, 2), NCCL, "flat")
-    native = reduce_scatter(4000, Span(2, 2), CLUSTER, "flat")
-    assert ring.time_s == all_gather(4000, Span(2, 2), NCCL, "flat").time_s
-    assert native.time_s == pytest.approx(2 * ring.time_s)
-    assert native.node_bytes == pytest.approx(6000)
+@pytest.mark.parametrize("cluster", [CLUSTER, NCCL], ids=["gloo", "nccl"])
+def test_a_flat_reduce_scatter_over_nodes_is_one_ring_on_every_backend(
+    cluster: ClusterProfile,
+) -> None:
+    ring = reduce_scatter(4000, Span(2, 2), cluster, "flat")
+    gather = all_gather(4000, Span(2, 2), cluster, "flat")
+    assert replace(ring, copied_bytes=gather.copied_bytes) == gather
+    assert ring.node_bytes == pytest.approx(3000)
+    # In and out, 4000 bytes each; three rounds and the total read and write 1000 bytes three times.
+    assert ring.copied_bytes == 2 * 4000 + 4 * 3 * 1000
 
 
 def test_the_two_stages_of_a_reduce_scatter_add_up() -> None:
