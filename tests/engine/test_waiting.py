@@ -38,7 +38,7 @@ def train_with_a_slow_worker(spec: JobSpec, size: int) -> dict[str, Any] | None:
             time.sleep(DELAY_S)
         return loss_of(trainer, batch)
 
-    def committed(membership: StaticMembership, commit: StepCommit) -> None:
+    def committed(membership: StaticMembership, commit: StepCommit, took_s: float) -> None:
         # As a worker's link does.
         nonlocal last
         before, last = last, time.perf_counter()

@@ -218,7 +218,8 @@ def test_a_stopped_group_that_wakes_up_finds_that_it_was_evicted_and_goes_quietl
         run.until(lambda: run.course.step == held_at, "members that wait")
         assert run.machine.groups[1].phase == GroupPhase.LOST
         assert all(evicted.processes[rank].is_alive() for rank in ranks)
-        assert evicted.last_words == []
+        # A peer that runs on has missed the stopped one, and may have ended over it.
+        assert [word for word in evicted.last_words if word.rank in ranks] == []
         before = seen_of(run, tmp_path)
         run.wake(1, *ranks)
         run.until(lambda: not any(p.is_alive() for p in evicted.processes), "its own end")
@@ -236,7 +237,7 @@ def test_a_stopped_group_that_wakes_up_finds_that_it_was_evicted_and_goes_quietl
         assert {word.rank for word in broke} == set(ranks)
         assert ends == {rank: Ended(rank, finished=False) for rank in ranks}, "asked to leave"
     else:
-        assert [type(word) for word in ends.values()] == [Failed]
+        assert {type(word) for word in ends.values()} == {Failed}
         assert " broke: " in ends[1].error, "its peer is gone"
 
 
