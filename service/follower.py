@@ -114,6 +114,8 @@ class Followers:
             if is_new or job_id in open_jobs:
                 task = asyncio.create_task(self._follow(job_id, is_new), name=f"follow-{job_id}")
                 self._followers[job_id] = task
+            elif await asyncio.to_thread(self._store.was_cancelled, job_id):
+                await self._cancel_again(job_id)
         gone = open_jobs - live - self._followers.keys()
         self._missing_since = {
             job_id: self._missing_since.get(job_id, self._clock()) for job_id in gone
@@ -186,6 +188,16 @@ class Followers:
         if job is not None and job.cancel_requested:
             with contextlib.suppress(JobConflictError):
                 await self._gateway.cancel(job_id)
+
+    async def _cancel_again(self, job_id: str) -> None:
+        """Cancel a job that was cancelled, and whose supervisor came up all the same.
+
+        A driver that is stopped at the very moment at which Ray starts it may escape, and start the
+        job that nobody follows any more.
+        """
+        with contextlib.suppress(JobConflictError, JobNotFoundError, ClusterError):
+            await self._gateway.cancel(job_id)
+            _LOG.warning("job %s ran on after it was cancelled; it was told again", job_id)
 
     async def _reconcile(self, job_id: str) -> None:
         """Close a job whose supervisor is gone, if that is what has happened."""

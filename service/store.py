@@ -196,6 +196,12 @@ class Store(HistoryStore):
             return None
         return rows.open_job_of_row(row)
 
+    def was_cancelled(self, job_id: str) -> bool:
+        """Return whether a job is known and has ended by being cancelled."""
+        with self.database.read() as connection:
+            row = row_of(connection, job_id)
+        return row is not None and row["state"] == JobState.CANCELLED.value
+
     def driver_id(self, job_id: str) -> str:
         """Return the id of a job's newest driver at the Ray Jobs API.
 

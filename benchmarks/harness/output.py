@@ -69,7 +69,7 @@ def _commit() -> str:
     """Return the commit, with `+changes` where the tree differs from it."""
     try:
         commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+        changed = _git("status", "--porcelain", "--", ".", ":(top,exclude)benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}+changes" if changed else commit

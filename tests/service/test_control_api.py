@@ -6,7 +6,7 @@ import threading
 
 import httpx
 from fakes import FakeSupervisor
-from running import Service
+from running import Service, eventually
 
 from mics_core.spec.status import DriverState, JobState
 
@@ -93,6 +93,18 @@ def test_cancelling_before_the_supervisor_is_up_stops_the_driver(service: Servic
     assert job_id in service.cluster.stopped
     job = service.wait_for(job_id, state="cancelled")
     assert job["reason"] == "It was cancelled before it trained."
+
+
+def test_a_supervisor_of_a_driver_that_escaped_its_end_is_told_to_cancel(service: Service) -> None:
+    job_id = service.submit()
+    assert cancel(service, job_id).status_code == 200
+    service.wait_for(job_id, state="cancelled")
+    # Ray stopped the driver while it was being started, and its process ran on.
+    supervisor = service.cluster.start_supervisor(job_id)
+    supervisor.train(1)
+    eventually(lambda: supervisor.is_cancelling, "the second word of the cancel")
+    supervisor.set_state(JobState.CANCELLED, "It was cancelled.")
+    assert service.job(job_id)["state"] == "cancelled"
 
 
 def test_a_supervisor_that_comes_up_after_the_cancel_is_told(service: Service) -> None:
