@@ -50,8 +50,9 @@ LAYERS, WIDTH = 1, 128
 FORWARD_S = 0.01
 KINDS = {"worker killed": 26, "group killed": 16, "node killed": 8, "group drained": 12}
 SETTLED_STEPS = 15
-_AHEAD = 4
-"""Steps after which members wait that have not heard of it yet."""
+_AHEAD = 20
+"""Steps ahead of the one at which members are to wait: all must hear of it before any is there, or
+one that is beyond waits for those that are held."""
 GOAL = 0.977
 
 

@@ -284,9 +284,7 @@ class Miniature:
             case Ready(rank):
                 group.ready[rank] = message
                 if len(group.ready) == self.size:
-                    self._listened |= listeners_of([*group.pids, os.getpid()])
-                    for inode in self._others_listen:
-                        self._listened.pop(inode, None)
+                    self._note_listeners(listeners_of(group.pids))
                     self.tell(elastic.GroupReady(group_id))
             case Entered(0, generation, step, connect_s):
                 group.entered, group.entered_at = generation, step
@@ -342,8 +340,16 @@ class Miniature:
                 with suppress(OSError):  # where it is gone its pipe tells so
                     pipe.send(News(mine, self._after_loss, self._allowed))
 
+    def _note_listeners(self, found: dict[str, str]) -> None:
+        """Keep in mind what must not listen any more at the end."""
+        mine = found.keys() - self._others_listen.keys()
+        self._listened |= {inode: found[inode] for inode in mine}
+
     def _launch(self, group_id: int, begins_run: bool) -> None:
-        context, world = process_context(), host_store("127.0.0.1")
+        context, before = process_context(), listeners_of([os.getpid()])
+        world = host_store("127.0.0.1")
+        here = listeners_of([os.getpid()])
+        self._note_listeners({inode: here[inode] for inode in here.keys() - before.keys()})
         group = self.groups[group_id] = Group(world, [], {})
         for rank in range(self.size):
             faults = tuple(f for f in self._faults if (f.group, f.rank) == (group_id, rank))

@@ -138,7 +138,7 @@ class PipeMembership:
                 if news.plan is not None:
                     self._plans[news.plan.number] = news.plan
                 self._after_loss = max(self._after_loss, news.after_loss)
-                self._allowed = max(self._allowed, news.allowed)
+                self._allowed = news.allowed
                 self._news.notify_all()
 
 
