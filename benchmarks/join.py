@@ -20,7 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.harness.factory import WorldFactory
-from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
+from benchmarks.harness.jobs import VOCAB_SIZE, emulated_model, training_job, write_tokens
 from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.harness.world import Step, World
@@ -138,8 +138,6 @@ def _join_of(steps: list[Step], shares: list[int], at: int) -> Join:
 
 def _state_bytes(width: int, layers: int) -> int:
     """Bytes of fp32 parameters and both moments of AdamW, of one partition group."""
-    from benchmarks.harness.jobs import VOCAB_SIZE
-
     parameters = 2 * VOCAB_SIZE * width + layers * (width * width + 2 * width)
     return 12 * parameters
 

@@ -134,11 +134,6 @@ class Store(HistoryStore):
             found = connection.execute(query).one_or_none()
         return (found.job_id, found.body_hash) if found is not None else None
 
-    def remove_job(self, job_id: str) -> None:
-        """Forget a job that never came to be."""
-        with self.database.write() as connection:
-            _remove(connection, job_id)
-
     def delete_job(self, job_id: str, time: float) -> None:
         """Forget a job that has ended, at this time.
 

@@ -182,7 +182,8 @@ class SupervisorLink:
                 logger.error("%d reports are lost: %s", len(messages), error)
             except ClusterError as error:
                 logger.warning("%d reports are sent again: %s", len(messages), error)
-                self._closed.wait(_AGAIN_S)
+                # Not on `_closed`: once it is set, that would try again without a pause.
+                time.sleep(_AGAIN_S)
                 continue
             except RayError:
                 pass  # this process is being shut down

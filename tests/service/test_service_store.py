@@ -87,9 +87,14 @@ def test_everything_survives_reopening(store: Store, database_url: str) -> None:
     again.close()
 
 
-def test_a_removed_job_leaves_nothing(store: Store) -> None:
+def cancel_and_delete(store: Store, job_id: str) -> None:
+    store.close_job(job_id, JobState.CANCELLED, "It was cancelled.", 100.0, None)
+    store.delete_job(job_id, 101.0)
+
+
+def test_a_deleted_job_leaves_nothing(store: Store) -> None:
     store.append_events("a", played().history)
-    store.remove_job("a")
+    cancel_and_delete(store, "a")
     assert store.list_jobs() == []
     assert store.events_after("a", 0, 10) == []
     with pytest.raises(JobNotFoundError, match="'a'"):
@@ -171,8 +176,8 @@ def test_a_key_has_one_job_however_many_submit_it_at_once(store: Store, database
     assert store.submission("bob", "k1") is None, "a key is its owner's"
     assert add(store, "bobs", 3.0, owner="bob", key=replace(key, owner="bob"))
     assert add(store, "nobodys", 3.0, key=replace(key, owner=None))
-    store.remove_job(winner)
-    assert other.submission("ada", "k1") is None, "the key of a job that never came to be is free"
+    cancel_and_delete(store, winner)
+    assert other.submission("ada", "k1") is None, "the key of a deleted job is free"
     other.close()
 
 
@@ -208,7 +213,7 @@ def test_pages_go_on_where_the_last_one_ended_while_jobs_come_and_go(store: Stor
     last = store.job(found[-1])
     cursor = Position(last.created, last.job_id).cursor
     add(store, "newer", 99.0)
-    store.remove_job(found[-1])
+    cancel_and_delete(store, found[-1])
     found += ids(store, JobFilter(after=Position.from_cursor(cursor)))
     assert found == expected
 

@@ -20,7 +20,6 @@ from mics_core.comm.replication import Member
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
-from mics_core.engine.copying import Incoming, Outgoing
 from mics_core.engine.entering import Entry, Holding, enter
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.trainer import StepBroken, Trainer
@@ -112,12 +111,10 @@ class _Joining:
 
     def _enter(self) -> None:
         assert self._prepared is not None
-        before, copying = self._entry, None
+        before = self._entry
         entry = enter(self._trainer, self._prepared, self._holding, superseded=lambda: False)
         if isinstance(entry, str):
             raise RuntimeError(entry)
         if before is not None:
             before.close()
-        copying = entry.copying
-        assert copying is None or isinstance(copying, Incoming | Outgoing)
         self._prepared, self._entry, self._active = None, entry, entry.active
