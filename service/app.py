@@ -64,6 +64,7 @@ def build_app(settings: Settings, gateway: ClusterGateway) -> FastAPI:
     version = metadata.version("mics-elastic")
     figures = Metrics(store, hub, version)
     hub.listen(figures.observe)
+    hub.give_way(lambda: figures.requests.num_waiting > 0)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

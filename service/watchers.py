@@ -3,8 +3,9 @@
 Each watcher has a queue of bounded length. One that falls behind loses its queue and is told so; it
 then reads what it missed from the store, which has every event before any watcher has it.
 
-An event is encoded once for all of them, and handed out to some at a time, so that hundreds of
-watchers of one step do not keep another request waiting.
+An event is encoded once for all of them, and handed out to some at a time. While a request waits
+for its answer, there is a pause after each few: hundreds of watchers of a step can wait a moment
+longer, and whoever asked should not.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ _QUEUE_LENGTH = 256
 _PAGE = 100
 
 _AT_ONCE = 8
+
+_PAUSE_S = 0.001
+"""About as long as it takes to write to those that got an event at once."""
+_LONGEST_S = 0.1
+"""How long an event is on its way before requests have to wait for it again."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,21 @@ class Watcher:
         return taken
 
 
+@dataclass
+class _HandOut:
+    """An event, or some, on the way to the watchers that do not have them yet.
+
+    Args:
+        watchers: These.
+        new: The events.
+        began_s: When the first watcher got them, in the loop's time.
+    """
+
+    watchers: deque[Watcher]
+    new: Sequence[Told]
+    began_s: float
+
+
 class WatcherHub:
     """The watchers of all jobs.
 
@@ -104,6 +125,8 @@ class WatcherHub:
         self._watchers: dict[str, set[Watcher]] = {}
         self._newest: dict[str, int] = {}
         self._listeners: list[Callable[[str, Sequence[JobEvent]], None]] = []
+        self._hand_outs: deque[_HandOut] = deque()
+        self._gives_way: Callable[[], bool] = lambda: False
 
     @property
     def num_watchers(self) -> int:
@@ -122,14 +145,35 @@ class WatcherHub:
                 listener(job_id, new)
         if new and job_id in self._watchers:
             self._newest[job_id] = max(self._newest[job_id], new[-1].sequence)
-            self._hand_out([*self._watchers[job_id]], [Told(event) for event in new])
+            is_first = not self._hand_outs
+            self._hand_outs.append(
+                _HandOut(
+                    deque(self._watchers[job_id]),
+                    [Told(event) for event in new],
+                    asyncio.get_running_loop().time(),
+                )
+            )
+            if is_first:
+                self._hand_out()
 
-    def _hand_out(self, watchers: list[Watcher], new: Sequence[Told]) -> None:
-        """Put events into the queues; a watcher that gets them out of order reads the store."""
-        for watcher in watchers[:_AT_ONCE]:
-            watcher.put(new)
-        if rest := watchers[_AT_ONCE:]:
-            asyncio.get_running_loop().call_soon(self._hand_out, rest, new)
+    def give_way(self, others_wait: Callable[[], bool]) -> None:
+        """Have pauses made in handing out events while `others_wait` says so."""
+        self._gives_way = others_wait
+
+    def _hand_out(self) -> None:
+        """Put events into some queues, oldest first: a gap would have a watcher read the store."""
+        loop, oldest = asyncio.get_running_loop(), self._hand_outs[0]
+        for _ in range(min(_AT_ONCE, len(oldest.watchers))):
+            oldest.watchers.popleft().put(oldest.new)
+        if not oldest.watchers:
+            self._hand_outs.popleft()
+        if not self._hand_outs:
+            return
+        is_late = len(self._hand_outs) > 1 or loop.time() - self._hand_outs[0].began_s > _LONGEST_S
+        if self._gives_way() and not is_late:
+            loop.call_later(_PAUSE_S, self._hand_out)
+        else:
+            loop.call_soon(self._hand_out)
 
     def watched(self) -> list[str]:
         """Return the jobs that somebody watches."""

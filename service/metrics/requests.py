@@ -22,6 +22,8 @@ class RequestMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry):
+        self.num_waiting = 0
+        """Requests whose answers have not begun."""
         self.total = Counter(
             "mics_http_requests_total",
             "Answered requests.",
@@ -54,10 +56,17 @@ class RequestMetricsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, waits = time.perf_counter(), True
+        self._metrics.num_waiting += 1
+
+        def begin_answer() -> None:
+            nonlocal waits
+            self._metrics.num_waiting -= waits
+            waits = False
 
         async def send_counting(message: Message) -> None:
             if message["type"] == "http.response.start":
+                begin_answer()
                 # What a client makes up must not become a series: neither paths nor methods.
                 method = scope["method"] if scope["method"] in _METHODS else "other"
                 route = getattr(scope.get("route"), "path", None) or "other"
@@ -65,4 +74,7 @@ class RequestMetricsMiddleware:
                 self._metrics.seconds.labels(method, route).observe(time.perf_counter() - began)
             await send(message)
 
-        await self._app(scope, receive, send_counting)
+        try:
+            await self._app(scope, receive, send_counting)
+        finally:
+            begin_answer()
