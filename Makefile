@@ -9,8 +9,15 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)  ## train, scale and lose a node on this machine; KEEP=1 stays up until Ctrl-C
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
+# Their worlds of processes keep two cores busy, and their faults have time limits.
+ALONE := comm cluster e2e engine faults
+
 test: lint  ## linters, types and all tests
-	$(BIN)/python -m pytest
+	@failed=0; \
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	  $(ALONE:%=--ignore=tests/%) || failed=1; \
+	$(BIN)/python -m pytest $(ALONE:%=tests/%) || failed=1; \
+	exit $$failed
 
 pure: $(STAMP)  ## the tests that need neither torch nor Ray
 	$(BIN)/python -m pytest -m pure tests/spec tests/data tests/planner tests/elastic tests/test_layers.py

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -173,6 +173,8 @@ def _measure(
         rss_mib = service.rss_mib
     service.client.post(f"{_API}/{live}/cancel").raise_for_status()
     eventually(lambda: service.has(live, JobState.CANCELLED), "the live job's end", _PATIENCE_S)
+    # The service ends drivers that have escaped Ray's stop, and needs the cluster for that.
+    eventually(lambda: not _drivers(), "the end of all drivers", _PATIENCE_S)
     waits_ms = [_ms(wait) for wait in seen["waits_s"]]
     times = {kind: _percentile(found, 99) for kind, found in service.times_s.items()}
     return {
@@ -185,6 +187,16 @@ def _measure(
         "step_to_event_p99_ms": _percentile(waits_ms, 99),
         "rss_mib": rss_mib,
     }, waits_ms
+
+
+def _drivers() -> list[psutil.Process]:
+    """Return the drivers of jobs that run below this process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "mics_core.cluster.driver" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def _request(service: _Service, live: str, number: int) -> None:

@@ -24,6 +24,9 @@ COOKIE = "mics_session"
 
 _CHECKED_AGAIN_S = 5.0
 
+_ASKED_AGAIN_S = 0.25
+"""How long a service without tokens believes that there still is none: asking takes a thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -69,12 +72,15 @@ class Authenticator:
         self._failures = FailedAttempts(clock=clock)
         self._clock = clock
         self._needs_token = always
+        self._asked = -math.inf
         self._checked: dict[Credentials, tuple[float, bool]] = {}
 
     async def needs_token(self) -> bool:
-        """Return whether requests need a token: from the first one ever made on, for good."""
-        if not self._needs_token:
+        """Return whether requests need a token: soon after the first was ever made, for good."""
+        now = self._clock()
+        if not self._needs_token and now - self._asked >= _ASKED_AGAIN_S:
             self._needs_token = await asyncio.to_thread(self._tokens.any)
+            self._asked = now
         return self._needs_token
 
     async def caller_of(self, credentials: Credentials, address: str) -> Caller:

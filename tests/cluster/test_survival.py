@@ -28,7 +28,7 @@ from tests.cluster.running import RunningJob, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-NUM_NODES = 3
+NUM_NODES = 2
 
 
 def pid_of_supervisor(job_id: str) -> int:
@@ -73,7 +73,7 @@ class Survived:
 
 @pytest.fixture(scope="module")
 def survived(start_job: StartJob) -> Survived:
-    job = start_job(60)
+    job = start_job(60, partition_size=1)
     job.train_to(2)
     story = Survived(job, job.pids(0), [place_of_supervisor(job.job_id)[0]])
     os.kill(pid_of_supervisor(job.job_id), signal.SIGKILL)
@@ -85,7 +85,7 @@ def survived(start_job: StartJob) -> Survived:
     job.wait_until(lambda job: job.group_events(2, GroupState.READY), "the workers of group 2")
     job.train_until(lambda job: job.has_entered(0, 1, 2), "the entry of group 2")
     # Now a loss that nobody hears of at first.
-    victim = job.pids(1)[1]
+    [victim] = job.pids(1)
     os.kill(pid_of_supervisor(job.job_id), signal.SIGKILL)
     os.kill(victim, signal.SIGKILL)
     job.train_to(job.control.allowed + 2)
@@ -93,7 +93,7 @@ def survived(start_job: StartJob) -> Survived:
     story.nodes_of_supervisors.append(place_of_supervisor(job.job_id)[0])
     job.train_until(lambda job: job.has_entered(0, 2, 3), "the entry of group 3")
     with stopped_head():  # and another group is asked for, of whoever does not answer
-        os.kill(job.pids(2)[1], signal.SIGKILL)
+        os.kill(*job.pids(2), signal.SIGKILL)
         job.train_to(job.control.allowed + 3)
     job.train_to_the_end()
     return story
@@ -138,7 +138,7 @@ def test_a_supervisor_ends_after_the_run_and_forgets_it(survived: Survived) -> N
 @contextmanager
 def driver(cluster: LocalCluster, folder: Path, job_id: str) -> Iterator[subprocess.Popen[str]]:
     path = folder / "job.yaml"
-    job = recorded_job(folder, 30, groups={"wanted": 1})
+    job = recorded_job(folder, 30, partition_size=1, groups={"wanted": 1})
     path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
     program = [sys.executable, "-m", "mics_core.cluster.driver", str(path), "--job-id", job_id]
     process = subprocess.Popen(
@@ -162,7 +162,7 @@ def test_a_killed_driver_leaves_its_job_running(cluster: LocalCluster, tmp_path:
         assert process.stdout is not None
         assert any("step 0 " in line for line in process.stdout)
         process.kill()
-    with RunningJob(recorded_job(tmp_path, 30), control, "orphan") as job:
+    with RunningJob(recorded_job(tmp_path, 30, partition_size=1), control, "orphan") as job:
         job.wait_until(lambda job: job.has_committed(1), "a step")
         pids = job.pids(0)
         job.train_to(20)  # long after Ray has noticed that the driver is gone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -310,13 +311,16 @@ def test_a_revoked_name_is_free_again_and_the_service_stays_closed(database_url:
     store.close()
 
 
-def test_the_first_token_closes_a_running_service_at_once(service: Service) -> None:
+def test_the_first_token_closes_a_running_service(service: Service) -> None:
     who = {"name": None, "role": "admin", "requires_token": False}
     assert service.client.get("/api/v1/session").json() == who
     store = Store(service.settings.database)
     TokenStore(store.database).create("ada", Role.ADMIN)
     store.close()
-    assert refusal(service.client.get("/api/v1/jobs")) == (401, "token_required")
+    made = time.monotonic()
+    while (answer := service.client.get("/api/v1/jobs")).is_success:
+        assert time.monotonic() < made + 1.0
+    assert refusal(answer) == (401, "token_required")
 
 
 def test_guessing_is_slowed_down_and_valid_tokens_are_not(team: Team) -> None:

@@ -39,6 +39,11 @@ def test_a_live_job_is_told_and_an_ended_one_forgotten(service: Service) -> None
     supervisor = service.cluster.start_supervisor("live", name="My job")
     supervisor.train(4, loss=2.5)
     service.wait_for("live", step=4)
+    # The status may be known a moment before the events are.
+    eventually(
+        lambda: any(name == "mics_job_samples_per_second" for name, _ in scrape(service)),
+        "the figures of the steps",
+    )
     found = scrape(service)
     job = {"job_id": "live", "name": "My job"}
     assert value(found, "mics_job_step", **job) == 4

@@ -165,6 +165,7 @@ def test_a_paused_job_stays_so_until_it_is_resumed_with_its_groups(
     service.cluster.is_reachable = True
     resumed = service.client.post(f"{path}/resume")
     assert (resumed.status_code, resumed.json()["state"]) == (200, "pending")
+    eventually(lambda: service.cluster.continuations[job_id], "the driver of the resumed job")
     again = service.cluster.start_supervisor(job_id)
     assert again.wanted == 3
     again.steps.extend(supervisor.steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -104,5 +105,30 @@ def test_a_watcher_that_leaves_is_forgotten(store: Store) -> None:
         assert hub.num_watchers == 1
         await following.aclose()  # type: ignore[attr-defined]
         assert hub.num_watchers == 0
+
+    asyncio.run(scenario())
+
+
+def test_watchers_wait_while_a_request_does_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.watchers._PAUSE_S", 0.5)
+    monkeypatch.setattr("service.watchers._LONGEST_S", 0.25)
+
+    async def scenario() -> None:
+        hub, history = WatcherHub(), played()
+        hub.give_way(lambda: True)
+        with ExitStack() as stack:
+            watchers = [stack.enter_context(hub.watch("a")) for _ in range(24)]
+            hub.publish("a", history[:1])
+            for _ in range(24):
+                await asyncio.sleep(0)
+            assert [bool(watcher._queue) for watcher in watchers].count(True) == 8
+            hub.publish("a", history[1:2])
+            for watcher in watchers:
+                taken: list[JobEvent] = []
+                while len(taken) < 2:
+                    taken += [told.event for told in await watcher.take() or ()]
+                assert taken == history[:2]
 
     asyncio.run(scenario())
