@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -31,14 +32,19 @@ __all__ = [
     "JsonOption",
     "UrlOption",
     "connected",
+    "fits_window",
     "interruptible",
     "print_json",
+    "print_table",
     "reported_errors",
     "table_of",
 ]
 
 
 _COMPLETES_WITHIN_S = 2.0
+
+_WIDEST = 400
+"""Columns that a table takes at most where nothing of it may be cut."""
 
 
 def _known_ids(incomplete: str) -> list[str]:
@@ -140,6 +146,27 @@ def table_of(*columns: str, right: tuple[str, ...] = ()) -> Table:
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
     return table
+
+
+def print_table(table: Table, *, always_whole: bool = False) -> None:
+    """Print a table: cells are cut to fit a terminal's window, and nowhere else.
+
+    Args:
+        table: It.
+        always_whole: Whether a narrow terminal breaks its lines instead.
+    """
+    console = Console(highlight=False)
+    if always_whole or not console.is_terminal:
+        console.width = max(console.width, _WIDEST)
+    console.print(table)
+
+
+def fits_window(table: Table) -> bool:
+    """Whether a table can be shown with every cell whole."""
+    console = Console()
+    widest = console.options.update(max_width=_WIDEST)
+    needed = Measurement.get(console, widest, table).maximum
+    return not console.is_terminal or needed <= console.width
 
 
 def _exit_code_of(error: MicsError) -> ExitCode:

@@ -17,6 +17,7 @@ from service.cli.console import (
     connected,
     interruptible,
     print_json,
+    print_table,
     table_of,
 )
 from service.cli.text import clock, count, event_sentence, loss_text, percent, rate, sparkline
@@ -117,7 +118,7 @@ def throughput(
             percent(record.communication_share),
             str(record.num_groups),
         )
-    console.print(table)
+    print_table(table)
 
 
 def checkpoints(
@@ -136,7 +137,7 @@ def checkpoints(
     for checkpoint in found.checkpoints:
         state = Text(f"failed: {checkpoint.error}", "red") if checkpoint.error else "complete"
         table.add_row(count(checkpoint.step), clock(checkpoint.time), state, Text(checkpoint.path))
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def _line(event: JobEvent) -> str:

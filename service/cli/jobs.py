@@ -22,7 +22,9 @@ from service.cli.console import (
     JsonOption,
     UrlOption,
     connected,
+    fits_window,
     print_json,
+    print_table,
     table_of,
 )
 from service.cli.text import count, duration, loss_text, rate
@@ -118,7 +120,11 @@ def list_jobs(
     if as_json:
         print_json(page)
     elif page.jobs:
-        Console(highlight=False).print(_job_table(page.jobs))
+        table = _job_table(page.jobs)
+        # An id is there to be copied, and mostly begins with the name.
+        if not fits_window(table):
+            table = _job_table(page.jobs, with_names=False)
+        print_table(table, always_whole=True)
         if page.next_cursor is not None:
             typer.echo("There are more; --all shows them.", err=True)
     elif states or owner or labels:
@@ -149,16 +155,17 @@ def _labels(given: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _job_table(jobs: list[JobSummary]) -> Table:
+def _job_table(jobs: list[JobSummary], *, with_names: bool = True) -> Table:
     numbers = ("STEP", "LOSS", "TOKENS/S", "GROUPS", "AGE")
     has_owners = any(job.owner for job in jobs)
     owner = ("OWNER",) if has_owners else ()
-    table = table_of("ID", "NAME", "STATE", *numbers, *owner, right=numbers)
+    name = ("NAME",) if with_names else ()
+    table = table_of("ID", *name, "STATE", *numbers, *owner, right=numbers)
     now = time.time()
     for job in jobs:
         table.add_row(
             job.job_id,
-            Text(job.name if len(job.name) <= _NAME_WIDTH else f"{job.name[: _NAME_WIDTH - 1]}…"),
+            *([_shortened(job.name)] if with_names else []),
             Text(job.state, STATE_STYLES[job.state]),
             f"{count(job.step)}/{count(job.steps)}",
             loss_text(job.loss),
@@ -168,3 +175,7 @@ def _job_table(jobs: list[JobSummary]) -> Table:
             *([Text(job.owner or "–")] if has_owners else []),
         )
     return table
+
+
+def _shortened(name: str) -> Text:
+    return Text(name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 1]}…")

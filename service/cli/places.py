@@ -14,6 +14,7 @@ from service.cli.console import (
     UrlOption,
     connected,
     print_json,
+    print_table,
     table_of,
 )
 from service.cli.text import count
@@ -49,7 +50,7 @@ def placement(
             str(worker.pid),
             count(worker.step),
         )
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def cluster(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
@@ -70,7 +71,7 @@ def cluster(as_json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
             _used(node, "GPU"),
             Text(_workers(node)),
         )
-    console.print(table)
+    print_table(table)
     for demand in found.pending:
         asked = ", ".join(f"{amount:g} {name}" for name, amount in demand.resources.items())
         console.print(Text(f"waits for room: {demand.count} × {asked}", "yellow"))

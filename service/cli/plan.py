@@ -18,7 +18,7 @@ from mics_core.planner.prediction import Prediction
 from mics_core.planner.scaling import ScalePoint, scale, worker_counts
 from mics_core.spec import load_job_spec
 from mics_core.spec.planning import choices_of, plan_job
-from service.cli.console import print_json, reported_errors
+from service.cli.console import print_json, print_table, reported_errors
 from service.cli.text import count, rate
 from service.plans import answer_of, cluster_of, counted_shape, with_nodes
 from service.schemas import PlanAnswer, PlannedLayout
@@ -26,8 +26,6 @@ from service.schemas import PlanAnswer, PlannedLayout
 __all__ = ["plan"]
 
 _BEST = 10
-_WIDEST = 400
-"""Columns that a table takes at most where nothing of it may be cut."""
 
 
 def plan(
@@ -73,7 +71,7 @@ def plan(
                 print_json({"weak": _scale_json(weak), "strong": _scale_json(strong)})
                 return
             for points, weakly in ((weak, True), (strong, False)):
-                _print_whole(console, _scale_table(points, is_weak=weakly))
+                print_table(_scale_table(points, is_weak=weakly), always_whole=True)
                 for line in _reasons(points):
                     console.print(Text(line), soft_wrap=True)
             return
@@ -94,10 +92,7 @@ def _print(console: Console, answer: PlanAnswer, *, show_all: bool) -> None:
     )
     others = answer.candidates if show_all else answer.candidates[: _BEST - 1]
     layouts = _layout_table([answer.choice, *others], with_reasons=show_all)
-    if console.is_terminal:
-        console.print(layouts)
-    else:
-        _print_whole(console, layouts)
+    print_table(layouts)
     if show_all:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("CANNOT BE")
@@ -111,11 +106,6 @@ def _print(console: Console, answer: PlanAnswer, *, show_all: bool) -> None:
             f"{hidden} more fit, {len(answer.refused)} kinds cannot be; --all shows them."
         )
     console.print(Text(answer.reason))
-
-
-def _print_whole(console: Console, table: Table) -> None:
-    """Print a table with every number whole, however narrow the window or none."""
-    Console(file=console.file, highlight=False, width=max(console.width, _WIDEST)).print(table)
 
 
 def _layout_table(layouts: list[PlannedLayout], *, with_reasons: bool) -> Table:

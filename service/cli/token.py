@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from service.auth.callers import Role
-from service.cli.console import print_json, reported_errors
+from service.cli.console import print_json, print_table, reported_errors
 from service.cli.exit_codes import epilog_of
 from service.cli.text import duration
 
@@ -97,7 +96,7 @@ def list_tokens(
             duration(now - token.created),
             "valid" if token.revoked is None else "revoked",
         )
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def revoke(

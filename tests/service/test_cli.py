@@ -98,6 +98,19 @@ def test_list_shows_state_progress_and_groups(api: ScriptedApi) -> None:
     assert "listed" in [job["job_id"] for job in jobs]
 
 
+@pytest.mark.parametrize("terminal", ["0", "1"])
+def test_an_id_in_the_list_is_whole_however_narrow_the_window(
+    api: ScriptedApi, terminal: str
+) -> None:
+    job_id = "a-name-of-one-who-likes-long-names-2011de54"
+    running_job(api, job_id)
+    environment = {"MICS_URL": api.url, "COLUMNS": "80", "TTY_COMPATIBLE": terminal}
+    printed = CliRunner().invoke(build_app(), ["list"], env=environment).stdout
+    assert job_id in printed
+    assert "running" in printed, "cells are cut"
+    assert ("NAME" in printed) == (terminal == "0")
+
+
 def test_show_names_the_groups_and_why_one_is_gone(api: ScriptedApi) -> None:
     running_job(api, "shown")
     text = mics(api, "show", "shown").stdout
