@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch._C._distributed_c10d import PrefixStore
+from torch.distributed import DistStoreError
 
 __all__ = ["Answers", "RollCall", "place_elsewhere"]
 
@@ -83,17 +85,27 @@ class RollCall:
         except RuntimeError:
             return Answers((0,), {})  # the world's rank 0 keeps the store
         for rank in range(self._size):
-            left = timedelta(seconds=max(0.05, deadline - monotonic()))
-            key = f"here/{rank}"
-            try:
-                self._caller.wait([key], left)
-                answer = self._caller.get(key).decode()
-            except RuntimeError:
+            if rank == self._rank:
+                continue  # it asks
+            answer = self._answer_of(rank, deadline)
+            if answer is None:
                 missing.append(rank)
-                continue
-            if answer != _WAITS:
+            elif answer != _WAITS:
                 elsewhere[rank] = answer
         return Answers(tuple(missing), elsewhere)
+
+    def _answer_of(self, rank: int, deadline: float) -> str | None:
+        """Return a rank's answer, or None if there is none when the time is over."""
+        key = f"here/{rank}"
+        try:
+            if (left := deadline - monotonic()) > 0:
+                with suppress(DistStoreError):
+                    self._caller.wait([key], timedelta(seconds=left))
+            # The first who is missing takes all the time. The others have answered meanwhile, and a
+            # short wait could end before a busy machine has said so.
+            return self._caller.get(key).decode() if self._caller.check([key]) else None
+        except RuntimeError:
+            return None
 
     def _listen(self) -> None:
         while True:

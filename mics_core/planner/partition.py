@@ -152,8 +152,10 @@ def _nothing_fits(
     more_memory = f"each worker at least {amount(-(-need.at(best) * 100 // percent))}"
     holding = [size for size in placeable if need.at(size) <= usable_bytes]
     if holding:
-        rule = f"memory and cluster allow {holding[0]}, but {batch_problem(holding[0])}"
-        remedy = "Change the batch to suit it" + (f", or give {more_memory}." if suiting else ".")
+        reason, _, change = (batch_problem(holding[0]) or "").partition(". ")
+        rule = f"memory and cluster allow {holding[0]}, but {reason.removesuffix('.')}."
+        remedy = (change or "Change the batch to suit it.").removesuffix(".")
+        remedy += f", or give {more_memory}." if suiting else "."
     else:
         allowing = "cluster and batch allow" if suiting else "the cluster allows"
         rule = f"the largest size that {allowing}, {best}, needs {need.described(best)}."

@@ -171,10 +171,12 @@ def _problem(choices: Choices, refused: list[Refused]) -> LayoutProblem:
         )
     batch = [each for each in refused if each.cause == "batch"]
     if batch:
+        reason, _, remedy = batch[0].reason.partition(". ")
         return LayoutProblem(
             value,
-            f"no layout suits the batch: {batch[0].reason[0].lower()}{batch[0].reason[1:]}",
-            "Change training.global_batch_size, training.micro_batch_size or partition_size.",
+            f"no layout suits the batch: {reason[0].lower()}{reason[1:].removesuffix('.')}.",
+            remedy
+            or "Change training.global_batch_size, training.micro_batch_size or partition_size.",
         )
     reason, _, remedy = refused[-1].reason.partition(". ")
     return LayoutProblem(

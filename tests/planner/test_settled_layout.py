@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mics_core.errors import LayoutError
+from mics_core.errors import LayoutError, SpecificationError
 from mics_core.planner.layout import ClusterShape, NodeShape
 from mics_core.planner.strategy import Strategy, default_strategy
 from mics_core.spec import parse_job_spec
@@ -116,6 +116,77 @@ def test_too_little_memory_is_refused_with_the_remedy(settle: Settle, cluster_fi
         with pytest.raises(LayoutError) as caught:
             settle(2, 2, resources={"memory_gib": 1e-4, **cluster})
         assert "at least" in caught.value.problems[0].remedy
+
+
+RULE_OF_NODES = "a partition group fits on one node or takes whole nodes of equal size."
+TOO_MANY_GROUPS = "groups.maximum (65) must not exceed the 32 micro-batches of a step"
+NOTHING_TO_DO = "or a group would have nothing to do."
+LOWER = "Lower groups.maximum or micro_batch_size, or raise global_batch_size."
+
+
+@pytest.mark.parametrize("cluster", [False, True], ids=["by memory", "by speed"])
+@pytest.mark.parametrize(
+    ("workers", "changes", "value", "rule", "remedy"),
+    [
+        pytest.param(
+            (4, 4),
+            {"partition_size": 6},
+            "partition_size 6 on nodes of 2 × 4 workers",
+            (RULE_OF_NODES,),
+            "Choose 4 or 8, leave it at 'auto', or add nodes.",
+            id="no multiple of k",
+        ),
+        pytest.param(
+            (4, 4, 2),
+            {"partition_size": 6},
+            "partition_size 6 on nodes of 2 × 4 and 1 × 2 workers",
+            (RULE_OF_NODES,),
+            "Choose 4 or 8, leave it at 'auto', or add nodes.",
+            id="unequal nodes",
+        ),
+        pytest.param(
+            (2, 2),
+            {"groups": {"wanted": 65}},
+            "partition_size 'auto'",
+            (TOO_MANY_GROUPS, NOTHING_TO_DO),
+            LOWER,
+            id="more groups than micro-batches",
+        ),
+    ],
+)
+def test_an_impossible_layout_is_refused_with_value_rule_and_remedy(
+    settle: Settle,
+    cluster_file: str,
+    cluster: bool,
+    workers: tuple[int, ...],
+    changes: dict[str, Any],
+    value: str,
+    rule: tuple[str, ...],
+    remedy: str,
+) -> None:
+    batch = 64 if "groups" in changes else 96
+    resources = {"cluster": cluster_file} if cluster else {}
+    with pytest.raises(LayoutError) as caught:
+        settle(*workers, training={"global_batch_size": batch}, resources=resources, **changes)
+    (problem,) = caught.value.problems
+    assert problem.field == "partition_size"
+    assert problem.value.startswith(value)
+    assert [part for part in rule if part not in problem.rule] == []
+    assert problem.rule.endswith(rule[-1])
+    assert problem.remedy == remedy
+    assert str(caught.value).endswith(f" is refused: {problem.rule} {problem.remedy}")
+
+
+def test_more_groups_than_micro_batches_are_refused_before_any_cluster_is_asked() -> None:
+    with pytest.raises(SpecificationError) as caught:
+        parse_job_spec(job(partition_size=4, groups={"minimum": 1, "wanted": 2, "maximum": 9}))
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.value) == ("groups.maximum", "9")
+    assert problem.rule == (
+        "groups.maximum (9) must not exceed the 8 micro-batches of a step"
+        f" (global_batch_size 64 / 8), {NOTHING_TO_DO}"
+    )
+    assert problem.remedy == LOWER
 
 
 def test_a_counted_transformer_is_what_the_formulas_say() -> None:
