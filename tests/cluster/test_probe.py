@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ import yaml
 from ray.util.placement_group import placement_group_table
 from ray.util.state import list_actors
 
+from mics_core.cluster.layout import settle_layout
 from mics_core.cluster.local import LocalCluster
 from mics_core.cluster.probe import ProbeSettings, equal_nodes, probe_cluster
 from mics_core.errors import ClusterError, LayoutError
 from mics_core.planner.layout import NodeShape
+from mics_core.spec import load_job_spec
 from mics_core.spec.cluster import LinkSpec, load_cluster_spec
 from mics_core.spec.job import ResourcesSpec
 from tests.cluster.running import eventually
@@ -29,8 +32,37 @@ WORKER = ResourcesSpec(cpus=1.0)
 SHORT = ProbeSettings(message_bytes=(4 << 10, 64 << 10), repetitions=2, compute_s=0.1)
 
 
+# Of a cluster as these tests have it, with too little memory for the model in one worker.
+LAB = """\
+name: lab
+nodes: 2
+workers_per_node: 2
+memory_gib: 0.025
+peak_tflops: 0.05
+intra_node: {bandwidth_gbit_per_s: 8, latency_us: 50}
+inter_node: {bandwidth_gbit_per_s: 0.05, latency_us: 100}
+"""
+OPEN_JOB = """\
+name: open
+model: {family: gpt2, hidden_size: 192, num_layers: 4, num_heads: 2}
+data: {kind: text, paths: [lab.yaml]}
+partition_size: auto
+training:
+  sequence_length: 16
+  global_batch_size: 16
+  micro_batch_size: auto
+  activation_checkpointing: auto
+  steps: 2
+resources: {cpus: 1, cluster: lab.yaml}
+"""
+
+
 def mics_probe(*words: str, address: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from service.cli.main import main; main()", "probe", *words]
+    return mics("probe", *words, address=address)
+
+
+def mics(*words: str, address: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from service.cli.main import main; main()", *words]
     environment = os.environ | {"MICS_RAY_ADDRESS": address, "COLUMNS": "160"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
 
@@ -76,6 +108,25 @@ def test_the_program_tells_programs_everything(cluster: LocalCluster, tmp_path: 
     assert answer["measured"]["intra_node"] is None
     assert answer["measured"]["inter_node"]["ring_size"] == 2
     assert len(answer["measured"]["tflops"]) == 2
+
+
+def test_an_open_layout_is_settled_on_the_cluster_as_the_plan_prints_it(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+    file = tmp_path / "job.yaml"
+    file.write_text(OPEN_JOB)
+    done = mics("plan", str(file), "--json", address=cluster.address)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    settled = settle_layout(load_job_spec(file))
+    choice = printed["choice"]
+    assert settled.partition_size == choice["partition_size"] > 1
+    assert settled.reason == printed["reason"]
+    training = settled.spec.training
+    assert training.settled_micro_batch_size == choice["micro_batch_size"]
+    assert training.settled_activation_checkpointing == choice["activation_checkpointing"]
+    assert asdict(settled.strategy) == {name: choice[name] for name in asdict(settled.strategy)}
 
 
 def test_more_workers_than_any_node_holds_are_refused(cluster: LocalCluster) -> None:
