@@ -105,7 +105,19 @@ class _Loop:
         )
 
     def run(self) -> Ending:
-        """Go through generations until the end."""
+        """Go through generations until the end.
+
+        Raises:
+            GroupFailedError: A collective of the partition group broke, in a step or between two.
+        """
+        # Outside of everything that closes the generation's connections: this group is lost then,
+        # and its peers, who would wait for this worker, are to know it before it asks who is
+        # missing.
+        partition = self._trainer.partition
+        with partition.explained(self._membership.group_id, lambda: self._holding.step):
+            return self._run()
+
+    def _run(self) -> Ending:
         plan = self._next_plan(after=0)
         while True:
             self._checkpointer.members_changed(plan.groups)
@@ -165,21 +177,14 @@ class _Loop:
                 for group in (entry.replication, trainer.partition):
                     group.limit_collectives(limit_s)
             self._look_ahead(plan.number)
-            with trainer.partition.explained(membership.group_id, holding.step):
-                try:
-                    outcome = trainer.run_step(
-                        holding.step,
-                        entry.replication,
-                        membership.pending(),
-                        active,
-                        self._checkpointer.progress,
-                        partial(self._has_lost_member, plan.number),
-                    )
-                except BaseException:
-                    # Before anyone asks who is missing: this group is lost, and its peers, who
-                    # would wait for this worker, are to know it at once.
-                    entry.close()
-                    raise
+            outcome = trainer.run_step(
+                holding.step,
+                entry.replication,
+                membership.pending(),
+                active,
+                self._checkpointer.progress,
+                partial(self._has_lost_member, plan.number),
+            )
             if isinstance(outcome, StepBroken):
                 # Close before anything else: peers that wait for this worker fail at once then.
                 entry.close()

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from mics_core.comm import units as unit_collectives
 from mics_core.comm.roll_call import Answers, place_elsewhere
 from mics_core.comm.store import MeetingStore, host_store
+from mics_core.engine.checkpoint import Checkpointer
 from mics_core.planner.strategy import Strategy, default_strategy
 from mics_core.spec import JobSpec
 from tests.comm.members import MemberProcess, Things, member_processes
@@ -29,6 +30,7 @@ SIZE = 4
 START_S = 180.0
 # A collective without a sign of the loss would wait for longer.
 SOON_S = 60.0
+FINISH = "finish"
 
 
 @pytest.fixture
@@ -48,12 +50,13 @@ def train_until(
     place: int,
     spec: JobSpec,
     strategy: Strategy,
-    collective: str,
+    function: str,
     victim: int,
     call: int,
 ) -> str:
-    """Train; `victim` dies at its `call`-th use of a collective. Return how it broke."""
-    original, calls = getattr(unit_collectives, collective), iter(range(1_000_000))
+    """Train; `victim` dies at its `call`-th use of a function. Return how it broke."""
+    owner = Checkpointer if function == FINISH else unit_collectives
+    original, calls = getattr(owner, function), iter(range(1_000_000))
 
     def perhaps_die(*arguments: Any, **options: Any) -> Any:
         if next(calls) == call and place == victim:
@@ -61,7 +64,7 @@ def train_until(
         return original(*arguments, **options)
 
     with (
-        mock.patch.object(unit_collectives, collective, perhaps_die),
+        mock.patch.object(owner, function, perhaps_die),
         mock.patch.object(dist, "barrier"),  # nobody waits for one who is lost
     ):
         try:
@@ -72,31 +75,38 @@ def train_until(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "collective", "what", "victim"),
+    ("strategy", "function", "call", "what"),
     [
-        (Strategy(), "gather_flat", "all-gather of unit", 2),
-        (default_strategy(4, 2), "scatter_columns", "reduce-scatter of unit", 2),
+        (Strategy(), "gather_flat", 16, "all-gather of unit"),
+        (default_strategy(4, 2), "scatter_columns", 16, "reduce-scatter of unit"),
+        (Strategy(), FINISH, 0, "at step 1 "),
     ],
-    ids=["gather", "scatter between nodes"],
+    ids=["gather", "scatter between nodes", "the end of a checkpoint"],
 )
 def test_a_lost_worker_is_named_with_group_and_step(
     members: list[MemberProcess],
     tmp_path: Path,
     strategy: Strategy,
-    collective: str,
+    function: str,
+    call: int,
     what: str,
-    victim: int,
 ) -> None:
+    victim = 2
     path = tmp_path / "text.txt"
     path.write_bytes(Path(socket.__file__).read_bytes())
-    spec = small_job(str(path), partition_size=SIZE, training__steps=50)
+    spec = small_job(
+        str(path),
+        partition_size=SIZE,
+        training__steps=1 if function == FINISH else 50,
+        checkpoint={"directory": str(tmp_path / "checkpoints"), "interval_steps": 50},
+    )
     store = host_store("127.0.0.1")
     for place, member in enumerate(members):
         member.begin(join_world, place, store.port)
     for member in members:
         assert member.answer() is None
     for place, member in enumerate(members):
-        member.begin(train_until, place, spec, strategy, collective, victim, 16)
+        member.begin(train_until, place, spec, strategy, function, victim, call)
     assert wait([members[victim].sentinel], START_S), "the victim has not come to its end"
     # Who sees its connection break says at once who is missing, and ends, as a failed worker does;
     # that breaks the connections of those who still wait in the collective.
