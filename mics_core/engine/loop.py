@@ -137,6 +137,11 @@ class _Loop:
                 self._broken(plan.number, self._holding.step, entry)
                 plan = self._next_plan(after=plan.number)
                 continue
+            if position == 0 and self._trainer.partition.rank == 0:
+                # Every group that begins the run has seen them, and one event is enough.
+                for damaged in self._trainer.passed_over:
+                    self._membership.checkpointed(damaged)
+            self._trainer.passed_over = ()
             try:
                 switch_to = self._run_steps(plan, entry)
             finally:
