@@ -14,6 +14,7 @@ MicsError
 ├── ReplicationError        a collective across partition groups broke; survivors regroup
 ├── EvictedError            this partition group is no longer part of the run
 └── CheckpointError         a checkpoint cannot be written, read or verified
+    └── CheckpointDamagedError  it is not what was written; one before it may be whole
 
 Every message names the value, the rule and the remedy. All of them survive pickling, since Ray
 carries them between processes.
@@ -26,6 +27,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 __all__ = [
+    "CheckpointDamagedError",
     "CheckpointError",
     "ClusterError",
     "DataError",
@@ -174,3 +176,7 @@ class CheckpointError(MicsError):
     """A checkpoint cannot be written, read or verified."""
 
     code = "checkpoint_failed"
+
+
+class CheckpointDamagedError(CheckpointError):
+    """A checkpoint is not what was written; the one before it may be whole."""

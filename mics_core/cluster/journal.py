@@ -69,6 +69,7 @@ class Journal:
         self._bell = Bell()
         self.last_checkpoint: int | None = None
         """Steps committed in the newest complete checkpoint."""
+        self._last_failure: tuple[int, str] | None = None
         self.read_up_to = after
         """Highest sequence number that a reader has asked to go beyond."""
 
@@ -119,7 +120,10 @@ class Journal:
         self._add(ScaleEvent(**self._stamp(), wanted=wanted, reason=reason, **bounds))
 
     def checkpoint(self, step: int, path: str, error: str) -> None:
-        """Enter a checkpoint that was written or failed."""
+        """Enter a checkpoint that was written or failed; two groups may tell of one failure."""
+        if error and self._last_failure == (step, error):
+            return
+        self._last_failure = (step, error)
         if not error:
             self.last_checkpoint = step
         self._add(CheckpointEvent(**self._stamp(), step=step, path=path, error=error))

@@ -19,7 +19,7 @@ from ray.train import Checkpoint, RunConfig, ScalingConfig
 from mics_core.cluster.driver import new_job_id, run_job
 from mics_core.cluster.names import NAMESPACE
 from mics_core.cluster.ray_configs import configured_spec
-from mics_core.errors import CheckpointError, ClusterError, JobFailedError, MicsError
+from mics_core.errors import ClusterError, JobFailedError, MicsError
 from mics_core.spec import JobSpec, check_files, load_job_spec, parse_job_spec
 from mics_core.spec.folders import CheckpointFolder
 from mics_core.spec.status import JobEvent, JobState, StateEvent, StepEvent
@@ -153,7 +153,7 @@ class _Course:
 def _newest_checkpoint(directory: str | None) -> str | None:
     if directory is None:
         return None
-    with contextlib.suppress(CheckpointError, OSError):
+    with contextlib.suppress(Exception):  # storage has errors of its own making
         complete = CheckpointFolder(directory).complete()
         return complete[-1][1] if complete else None
     return None

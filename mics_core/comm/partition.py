@@ -8,7 +8,7 @@ member: any failure here ends the whole group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -133,18 +133,19 @@ class PartitionGroup:
         All workers of the group must call it, and nobody else.
         """
         ranks = dist.get_process_group_ranks(self.control)
-        formed: dist.ProcessGroup = dist.new_group(
-            ranks, backend="gloo", use_local_synchronization=True
-        )
+        with collective("forming of a process group"):
+            formed: dist.ProcessGroup = dist.new_group(
+                ranks, backend="gloo", use_local_synchronization=True
+            )
         return formed
 
     @contextmanager
-    def explained(self, group_id: int, step: int) -> Iterator[None]:
+    def explained(self, group_id: int, step: Callable[[], int]) -> Iterator[None]:
         """Turn a broken collective inside into an error that names group, step and guilty ranks.
 
         Args:
             group_id: The partition group's id.
-            step: The step that the collectives belong to.
+            step: Returns the step that the collectives belong to.
 
         Raises:
             GroupFailedError: A collective broke.
@@ -154,7 +155,7 @@ class PartitionGroup:
         except PartitionBrokenError as broken:
             answers = self.roll_call.hold(_ANSWER_S)
             raise GroupFailedError(
-                f"Partition group {group_id} broke at step {step} on rank {self.rank}:"
+                f"Partition group {group_id} broke at step {step()} on rank {self.rank}:"
                 f" {broken.message} ({answers})",
                 remedy="The missing workers' logs say why; the group is replaced.",
             ) from broken

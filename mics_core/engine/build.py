@@ -49,7 +49,7 @@ def build_trainer(
     Raises:
         SpecificationError: The model cannot be built.
         DataError: The data cannot be read or holds no sample.
-        CheckpointError: The newest checkpoint cannot be loaded.
+        CheckpointError: The newest whole checkpoint cannot be loaded, or storage not be reached.
     """
     training = spec.training
     options = ShardingOptions(
@@ -84,7 +84,8 @@ def build_trainer(
     if not initialise:
         trainer.warm_up()
     else:
-        trainer.committed_steps = restore_newest(spec.checkpoint, partition, model, optimizer)
+        restored = restore_newest(spec.checkpoint, partition, model, optimizer)
+        trainer.committed_steps, trainer.passed_over = restored.step, restored.passed_over
         weights = spec.model.weights if isinstance(spec.model, TransformersModel) else None
         if weights is not None and trainer.committed_steps == 0:
             load_starting_weights(weights, model, build_meta_model(spec), partition)

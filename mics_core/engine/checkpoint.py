@@ -10,6 +10,14 @@ smallest of these numbers tells all workers, at the same step boundary, that all
 that one has failed and which. The first group's first worker then makes the checkpoint visible. A
 group that is lost takes its part with it: the checkpoint is given up. The next one begins, whole,
 when the smallest number says that nobody works on the one before.
+If the group that makes it visible is lost while it does, the parts are all there, and the next of
+the writers makes it visible.
+
+[Note: what is left of one that failed]
+It is removed by one worker, the first of the writers that are left, once the smallest number says
+that nobody works on it: until then some may still write a part, and others, who heard more than
+this group did, may be making it visible. What stays all the same, because storage refuses that too
+or nobody is left, goes when a later one is complete.
 
 [Note: storage that never answers]
 Nothing of storage is waited for by the steps. A part that is not written after `LONGEST_ANSWER_S`
@@ -57,6 +65,7 @@ _BROKEN = -math.inf
 _ONE_PART = 2.0**-20
 """A failure is the step and the part in one number; 2^20 parts are more than anybody has groups."""
 _LOOK_AGAIN_S = 1.0
+_LONGEST_TIDYING_S = 30.0
 _NO_ANSWER = "The storage has not answered in time. Look whether it can be reached, and how fast."
 
 
@@ -86,7 +95,9 @@ class _Writing:
         written: Done when it is written and recorded, with the problem or nothing.
         late_at: When it is given up unless it is done; a time of `monotonic`.
         published: Done when the checkpoint is visible, on the worker that makes it so.
+        left: Those of the writing groups that are still there.
         is_over: Whether it is known how it ends; nobody begins another before all are done with it.
+        has_failed: Whether it is known to have failed.
         owes_report: Whether this worker has yet to tell why its part failed.
     """
 
@@ -95,8 +106,10 @@ class _Writing:
     number: int
     written: Future[str]
     late_at: float
+    left: tuple[int, ...]
     published: Future[str] | None = None
     is_over: bool = False
+    has_failed: bool = False
     owes_report: bool = False
 
     @property
@@ -145,6 +158,7 @@ class Checkpointer:
         self._is_stuck = False
         """Whether a thread that was left behind may be in `_channel`."""
         self._left_behind: list[Future[str]] = []
+        self._tidied: Future[str] | None = None
 
     @property
     def is_on(self) -> bool:
@@ -205,7 +219,7 @@ class Checkpointer:
             )
         )
         late_at = monotonic() + LONGEST_ANSWER_S
-        self._writing = _Writing(committed_steps, groups, number, written, late_at)
+        self._writing = _Writing(committed_steps, groups, number, written, late_at, groups)
 
     @property
     def progress(self) -> float:
@@ -239,29 +253,43 @@ class Checkpointer:
         if writing is None:
             return
         if lowest == _BROKEN:
-            self._give_up("A group went away at the end of it.")
+            self._end_is_broken(writing)
         elif not writing.is_over and lowest < 0:
-            writing.is_over = True
+            writing.is_over = writing.has_failed = True
             writing.owes_report = _part_of(lowest) == writing.number
         elif not writing.is_over and lowest > 0:
             assert lowest == writing.step, (lowest, writing.step)
+            writing.is_over = True
             self._make_visible(writing)
         if writing.owes_report and (writing.written.done() or writing.is_late):
             writing.owes_report = False
             self._tell(writing.step, self._problem_of(writing.written))
         if lowest == _ABANDONED:
             self._leave_behind(writing)
+        elif lowest == NOTHING_TO_WRITE and writing.has_failed and self._is_first(writing):
+            assert self._background is not None
+            self._tidied = self._background.submit(partial(self._tidy_up, writing.step))
         if lowest in (NOTHING_TO_WRITE, _ABANDONED):
             self._writing = None
 
     def members_changed(self, groups: Sequence[int]) -> None:
-        """Give up a checkpoint whose writers are not all among `groups` any more."""
+        """Give up a checkpoint whose writers are not all among `groups` any more.
+
+        One of which all parts are there is made visible by another, see [Note: when a checkpoint is
+        complete].
+        """
         writing = self._writing
         if writing is None:
             return
-        gone = [group for group in writing.groups if group not in groups]
-        if gone:
-            self._give_up(f"Group {gone[0]} went away while it was written.", groups)
+        before = writing.left
+        writing.left = tuple(group for group in before if group in groups)
+        gone = [group for group in before if group not in groups]
+        if not gone:
+            return
+        if not writing.is_over:
+            self._give_up(f"Group {gone[0]} went away while it was written.")
+        elif not writing.has_failed and before[0] in gone:
+            self._make_visible(writing)
 
     def finish(self, agree: Callable[[float], float]) -> None:
         """Bring the checkpoint under way to its end, if there is one.
@@ -284,13 +312,14 @@ class Checkpointer:
         """Wait for what this worker writes."""
         if self._writing is not None:
             wait(self._writing.under_way, timeout=LONGEST_WRITE_S)
+        if self._tidied is not None:
+            wait([self._tidied], timeout=_LONGEST_TIDYING_S)
         if self._background is not None:
             self._background.close()
 
     def _make_visible(self, writing: _Writing) -> None:
         """Have a checkpoint published whose parts are all there: one worker of all does it."""
-        writing.is_over = True
-        if writing.number == 0 and self._partition.rank == 0:
+        if self._is_first(writing):
             assert self._background is not None
             writing.late_at = monotonic() + LONGEST_ANSWER_S
             writing.published = self._background.submit(
@@ -305,12 +334,45 @@ class Checkpointer:
             folder.commit(step, num_parts)
         except BaseException as error:  # see `Background`
             self._tell(step, cause_of(error))
-            return ""
+            return self._tidy_up(step)  # all have written, and nobody else makes it visible
         self._tell(step, "")
         try:
             folder.prune(self._spec.keep)
         except BaseException as error:
             self._tell(step, f"It is complete, but older ones are still there: {cause_of(error)}")
+        return ""
+
+    def _end_is_broken(self, writing: _Writing) -> None:
+        """Tell what became of the last checkpoint, where a group went away and none is asked which.
+
+        It may be the first of the writers, so the second tells too; the journal takes it once.
+        """
+        if not writing.is_over:
+            writing.is_over = writing.has_failed = True
+            if self._group_id in writing.left[:2]:
+                self._tell(writing.step, "A group went away at the end of it.")
+        elif not writing.has_failed and self._group_id in writing.left[1:2]:
+            self._tell(
+                writing.step,
+                "A group went away at the end of it, perhaps before it was made visible: it is"
+                " complete if mics.json is there.",
+            )
+
+    def _is_first(self, writing: _Writing) -> bool:
+        """Whether this worker is the first of those that write and are left."""
+        return writing.left[:1] == (self._group_id,) and self._partition.rank == 0
+
+    def _tidy_up(self, step: int) -> str:
+        """Remove what is left of a checkpoint that failed, if storage lets us."""
+        assert self._spec.directory is not None
+        try:
+            is_complete = not CheckpointFolder(self._spec.directory).discard(step)
+        except BaseException as error:  # see `Background`
+            path = path_of(self._spec.directory, step)
+            logger.warning("parts of %s, which failed, are still there: %s", path, cause_of(error))
+            return ""
+        if is_complete:  # whoever was lost, or heard an error, had made it visible before
+            self._tell(step, "")
         return ""
 
     def _leave_behind(self, writing: _Writing) -> None:
@@ -322,15 +384,14 @@ class Checkpointer:
             self._background.close()
         self._background, self._is_stuck = None, True
 
-    def _give_up(self, problem: str, groups: Sequence[int] | None = None) -> None:
+    def _give_up(self, problem: str) -> None:
         """Report that the checkpoint under way failed: the first writer that is left does."""
         writing = self._writing
         assert writing is not None
         if writing.is_over:
             return
-        writing.is_over = True
-        left = [group for group in writing.groups if groups is None or group in groups]
-        if left and left[0] == self._group_id:
+        writing.is_over = writing.has_failed = True
+        if writing.left[:1] == (self._group_id,):
             self._tell(writing.step, problem)
 
     def _why_left_out(self) -> str:

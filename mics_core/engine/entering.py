@@ -12,7 +12,7 @@ from mics_core.engine.copying import Incoming, Outgoing
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.state import buffer_places, state_tensors
 from mics_core.engine.trainer import Trainer
-from mics_core.errors import ReplicationError
+from mics_core.errors import PartitionBrokenError, ReplicationError
 
 __all__ = ["Entry", "Holding", "enter"]
 
@@ -87,21 +87,30 @@ def enter(
     except ReplicationError as broken:
         error = str(broken)
     # See [Note: agreement inside a partition group] in `mics_core.engine.loop`.
-    failed = any(failed for (failed,) in partition.gather_doubles([float(bool(error))]))
+    try:
+        failed = any(failed for (failed,) in partition.gather_doubles([float(bool(error))]))
+    except PartitionBrokenError:
+        # This group is lost, and its peers are to know it before it asks who is missing.
+        _drop(entry, replication)
+        raise
     if not failed:
         assert entry is not None
         if entry.position not in entry.active:
             holding.step, holding.has_state = step, False
         return entry
-    if entry is not None:
-        entry.close()
-        if isinstance(entry.copying, Incoming):
-            holding.has_state = False  # what was there may be half overwritten
-    elif replication is not None:
-        replication.close()
+    _drop(entry, replication)
+    if entry is not None and isinstance(entry.copying, Incoming):
+        holding.has_state = False  # what was there may be half overwritten
     trainer.begin_catching_up(None)
     holding.has_state = all(has for (has,) in partition.gather_doubles([float(holding.has_state)]))
     return error or "Another worker of this partition group could not enter the generation."
+
+
+def _drop(entry: Entry | None, replication: ReplicationGroup | None) -> None:
+    if entry is not None:
+        entry.close()
+    elif replication is not None:
+        replication.close()
 
 
 def _compare(

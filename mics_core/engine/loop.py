@@ -105,7 +105,19 @@ class _Loop:
         )
 
     def run(self) -> Ending:
-        """Go through generations until the end."""
+        """Go through generations until the end.
+
+        Raises:
+            GroupFailedError: A collective of the partition group broke, in a step or between two.
+        """
+        # Outside of everything that closes the generation's connections: this group is lost then,
+        # and its peers, who would wait for this worker, are to know it before it asks who is
+        # missing.
+        partition = self._trainer.partition
+        with partition.explained(self._membership.group_id, lambda: self._holding.step):
+            return self._run()
+
+    def _run(self) -> Ending:
         plan = self._next_plan(after=0)
         while True:
             self._checkpointer.members_changed(plan.groups)
@@ -125,6 +137,11 @@ class _Loop:
                 self._broken(plan.number, self._holding.step, entry)
                 plan = self._next_plan(after=plan.number)
                 continue
+            if position == 0 and self._trainer.partition.rank == 0:
+                # Every group that begins the run has seen them, and one event is enough.
+                for damaged in self._trainer.passed_over:
+                    self._membership.checkpointed(damaged)
+            self._trainer.passed_over = ()
             try:
                 switch_to = self._run_steps(plan, entry)
             finally:
@@ -165,21 +182,14 @@ class _Loop:
                 for group in (entry.replication, trainer.partition):
                     group.limit_collectives(limit_s)
             self._look_ahead(plan.number)
-            with trainer.partition.explained(membership.group_id, holding.step):
-                try:
-                    outcome = trainer.run_step(
-                        holding.step,
-                        entry.replication,
-                        membership.pending(),
-                        active,
-                        self._checkpointer.progress,
-                        partial(self._has_lost_member, plan.number),
-                    )
-                except BaseException:
-                    # Before anyone asks who is missing: this group is lost, and its peers, who
-                    # would wait for this worker, are to know it at once.
-                    entry.close()
-                    raise
+            outcome = trainer.run_step(
+                holding.step,
+                entry.replication,
+                membership.pending(),
+                active,
+                self._checkpointer.progress,
+                partial(self._has_lost_member, plan.number),
+            )
             if isinstance(outcome, StepBroken):
                 # Close before anything else: peers that wait for this worker fail at once then.
                 entry.close()

@@ -50,9 +50,18 @@ def find_whole(folder: CheckpointFolder, url: str, step: int | None) -> StoredCh
             f"{url} holds no complete checkpoint of step {step}, only of {_listed(steps)}.",
             remedy="Name one of these steps, or none for the newest.",
         )
-    stored = folder.read(steps[-1] if step is None else step)
-    files = [file for part in stored.parts for file in part.files]
-    if damage := folder.damage_of(stored, files):
+    try:
+        stored = folder.read(steps[-1] if step is None else step)
+        damage = folder.damage_of(stored, [file for part in stored.parts for file in part.files])
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"The checkpoint {folder.path_of(steps[-1] if step is None else step)} cannot be read:"
+            f" {cause_of(error)}",
+            remedy="Check that you reach its storage and may read it.",
+        ) from error
+    if damage:
         others = [other for other in steps if other != stored.step]
         raise CheckpointError(
             f"The checkpoint {stored.path} is damaged: {damage}",

@@ -44,7 +44,7 @@ from mics_core.data.masking import build_masking
 from mics_core.data.order import micro_batches_of_group, positions_of_worker, stream_seed
 from mics_core.data.samples import Samples
 from mics_core.engine.catch_up import CatchUp
-from mics_core.engine.checkpoint import NOTHING_TO_WRITE
+from mics_core.engine.checkpoint import NOTHING_TO_WRITE, CheckpointReport
 from mics_core.engine.optimizer import learning_rate
 from mics_core.engine.state import local_tensor
 from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
@@ -92,6 +92,8 @@ class Trainer:
         self.optimizer = optimizer
         self.partition = partition
         self.committed_steps = 0
+        self.passed_over: tuple[CheckpointReport, ...] = ()
+        """Damaged checkpoints that the states do not come from."""
         self.link_use = units.link_use
         self._catch_up: CatchUp | None = None
         self._wait_for_readers: Callable[[], None] = _wait_for_nobody

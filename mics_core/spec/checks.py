@@ -6,7 +6,7 @@ import glob
 import os
 from pathlib import Path
 
-from mics_core.errors import CheckpointError, Problem, SpecificationError
+from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.folders import CheckpointFolder, protocol_of
 from mics_core.spec.job import FileData, JobSpec, TransformersModel
 
@@ -69,7 +69,7 @@ def _problems_of_checkpoints(directory: str, resume: bool) -> list[Problem]:
         ]
     try:
         found = CheckpointFolder(directory if "://" in directory else str(folder)).complete()
-    except (CheckpointError, OSError) as error:
+    except Exception as error:  # storage has errors of its own making
         return [
             Problem(
                 "checkpoint.directory",

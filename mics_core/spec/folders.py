@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from mics_core.errors import CheckpointError
+from mics_core.errors import CheckpointDamagedError, CheckpointError
 
 __all__ = [
     "LONGEST_ANSWER_S",
@@ -121,8 +121,12 @@ class CheckpointFolder:
         )
 
     def is_complete(self, step: int) -> bool:
-        """Whether the checkpoint of a step is there and whole."""
-        return bool(self._files.exists(f"{self._inside(step)}/{_MANIFEST}"))
+        """Whether the checkpoint of a step is there and whole.
+
+        Raises:
+            Exception: The storage does not say.
+        """
+        return self._exists(f"{self._inside(step)}/{_MANIFEST}")
 
     def path_of(self, step: int) -> str:
         """Return the folder of a step's checkpoint, as it is told to people and to torch."""
@@ -135,8 +139,11 @@ class CheckpointFolder:
     def begin_part(self, step: int, number: int) -> None:
         """Make room for a part; what an earlier attempt left of it is removed."""
         inside = self._inside(step)
-        for name in (f"part-{number}", f"part-{number}.json"):
-            if self._files.exists(f"{inside}/{name}"):
+        names = [f"part-{number}", f"part-{number}.json"]
+        if number == 0:
+            names.insert(0, _MANIFEST)  # of one that is damaged, and is written again
+        for name in names:
+            if self._exists(f"{inside}/{name}"):
                 self._files.rm(f"{inside}/{name}", recursive=True)
         self._files.makedirs(f"{inside}/part-{number}", exist_ok=True)
 
@@ -166,20 +173,37 @@ class CheckpointFolder:
         for step in self._steps():
             if not kept or step in kept or step > kept[-1]:
                 continue
-            inside = self._inside(step)
-            if self._files.exists(f"{inside}/{_MANIFEST}"):
-                self._files.rm(f"{inside}/{_MANIFEST}")  # first, so that no half of it is visible
-            self._files.rm(inside, recursive=True)
+            self._remove(self._inside(step))
+
+    def discard(self, step: int) -> bool:
+        """Remove what is left of a checkpoint that failed; nobody may be writing it.
+
+        Returns:
+            False if it is complete, and so stays.
+        """
+        if self.is_complete(step):
+            return False
+        if self._exists(self._inside(step)):
+            self._remove(self._inside(step))
+        return True
+
+    def _remove(self, inside: str) -> None:
+        if self._exists(f"{inside}/{_MANIFEST}"):
+            self._files.rm(f"{inside}/{_MANIFEST}")  # first, so that no half of it is visible
+        self._files.rm(inside, recursive=True)
 
     def read(self, step: int) -> StoredCheckpoint:
         """Return a complete checkpoint.
 
         Raises:
-            CheckpointError: Its record cannot be read.
+            CheckpointDamagedError: Its record is not one.
+            CheckpointError: Another version wrote it.
+            Exception: The storage does not give it.
         """
         path = self.path_of(step)
+        content = self._files.cat_file(f"{self._inside(step)}/{_MANIFEST}")
         try:
-            value = self._get(f"{self._inside(step)}/{_MANIFEST}")
+            value = json.loads(content)
             if value["format"] != _FORMAT:
                 raise CheckpointError(
                     f"{path} has format {value['format']}, and this version reads {_FORMAT}.",
@@ -194,27 +218,40 @@ class CheckpointFolder:
                 )
                 for part in value["parts"]
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointDamagedError(
                 f"{path}/{_MANIFEST} cannot be read: {type(error).__name__}: {error}",
                 remedy="Remove that folder to continue from the checkpoint before it.",
             ) from error
         return StoredCheckpoint(step, path, parts)
 
     def damage_of(self, stored: StoredCheckpoint, files: Sequence[StoredFile]) -> str:
-        """Compare files with their records; return what differs, or nothing."""
+        """Compare files with their records; return what differs, or nothing.
+
+        Raises:
+            Exception: The storage does not give a file. It may be whole; one that is missing is
+                damage.
+        """
         inside = self._inside(stored.step)
         for file in files:
             try:
                 found = self._stored(f"{inside}/{file.name}", inside)
-            except Exception as error:  # storage has errors of its own making
-                return f"{file.name} cannot be read ({type(error).__name__})."
+            except FileNotFoundError:
+                return f"{file.name} is not there."
             if found != file:
                 return (
                     f"{file.name} has {found.num_bytes} bytes with hash {found.sha256[:12]}…,"
                     f" not {file.num_bytes} with {file.sha256[:12]}…."
                 )
         return ""
+
+    def _exists(self, path: str) -> bool:
+        """Whether a file or folder is there; where storage does not say, fsspec's own says no."""
+        try:
+            self._files.info(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def _steps(self) -> list[int]:
         try:

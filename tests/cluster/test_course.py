@@ -107,3 +107,13 @@ def test_at_the_end_nothing_that_was_told_is_left_out(run: Run) -> None:
     assert run.course.step == 3
     run.course.end()
     assert run.course.step == 6
+
+
+def test_a_failed_checkpoint_that_two_groups_tell_of_is_one_event() -> None:
+    journal = Journal()
+    for error in ("A group went away at the end of it.",) * 2:
+        journal.checkpoint(5, "step-00000005", error)
+    assert (journal.last_sequence, journal.last_checkpoint) == (1, None)
+    journal.checkpoint(5, "step-00000005", "")
+    journal.checkpoint(10, "step-00000010", "A group went away at the end of it.")
+    assert (journal.last_sequence, journal.last_checkpoint) == (3, 5)

@@ -214,6 +214,7 @@ class ClusterModel:
         return True
 
     def _commit(self, group: SimGroup) -> None:
+        self.invariants.note_commit(group.step)
         group.step += 1
         if group.has_state:
             group.history = (*group.history, group.generation)
@@ -357,6 +358,13 @@ class ClusterModel:
     def cancel(self) -> None:
         """Ask for the end."""
         self.tell(CancelRequested("The user cancelled it."))
+
+    def begin(self) -> None:
+        """Let the groups come as far as the first steps, with nothing in their way."""
+        while self.machine.phase == RunPhase.PENDING:
+            for group_id in list(self.groups):
+                self.deliver(group_id)
+                self.advance(group_id)
 
     def recover(self) -> None:
         """Let the cluster be healthy until nothing moves any more.

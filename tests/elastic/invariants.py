@@ -51,17 +51,27 @@ class Invariants:
         self._groups = groups
         self._plans = plans
         self.committed = 0
-        """Steps that all members of a generation have committed."""
+        """Steps that a group has committed, and whoever was told of them."""
 
     def check_generations(self) -> None:
-        """One generation at a time is in effect, and no group is in two generations."""
+        """One generation at a time commits steps, no group is in two, and there is one timeline."""
         training = [g for g in self._groups.values() if g.life == Life.TRAINING]
-        able = [n for n in {g.generation for g in training} if self._can_commit(n)]
+        numbers = {group.generation for group in training}
+        able = [number for number in numbers if self._can_commit(number)]
         assert len(able) <= 1, f"generations {able} are in effect at once"
         for group in training:
-            places = [n for n in able if group.group_id in self._plans[n]]
-            assert places in ([], [group.generation]), f"{group} is also in {places}"
-            assert self._plans[group.generation].count(group.group_id) == 1, group
+            # Whoever was left behind may train an older one still, until its connections break.
+            begun = [n for n in numbers if group.group_id in self._plans[n]]
+            assert group.generation in begun, f"{group} is no member of the generation it trains"
+            assert max(begun) == group.generation, f"{group} is also in generations {begun}"
+        self._check_timeline()
+
+    def _check_timeline(self) -> None:
+        """Of two groups that go on, one holds all the steps of the other, and the very same."""
+        histories = [g.history for g in self._groups.values() if self._goes_on_with(g, 0)]
+        longest = max(histories, key=len, default=())
+        for history in histories:
+            assert history == longest[: len(history)], f"two timelines: {longest} and {history}"
 
     def _can_commit(self, number: int) -> bool:
         members = [self._groups[member] for member in self._plans[number]]
@@ -72,11 +82,14 @@ class Invariants:
         assert {group.group_id for group in here} == set(self._plans[number])
         histories = {group.history for group in here if group.has_state}
         assert len(histories) == 1, f"members of generation {number} come from {histories}"
-        self.committed = max(self.committed, here[0].step + 1)
+
+    def note_commit(self, step: int) -> None:
+        """Take in that a group has committed a step; it has told so."""
+        self.committed = max(self.committed, step + 1)
 
     def check_entry(self, newest: int) -> None:
-        """Committed steps never go back while anybody lives who holds them."""
-        holders = [g for g in self._groups.values() if self._holds(g, self.committed)]
+        """Committed steps never go back while anybody goes on who holds them."""
+        holders = [g for g in self._groups.values() if self._goes_on_with(g, self.committed)]
         assert newest >= self.committed or not holders, (newest, holders)
         self.committed = min(self.committed, newest)
 
@@ -85,6 +98,11 @@ class Invariants:
         if self.committed and self._holds(group, self.committed):
             others = [g for g in self._groups.values() if g is not group]
             assert any(self._holds(other, self.committed) for other in others), group
+
+    def _goes_on_with(self, group: SimGroup, step: int) -> bool:
+        """Whether a group holds so many steps, and is not about to leave."""
+        joined = any(group.group_id in plan for plan in self._plans)
+        return self._holds(group, step) and (group.group_id in self._plans[-1] or not joined)
 
     @staticmethod
     def _holds(group: SimGroup, step: int) -> bool:

@@ -101,11 +101,13 @@ def check_failure_is_deserved(cluster: ClusterModel) -> None:
 
 
 @FEW
-@given(st.integers(1, 5), st.integers(1, 3), SCHEDULES)
+@given(st.integers(1, 5), st.integers(1, 3), st.booleans(), SCHEDULES)
 def test_a_run_recovers_with_all_wanted_groups_from_whatever_happened(
-    wanted: int, minimum: int, schedule: list[tuple[str, int]]
+    wanted: int, minimum: int, trains: bool, schedule: list[tuple[str, int]]
 ) -> None:
     cluster = ClusterModel(max(wanted, minimum), minimum, steps=None)
+    if trains:
+        cluster.begin()
     for action, number in schedule:
         act(cluster, action, number)
     cluster.recover()
@@ -122,11 +124,13 @@ def test_a_run_recovers_with_all_wanted_groups_from_whatever_happened(
 
 
 @FEW
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 8), SCHEDULES)
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 8), st.booleans(), SCHEDULES)
 def test_a_run_finishes_once_the_cluster_is_healthy(
-    wanted: int, minimum: int, steps: int, schedule: list[tuple[str, int]]
+    wanted: int, minimum: int, steps: int, trains: bool, schedule: list[tuple[str, int]]
 ) -> None:
     cluster = ClusterModel(max(wanted, minimum), minimum, steps)
+    if trains:
+        cluster.begin()
     for action, number in schedule:
         act(cluster, action, number)
     cluster.recover()

@@ -47,7 +47,19 @@ def _watched(name: str) -> Callable[..., Any]:
     return call
 
 
-CALLS = ("cat_file", "exists", "find", "ls", "makedirs", "mv", "open", "pipe_file", "rename", "rm")
+CALLS = (
+    "cat_file",
+    "exists",
+    "find",
+    "info",
+    "ls",
+    "makedirs",
+    "mv",
+    "open",
+    "pipe_file",
+    "rename",
+    "rm",
+)
 for _name in CALLS:
     setattr(OddFileSystem, _name, _watched(_name))
 

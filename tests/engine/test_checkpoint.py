@@ -93,6 +93,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
     damage(tmp_path / "step-00000003")
     again = pool.run(train_over_groups, job(text, tmp_path, 2, steps=4), 1, 2)[0]
     assert len(again["losses"]) == 2  # from the one of step 2
+    passed_over = again["checkpoints"][0]
+    assert passed_over.step == 3
+    assert passed_over.error.startswith("It is damaged: part-0/")
     for step in steps_in(tmp_path):
         damage(tmp_path / f"step-{step:08d}")
     with pytest.raises(AssertionError, match=r"(?s)Every checkpoint is damaged.*with hash"):
@@ -222,7 +225,7 @@ def test_a_full_disk_fails_the_checkpoint_and_not_the_run(
     told = reports_of(results)
     full = "OSError: [Errno 28] No space left on device"  # of a file, where opening it failed
     assert [told[step][0][: len(full)] for step in (2, 3)] == [full, full]
-    assert steps_in(small_disk) == []
+    assert list(small_disk.iterdir()) == [], "what could be written is in the way of the next"
 
 
 def test_groups_share_the_writing_evenly_and_without_a_word() -> None:

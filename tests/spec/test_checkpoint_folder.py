@@ -69,9 +69,7 @@ def test_what_differs_from_the_record_is_damage(url: str) -> None:
     assert folder.damage_of(stored, files[:1]) == ""
     assert "part-1/__0_0.distcp has 16 bytes" in folder.damage_of(stored, files)
     system.rm(f"{path}/__0_0.distcp")
-    assert folder.damage_of(stored, files) == (
-        "part-1/__0_0.distcp cannot be read (FileNotFoundError)."
-    )
+    assert folder.damage_of(stored, files) == "part-1/__0_0.distcp is not there."
 
 
 def test_the_newest_are_kept_and_what_never_became_one_before_them_goes(url: str) -> None:
@@ -83,6 +81,27 @@ def test_the_newest_are_kept_and_what_never_became_one_before_them_goes(url: str
     folder.prune(2)
     assert [step for step, _ in folder.complete()] == [3, 4]
     assert folder._steps() == [3, 4, 9]
+
+
+def test_what_is_left_of_one_that_failed_is_discarded_and_a_complete_one_is_not(url: str) -> None:
+    folder = CheckpointFolder(url)
+    write(folder, 5)
+    write_part(folder, 6, 1)
+    assert not folder.discard(5)
+    assert folder.discard(6)
+    assert folder.discard(7), "nothing is left of it"
+    assert folder._steps() == [5]
+
+
+def test_one_that_is_written_again_is_invisible_until_it_is_complete(url: str) -> None:
+    folder = CheckpointFolder(url)
+    write(folder, 5)
+    write_part(folder, 5, 1, "new")
+    assert folder.is_complete(5), "the first part has yet to begin"
+    write_part(folder, 5, 0, "new")
+    assert not folder.is_complete(5)
+    folder.commit(5, 2)
+    assert folder.is_complete(5)
 
 
 def test_a_record_that_cannot_be_read_is_refused_with_the_remedy(url: str) -> None:

@@ -85,7 +85,7 @@ class _Elastic:
 
     def step(self, index: int) -> float:
         # As `mics_core.engine.loop` does it.
-        with self._trainer.partition.explained(self._link.group_id, index):
+        with self._trainer.partition.explained(self._link.group_id, lambda: index):
             outcome = self._trainer.run_step(
                 index,
                 self._entry.replication,
