@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from mics_core.data.batches import build_batch
+from mics_core.data.batches import Batch, build_batch
 from mics_core.data.masking import build_masking
+from mics_core.data.order import stream_seed
 from mics_core.data.sources import build_samples
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.optimizer import learning_rate
@@ -51,8 +53,21 @@ def small_job(path: str, **changes: Any) -> JobSpec:
     return parse_job_spec(job)
 
 
-def train_in_one_process(spec: JobSpec) -> Trained:
-    """Train with plain PyTorch: no sharding, no groups, the whole global batch at once."""
+def train_in_one_process(spec: JobSpec, partition_size: int | None = None) -> Trained:
+    """Train with plain PyTorch: no sharding, no groups, the whole global batch at once.
+
+    Dropout needs the partition size: its seeds are those of the workers' micro-batches. Each of
+    these is then computed by itself, and their gradients are added up.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine several wait for each other most of the time
+    try:
+        return _train(spec, partition_size)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _train(spec: JobSpec, partition_size: int | None) -> Trained:
     training = spec.training
     options = ShardingOptions(torch.device("cpu"), training.precision, seed=training.seed)
     model = shard_model(build_meta_model(spec), None, options).module
@@ -70,26 +85,55 @@ def train_in_one_process(spec: JobSpec) -> Trained:
     samples, masking = build_samples(spec), build_masking(spec)
     losses = []
     for step in range(training.steps):
-        size = training.global_batch_size
-        positions = range(step * size, (step + 1) * size)
-        batch = build_batch(samples, positions, seed=training.seed, masking=masking)
-        inputs = {"input_ids": torch.from_numpy(batch.input_ids)}
-        if batch.attention_mask is not None:
-            inputs["attention_mask"] = torch.from_numpy(batch.attention_mask)
-        output = model(**inputs)
-        logits = output if isinstance(output, torch.Tensor) else output.logits
-        loss = functional.cross_entropy(
-            logits.flatten(0, 1), torch.from_numpy(batch.labels).flatten(), ignore_index=-100
-        )
+        pieces = [
+            (seed, build_batch(samples, positions, seed=training.seed, masking=masking))
+            for seed, positions in _pieces(spec, step, partition_size)
+        ]
+        num_tokens = sum(batch.num_tokens for _, batch in pieces)
         optimizer.zero_grad()
-        loss.backward()
+        loss = 0.0
+        for seed, batch in pieces:
+            if seed is not None:
+                torch.manual_seed(seed)
+            part = _loss_sum(model, batch) / num_tokens
+            part.backward()
+            loss += part.item()
         if training.gradient_clipping is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clipping)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, training)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss)
     return Trained(losses, {name: value.detach() for name, value in model.named_parameters()})
+
+
+def _pieces(
+    spec: JobSpec, step: int, partition_size: int | None
+) -> Iterator[tuple[int | None, range]]:
+    """Yield the positions of a step that are computed at once, each with its seed of dropout."""
+    training = spec.training
+    size = training.global_batch_size
+    if partition_size is None:
+        yield None, range(step * size, (step + 1) * size)
+        return
+    piece = training.settled_micro_batch_size
+    for number in range(size // piece):
+        micro_batch, rank = divmod(number, partition_size)
+        first = step * size + number * piece
+        seed = stream_seed(training.seed, step, micro_batch, rank)
+        yield seed, range(first, first + piece)
+
+
+def _loss_sum(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    inputs = {"input_ids": torch.from_numpy(batch.input_ids)}
+    if batch.attention_mask is not None:
+        inputs["attention_mask"] = torch.from_numpy(batch.attention_mask)
+    output = model(**inputs)
+    logits = output if isinstance(output, torch.Tensor) else output.logits
+    labels = torch.from_numpy(batch.labels).flatten()
+    return functional.cross_entropy(
+        logits.flatten(0, 1), labels, ignore_index=-100, reduction="sum"
+    )
 
 
 def relative_difference(ours: dict[str, torch.Tensor], gold: dict[str, torch.Tensor]) -> float:

@@ -1,8 +1,13 @@
-"""Workers die in every phase of a step and of a change, and nothing is lost or done twice."""
+"""Workers die in every phase of a step and of a change, and nothing is lost or done twice.
+
+With dropout, and a learning rate that changes at every step: both have to be right afterwards too.
+"""
 
 from __future__ import annotations
 
+import json
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,7 @@ from benchmarks.miniature.points import FailAt
 from benchmarks.miniature.run import Miniature
 from mics_core.cluster.messages import Ended, Failed, ReplicationBroke
 from mics_core.elastic.events import GroupPhase, RunPhase
-from mics_core.spec import JobSpec
+from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.folders import CheckpointFolder
 from tests.engine.jobs import small_job, train_in_one_process
 from tests.faults import stuck_data
@@ -32,19 +37,36 @@ def job(text: str, steps: int, **changes: object) -> JobSpec:
         training__steps=steps,
         training__precision="fp64",
         training__optimizer=ADAMW,
+        training__schedule={"kind": "cosine", "warmup_steps": 10, "final_fraction": 0.1},
+        model__dropout=0.1,
         engine={"bucket_mib": 0.001},  # several in a step
         groups__wanted=GROUPS,
         **changes,
     )
 
 
-def check_the_run(run: Miniature) -> None:
-    """Every step once, with every sample once, the losses of one process, and equal groups."""
+@cache
+def gold_losses(course: str) -> list[float]:
+    return train_in_one_process(parse_job_spec(json.loads(course)), SIZE).losses
+
+
+def course_of(spec: JobSpec) -> str:
+    """What decides on a job's losses."""
+    return spec.model_dump_json(include={"name", "model", "data", "training"})
+
+
+def check_the_run(run: Miniature, redone: range = range(0)) -> None:
+    """Every step once, with every sample once, the losses of one process, and equal groups.
+
+    Steps that were `redone`, since all that held the states were gone, were committed twice; the
+    second ones count.
+    """
     assert run.machine.phase == RunPhase.FINISHED, run.machine.reason
     steps = run.spec.training.steps
-    assert [step.step for step in run.steps] == list(range(steps))
-    gold = train_in_one_process(run.spec).losses
-    assert [step.loss for step in run.steps] == pytest.approx(gold, rel=1e-10)
+    told = [*range(redone.stop), *range(redone.start, steps)] if redone else [*range(steps)]
+    assert [step.step for step in run.steps] == told
+    gold = gold_losses(course_of(run.spec))
+    assert [step.loss for step in run.steps] == pytest.approx([gold[s] for s in told], rel=1e-10)
     due = steps * run.spec.training.global_batch_size
     samples = run.course.samples
     assert (samples.due, samples.used, samples.repeated) == (due, due, 0)
@@ -173,6 +195,36 @@ def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path) -
     assert told[30] == ""
     assert (tmp_path / "step-00000030" / "mics.json").exists()
     assert not (tmp_path / "step-00000010" / "mics.json").exists()
+
+
+def test_all_groups_die_and_fewer_go_on_from_the_newest_checkpoint(
+    text: str, tmp_path: Path
+) -> None:
+    """They die while another checkpoint is written; a machine that is slow has some left out."""
+    interval = 5
+    folder = {"directory": str(tmp_path), "interval_steps": interval, "keep": 2}
+    with Miniature(job(text, 40, checkpoint=folder), SIZE, GROUPS) as run:
+        run.hold_at(interval + 1)
+        run.until(lambda: run.course.step == interval + 1, "the first steps")
+        # On a busy machine writing takes longer than all steps that are left.
+        parts = [tmp_path / f"step-{interval:08d}" / f"part-{part}.json" for part in range(GROUPS)]
+        run.until(lambda: all(part.exists() for part in parts), "the parts of the first")
+        run.train_until(lambda: any(not r.error for r in run.checkpoints), "a whole checkpoint")
+        begins = (run.course.step // interval + 1) * interval
+        run.hold_at(begins + 1)
+        run.until(lambda: run.course.step == begins + 1, "the begin of another checkpoint")
+        for group in range(GROUPS):
+            run.kill(group)
+        run.scale(GROUPS - 1)
+        run.until(lambda: lost_of(run) == [0, 1, 2], "the loss of all groups")
+        kept = CheckpointFolder(str(tmp_path)).complete()[-1][0]
+        redone = range(kept, run.course.step)
+        assert redone, "nothing was lost with them"
+        # Groups that were to copy from the lost ones have gone, so nobody knows these by number.
+        run.train_until(lambda: len(run.members) == GROUPS - 1, "others in their place")
+        run.finish()
+        check_the_run(run, redone)
+    assert run.machine.wanted == GROUPS - 1
 
 
 def test_several_groups_die_at_once_and_one_is_enough(text: str) -> None:
