@@ -8,7 +8,8 @@ store that it is there and waits for all others, and the first exchange follows.
 generation at the boundary alone connects there, and a newcomer as soon as it is ready. If another
 generation is announced meanwhile, what was connected is dropped.
 
-Where groups join, the connections for the copy of the model states are made in the same way.
+Where groups join, the connections for the copy of the model states are made in the same way, and
+those of the second hop without the newcomers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Preparation:
         self.number = plan.number
         self._address = plan.store
         self._member = member
-        self._copies = bool(plan.newcomers)
+        places = map(plan.position_of, plan.newcomers)
+        self._newcomers = tuple(place for place in places if place is not None)
         self._superseded = superseded
         self._timeout_s = timeout_s
         self._is_dropped = Event()
@@ -74,7 +76,7 @@ class Preparation:
                     self._member,
                     superseded=lambda: self._is_dropped.is_set() or self._superseded(),
                     timeout_s=self._timeout_s,
-                    copies=self._copies,
+                    newcomers=self._newcomers,
                 )
             )
         except BaseException as error:
