@@ -22,7 +22,8 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from mics_core.comm.abandoned import GivenUpError, unless
 from mics_core.comm.copies import Copies, close_backend
-from mics_core.comm.ring import STAGES, Ring, connect_ring
+from mics_core.comm.nodes import node_grid
+from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
 from mics_core.comm.store import MeetingStore
 from mics_core.elastic.plan import StoreAddress
@@ -65,7 +66,7 @@ class ReplicationGroup:
         ring: The connections; none when this worker is the only member.
         store: Where the members meet.
         connect_copies: Builds further ones, a process group of all members by rank.
-        connect_among: Builds the ring of some members, of which this is one.
+        copies: The first of these, if it is connected already.
     """
 
     def __init__(
@@ -74,15 +75,13 @@ class ReplicationGroup:
         ring: Ring | None,
         store: Store | None = None,
         connect_copies: Callable[[], Any] | None = None,
-        connect_among: Callable[[tuple[int, ...]], Ring] | None = None,
+        copies: Any = None,
     ):
         self.member = member
         self._ring = ring
         self._store = store
         self._connect_copies = connect_copies
-        self._connect_among = connect_among
-        self._copies: Any = None
-        self._among: tuple[tuple[int, ...], Ring] | None = None
+        self._copies = copies
         self._is_open = True
         self._scratch = Scratch()
 
@@ -157,7 +156,7 @@ class ReplicationGroup:
         for stage in range(NUM_STAGES):
             self.run_stage(stage, flat)
 
-    def run_stage(self, stage: int, flat: torch.Tensor, *, among_some: bool = False) -> None:
+    def run_stage(self, stage: int, flat: torch.Tensor) -> None:
         """Run one stage of `all_reduce`; the stages of one tensor must follow each other.
 
         Each stage may have a thread of its own, which takes tensors in the same order on all
@@ -166,66 +165,12 @@ class ReplicationGroup:
         Args:
             stage: 0 to `NUM_STAGES` - 1.
             flat: The tensor.
-            among_some: Whether it is those of `reduce_among` alone that sum it up.
 
         Raises:
             ReplicationError: A member was lost; `flat` is then undefined.
         """
-        among = self._among  # before `_is_open`, which is cleared before it
-        if among_some and among is None and self._is_open:
-            return  # this is the only one
         if self.size > 1 and flat.numel():
-            run = partial(STAGES[stage], flat, self._scratch)
-            self._run(
-                "all-reduce of the gradient",
-                lambda ring: run(among[1] if among_some and among is not None else ring),
-            )
-
-    def prepare_for(self, newcomers: Sequence[int], superseded: Callable[[], bool]) -> None:
-        """Connect ahead what `open_copies` and `reduce_among` give; all members must call it.
-
-        Args:
-            newcomers: Ranks of the members that are likely to be behind.
-            superseded: Whether a newer generation has been announced.
-
-        Raises:
-            ReplicationError: A member was lost, or the generation is superseded.
-        """
-        self._connect_for_copies(superseded)
-        if self.rank not in newcomers:
-            others = [rank for rank in range(self.size) if rank not in newcomers]
-            self.reduce_among(others, superseded)
-
-    def reduce_among(self, ranks: Sequence[int], superseded: Callable[[], bool]) -> None:
-        """Have some members ready to sum up tensors among themselves; all of these must call it.
-
-        Args:
-            ranks: Their ranks, this member's among them.
-            superseded: Whether a newer generation has been announced.
-
-        Raises:
-            ReplicationError: A member was lost, or the generation is superseded.
-        """
-        wanted = tuple(ranks)
-        if self._among is not None and self._among[0] == wanted:
-            return
-        self.reduce_among_all()
-        if len(wanted) == 1:
-            return
-        assert self._connect_among is not None
-        connect, connected = self._connect_among, list[Ring]()
-        self._run(
-            "connecting of the members that hold the model states",
-            lambda _: connected.append(connect(wanted)),
-            superseded,
-        )
-        self._among = (wanted, connected[0])
-
-    def reduce_among_all(self) -> None:
-        """Drop the connections of `reduce_among`."""
-        among, self._among = self._among, None
-        if among is not None:
-            among[1].close()
+            self._run("all-reduce of the gradient", partial(STAGES[stage], flat, self._scratch))
 
     def exchange(self, rows: torch.Tensor) -> torch.Tensor:
         """Send each member its row; all members must call it with equal shapes.
@@ -286,15 +231,22 @@ class ReplicationGroup:
         Raises:
             ReplicationError: A member was lost, or the generation is superseded.
         """
-        if self._copies is None or not self._is_open:
-            self._connect_for_copies(superseded)
-        copies, self._copies = self._copies, None
-        return Copies(copies)
+        assert self._connect_copies is not None
+        if self._copies is not None and self._is_open:
+            copies, self._copies = self._copies, None
+            return Copies(copies)
+        connect = self._connect_copies
+        opened: list[Any] = []
+        self._run(
+            "connecting for copies of the model states",
+            lambda _: opened.append(connect()),
+            superseded,
+        )
+        return Copies(opened[0])
 
     def limit_collectives(self, timeout_s: float) -> None:
         """Set the time limit of every collective that begins from now on."""
-        rings = (self._ring, self._among[1] if self._among is not None else None)
-        for backend in (backend for ring in rings if ring is not None for backend in ring.backends):
+        for backend in self._ring.backends if self._ring is not None else []:
             backend._set_default_timeout(timedelta(seconds=timeout_s))
 
     def close(self) -> None:
@@ -309,20 +261,9 @@ class ReplicationGroup:
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
-        self.reduce_among_all()
         copies, self._copies = self._copies, None
         if copies is not None:
             close_backend(copies)
-
-    def _connect_for_copies(self, superseded: Callable[[], bool]) -> None:
-        assert self._connect_copies is not None
-        connect, opened = self._connect_copies, list[Any]()
-        self._run(
-            "connecting for copies of the model states",
-            lambda _: opened.append(connect()),
-            superseded,
-        )
-        (self._copies,) = opened
 
     def _run(
         self,
@@ -360,7 +301,7 @@ def connect(
     *,
     superseded: Callable[[], bool],
     timeout_s: float,
-    newcomers: Sequence[int] = (),
+    copies: bool = False,
 ) -> ReplicationGroup:
     """Meet the other members at the generation's store and connect to them.
 
@@ -372,8 +313,7 @@ def connect(
         member: This worker's place.
         superseded: Whether a newer generation has been announced.
         timeout_s: Time limit of connecting, and later of each collective.
-        newcomers: Ranks of members that will copy the model states: connections for that are made
-            too, and such that the others can sum up gradients without them. All must say the same.
+        copies: Whether to connect for a copy of the model states too; all must say the same.
 
     Raises:
         ReplicationError: The store or a member cannot be reached, or the generation is superseded.
@@ -387,24 +327,24 @@ def connect(
         here = PrefixStore(f"{prefix}/here", store)
         unless(superseded, lambda given_up: _gather(here, member, given_up))
         nodes = [here.get(str(rank)).decode() for rank in range(member.size)]
-
-        # Named here, the store lives as long as the group: torch alone would not hold its Python
-        # part.
-        def connect_copies() -> Any:
-            copies = PrefixStore(f"{prefix}/copies", store)
-            return dist.ProcessGroupGloo(copies, member.rank, member.size, timeout)
-
-        def connect_among(ranks: tuple[int, ...]) -> Ring:
-            among = PrefixStore(f"{prefix}/among-{'-'.join(map(str, ranks))}", store)
-            return connect_ring(among, member.rank, ranks, nodes, timeout)
-
-        everyone = tuple(range(member.size))
-        meeting = PrefixStore(f"{prefix}/group", store)
+        group = PrefixStore(f"{prefix}/group", store)
         ring = unless(
-            superseded,
-            lambda _: connect_ring(meeting, member.rank, everyone, nodes, timeout),
-            grace_s=_GRACE_S,
+            superseded, lambda _: _connect_ring(group, member, nodes, timeout), grace_s=_GRACE_S
         )
+
+        def connect_copies() -> Any:
+            # Named here, the store lives as long as the group: torch alone would not hold its
+            # Python part.
+            meeting = PrefixStore(f"{prefix}/copies", store)
+            return dist.ProcessGroupGloo(meeting, member.rank, member.size, timeout)
+
+        opened = None
+        if copies:
+            try:
+                opened = unless(superseded, lambda _: connect_copies(), grace_s=_GRACE_S)
+            except BaseException:
+                ring.close()
+                raise
     except GivenUpError:
         raise ReplicationError(
             f"Generation {member.generation} was superseded while its members gathered."
@@ -414,11 +354,13 @@ def connect(
             f"Replication group {member.replication_index} of generation {member.generation}"
             f" cannot connect at {address.host}:{address.port}: {_first_line(error)}"
         ) from None
-    there = PrefixStore(f"{prefix}/there", store)
-    group = ReplicationGroup(member, ring, there, connect_copies, connect_among)
-    if newcomers:
-        group.prepare_for(newcomers, superseded)
-    return group
+    return ReplicationGroup(
+        member,
+        ring,
+        PrefixStore(f"{prefix}/there", store),
+        connect_copies,
+        opened,
+    )
 
 
 def _reach(address: StoreAddress, given_up: Event, timeout: timedelta) -> MeetingStore:
@@ -443,6 +385,30 @@ def _gather(store: Store, member: Member, given_up: Event) -> None:
         except dist.DistStoreError:
             continue  # not all here yet
         return
+
+
+def _connect_ring(store: Store, member: Member, nodes: list[str], timeout: timedelta) -> Ring:
+    order = sorted(range(member.size), key=lambda rank: (nodes.index(nodes[rank]), rank))
+    grid = node_grid([nodes[rank] for rank in order])
+    place = order.index(member.rank)
+
+    def connected(name: str, places: range) -> Any:
+        return dist.ProcessGroupGloo(
+            PrefixStore(name, store), places.index(place), len(places), timeout
+        )
+
+    whole = connected("whole", range(member.size))
+    if not grid.has_stages:
+        return Ring(tuple(order), grid, whole)
+    node, local = divmod(place, grid.workers_per_node)
+    return Ring(
+        tuple(order),
+        grid,
+        whole,
+        scatters=connected(f"scatters-{node}", grid.row(node)),
+        inter=connected(f"inter-{local}", grid.column(local)),
+        gathers=connected(f"gathers-{node}", grid.row(node)),
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,20 +11,16 @@ process groups of its own, so that one bucket may be between nodes while the nex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
 
 from mics_core.comm.copies import close_backend
-from mics_core.comm.nodes import NodeGrid, node_grid
+from mics_core.comm.nodes import NodeGrid
 from mics_core.comm.stages import Scratch
 
-__all__ = ["STAGES", "Ring", "connect_ring"]
+__all__ = ["STAGES", "Ring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +28,7 @@ class Ring:
     """The connected process groups (`dist.ProcessGroupGloo`, whose collectives torch's stubs lack).
 
     Args:
-        order: The members' ranks in the replication group in the order of the ring: node by node.
+        order: The members' ranks in the order of the ring: node by node.
         grid: The members by node, in that order.
         whole: All members.
         scatters: The members of this worker's node, for the first stage; none without stages.
@@ -57,44 +53,6 @@ class Ring:
         """Drop the connections."""
         for backend in self.backends:
             close_backend(backend)
-
-
-def connect_ring(
-    store: Store, rank: int, ranks: Sequence[int], nodes: Sequence[str], timeout: timedelta
-) -> Ring:
-    """Connect some or all members of a replication group; these must call it.
-
-    Args:
-        store: Where they meet.
-        rank: This worker's rank.
-        ranks: Their ranks.
-        nodes: The node of each member of the replication group, by rank.
-        timeout: Time limit of connecting, and later of each collective.
-
-    Raises:
-        RuntimeError: A member cannot be reached.
-    """
-    order = sorted(ranks, key=lambda rank: (nodes.index(nodes[rank]), rank))
-    grid = node_grid([nodes[rank] for rank in order])
-    place = order.index(rank)
-
-    def connected(name: str, places: range) -> Any:
-        return dist.ProcessGroupGloo(
-            PrefixStore(name, store), places.index(place), len(places), timeout
-        )
-
-    whole = connected("whole", range(len(order)))
-    if not grid.has_stages:
-        return Ring(tuple(order), grid, whole)
-    node, local = divmod(place, grid.workers_per_node)
-    return Ring(
-        tuple(order),
-        grid,
-        whole,
-        scatters=connected(f"scatters-{node}", grid.row(node)),
-        inter=connected(f"inter-{local}", grid.column(local)),
-        gathers=connected(f"gathers-{node}", grid.row(node)),
-    )
 
 
 def _parts(flat: torch.Tensor, ring: Ring) -> torch.Tensor:

@@ -99,7 +99,7 @@ def enter(
             holding.has_state = False  # what was there may be half overwritten
     elif replication is not None:
         replication.close()
-    trainer.begin_copying(None)
+    trainer.begin_catching_up(None)
     holding.has_state = all(has for (has,) in partition.gather_doubles([float(holding.has_state)]))
     return error or "Another worker of this partition group could not enter the generation."
 
@@ -123,14 +123,10 @@ def _compare(
     sources = tuple(rank for rank, step in enumerate(steps) if step == newest)
     listeners = [rank for rank, step in enumerate(steps) if step != newest]
     copying: Incoming | Outgoing | None = None
-    if not (listeners and position in sources and trainer.leaves_listeners_out):
-        replication.reduce_among_all()
     if listeners:
         copies = replication.open_copies(superseded)
         states = state_tensors(trainer.model, trainer.optimizer)
         if position in sources:
-            if trainer.leaves_listeners_out:
-                replication.reduce_among(sources, superseded)
             copying = Outgoing(
                 states,
                 copies,
@@ -140,8 +136,8 @@ def _compare(
                 trainer.link_use,
                 at_once=buffer_places(trainer.model),
             )
-            trainer.begin_copying(copying)
+            trainer.wait_before_updates(copying.wait_until_taken)
         else:
             copying = Incoming(states, copies, sources)
-            trainer.begin_copying(CatchUp(copying))
+            trainer.begin_catching_up(CatchUp(copying))
     return int(newest), Entry(replication, position, sources, copying, connect_s)

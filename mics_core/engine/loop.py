@@ -129,7 +129,7 @@ class _Loop:
                 switch_to = self._run_steps(plan, entry)
             finally:
                 entry.close()
-                self._trainer.begin_copying(None)
+                self._trainer.begin_catching_up(None)
             # Between generations workers may wait for long: the supervisor decides for how long.
             self._trainer.partition.limit_collectives(self._options.collective_timeout_s)
             if switch_to is Ending.FINISHED:

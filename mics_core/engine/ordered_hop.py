@@ -20,7 +20,6 @@ import torch
 
 from mics_core.comm.replication import ReplicationGroup
 from mics_core.data.order import micro_batches_of_group
-from mics_core.engine.reach import Reach
 from mics_core.errors import ReplicationError
 
 __all__ = ["OrderedHop", "TreeSum", "nodes_of_run"]
@@ -97,23 +96,13 @@ class OrderedHop:
         self._active = tuple(active)
         self._sum = TreeSum(self._num_micro_batches)
 
-    def begin(
-        self,
-        replication: ReplicationGroup,
-        summary: Callable[[], list[float]],
-        reach: Reach = Reach.ALL,
-        *,
-        listens: bool = False,
-    ) -> None:
+    def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Begin the last micro-batch's backward.
 
         Args:
             replication: The replication group that the gradient crosses.
             summary: Computes this worker's summary of the step.
-            reach: Who takes part: all members in any case.
-            listens: Whether this worker is behind.
         """
-        assert reach is not Reach.WITHOUT_LISTENERS
         self._replication, self._summary = replication, summary
 
     def unit_complete(self, index: int) -> None:
@@ -135,8 +124,8 @@ class OrderedHop:
         assert summary is not None
         self._replication = self._summary = None
         try:
-            self._exchange(replication)
             rows = replication.gather_doubles(summary())
+            self._exchange(replication)
         except ReplicationError as error:
             return [], str(error)
         return rows, ""

@@ -8,8 +8,7 @@ store that it is there and waits for all others, and the first exchange follows.
 generation at the boundary alone connects there, and a newcomer as soon as it is ready. If another
 generation is announced meanwhile, what was connected is dropped.
 
-Where groups join, the connections for the copy of the model states are made in the same way, and
-those of the second hop without the newcomers.
+Where groups join, the connections for the copy of the model states are made in the same way.
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ class Preparation:
         self.number = plan.number
         self._address = plan.store
         self._member = member
-        places = map(plan.position_of, plan.newcomers)
-        self._newcomers = tuple(place for place in places if place is not None)
+        self._copies = bool(plan.newcomers)
         self._superseded = superseded
         self._timeout_s = timeout_s
         self._is_dropped = Event()
@@ -76,7 +74,7 @@ class Preparation:
                     self._member,
                     superseded=lambda: self._is_dropped.is_set() or self._superseded(),
                     timeout_s=self._timeout_s,
-                    newcomers=self._newcomers,
+                    copies=self._copies,
                 )
             )
         except BaseException as error:

@@ -18,7 +18,6 @@ import torch
 from mics_core.comm.replication import NUM_STAGES, ReplicationGroup
 from mics_core.comm.threads import CommThread, PendingWork
 from mics_core.engine.gradients import GradientBuffer
-from mics_core.engine.reach import Reach
 from mics_core.errors import ReplicationError
 
 __all__ = ["SecondHop"]
@@ -42,8 +41,6 @@ class SecondHop:
         self._threads = [CommThread(f"second-hop-{stage}") for stage in range(NUM_STAGES)]
         self._lock = threading.Lock()
         self._replication: ReplicationGroup | None = None
-        self._run_stage_of: Callable[[int, torch.Tensor], None] | None = None
-        self._late_summary: Callable[[], list[float]] | None = None
         self._complete = [False] * len(buffer.units)
         self._next_bucket = 0
         self._pending: list[PendingWork] = []
@@ -53,36 +50,19 @@ class SecondHop:
         self._error = ""
         self._fault: BaseException | None = None
 
-    def begin(
-        self,
-        replication: ReplicationGroup,
-        summary: Callable[[], list[float]],
-        reach: Reach = Reach.ALL,
-        *,
-        listens: bool = False,
-    ) -> None:
+    def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Begin the last micro-batch's backward.
 
         Args:
             replication: The replication group that the gradient crosses.
-            summary: Computes this worker's summary of the step, which is gathered first or last.
-            reach: Who takes part.
-            listens: Whether this worker is behind.
+            summary: Computes this worker's summary of the step, which is gathered first.
         """
         self._replication = replication
-        without = reach is Reach.WITHOUT_LISTENERS
-        self._run_stage_of = replication.run_stage
-        if without:
-            self._run_stage_of = partial(replication.run_stage, among_some=True)
         self._complete = [False] * len(self._buffer.units)
-        self._next_bucket = len(self._buffer.buckets) if without and listens else 0
-        self._error, self._rows = "", []
+        self._next_bucket, self._error, self._rows = 0, "", []
         self._left = threading.Semaphore(0)
         self._num_sent = 0
-        self._late_summary = summary if reach.gathers_late else None
-        self._pending = []
-        if self._late_summary is None:
-            self._pending = [self._threads[_ACROSS].submit(lambda: self._gather(summary))]
+        self._pending = [self._threads[_ACROSS].submit(lambda: self._gather(summary))]
 
     def unit_complete(self, index: int) -> None:
         """Note that a unit's sum over this group is complete; called from any thread."""
@@ -105,11 +85,9 @@ class SecondHop:
             work.wait()
         for _ in range(self._num_sent):
             self._left.acquire()
+        self._pending, self._replication = [], None
         if self._fault is not None:
             raise self._fault
-        if self._late_summary is not None and not self._error:
-            self._gather(self._late_summary)
-        self._pending, self._replication, self._late_summary = [], None, None
         return self._rows, self._error
 
     def close(self) -> None:
@@ -137,12 +115,12 @@ class SecondHop:
 
     def _run_stage(self, stage: int, index: int, event: torch.cuda.Event | None) -> None:
         """Run one stage of a bucket and hand it on; after an error buckets only pass through."""
-        assert self._run_stage_of is not None
+        assert self._replication is not None
         try:
             if not self._error:
                 if event is not None:
                     event.synchronize()
-                self._run_stage_of(stage, self._buffer.of_bucket(index))
+                self._replication.run_stage(stage, self._buffer.of_bucket(index))
         except ReplicationError as error:
             self._error = self._error or str(error)
         except BaseException as fault:

@@ -26,12 +26,7 @@ class Summary:
         offset_square_sum: Sum of their squares.
         pending_generation: Highest generation number heard of.
         checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
-        behind: 0 if all workers hold the states that this step ends with, as soon as they have
-            updated theirs; else the gradients that are still to come, of the worker that misses
-            most; infinite while states are missing too.
-        is_full: 1 if a worker that hands on gradients keeps as many as it may.
-        square_norm: Squared norm of the shards of the gradient; zero in steps in which all members
-            have micro-batches, whose summaries are gathered before it is known.
+        behind: 1 if a worker does not hold the states that this step ends with.
     """
 
     loss_sum: float
@@ -43,8 +38,6 @@ class Summary:
     pending_generation: float
     checkpoint: float
     behind: float
-    is_full: float
-    square_norm: float
 
     def as_vector(self) -> list[float]:
         """Return the fields as doubles; counts stay exact up to 2⁵³."""
@@ -88,8 +81,6 @@ def combine(parts: Sequence[Summary]) -> Summary:
         pending_generation=max(part.pending_generation for part in parts),
         checkpoint=min(part.checkpoint for part in parts),
         behind=max(part.behind for part in parts),
-        is_full=max(part.is_full for part in parts),
-        square_norm=sum(part.square_norm for part in parts),
     )
 
 

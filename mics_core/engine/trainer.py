@@ -6,8 +6,7 @@ A step goes through these exchanges, none of which asks a server:
 1. Each micro-batch reduce-scatters its gradient inside the partition group and adds it to the
    shard: the first hop.
 2. During the last micro-batch's backward the workers' summaries and then, unit by unit, the
-   gradient shards are exchanged across the replication group: the second hop, once a step. While
-   members are behind the summaries come last (`mics_core.engine.reach`).
+   gradient shards are exchanged across the replication group: the second hop, once a step.
 3. The workers of the group exchange the summaries that they have gathered and vote: has everybody's
    second hop succeeded? The same exchange adds up the squared gradient norm.
 4. If all said yes, each applies the optimizer; else nobody does, the gradient is thrown away, and
@@ -46,10 +45,7 @@ from mics_core.data.order import micro_batches_of_group, positions_of_worker, st
 from mics_core.data.samples import Samples
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE
-from mics_core.engine.copying import Outgoing
 from mics_core.engine.optimizer import learning_rate
-from mics_core.engine.reach import Reach
-from mics_core.engine.reporting import Progress, Report, summary_of
 from mics_core.engine.state import local_tensor
 from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
 from mics_core.engine.units import UnitDriver
@@ -98,9 +94,7 @@ class Trainer:
         self.committed_steps = 0
         self.link_use = units.link_use
         self._catch_up: CatchUp | None = None
-        self._outgoing: Outgoing | None = None
-        self._reaches_listeners = True
-        self._least_behind = math.inf
+        self._wait_for_readers: Callable[[], None] = _wait_for_nobody
         self._units = units
         self._samples = samples
         self._device = device
@@ -139,13 +133,13 @@ class Trainer:
         error = ""
         if self._catch_up is not None:
             error = self._advance(self._catch_up)
-        reach = self._reach(replication, active)
-        report = Report(pending_generation, checkpoint, lambda: self._progress(reach))
+        behind = float(self._catch_up is not None)
+        report = _Report(pending_generation, checkpoint, behind)
         listens = replication.rank not in active
         self._units.begin_step(active)
         if listens:
-            self._units.listen(replication, summary_of(None, 0, [], report), reach)
-        elif not self._run_micro_batches(step, replication, active, reach, report, has_lost_member):
+            self._units.listen(replication, _summary(None, 0, [], report))
+        elif not self._run_micro_batches(step, replication, active, report, has_lost_member):
             self._units.give_up()
             return StepBroken(
                 step, replication.member.generation, "A member was lost: the step was given up."
@@ -155,7 +149,7 @@ class Trainer:
         votes = self._ask(
             [
                 float(bool(error)),
-                0.0 if error or reach.gathers_late else self._units.gradients.square_norm(),
+                0.0 if error else self._units.gradients.square_norm(),
                 self._units.waits.take(),
                 self._units.waits_across.take(),
                 *Summary.flatten(rows, replication.size),
@@ -168,19 +162,15 @@ class Trainer:
         groups = combine_groups([vote[4:] for vote in votes], replication.size)
         # Every member divides by the same count, so that their shards stay equal to the bit.
         total = combine(groups)
-        square_norm = sum(square for _, square, *_ in votes)
-        if reach.gathers_late:
-            square_norm = groups[active[0]].square_norm
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
-        norm = math.sqrt(square_norm) * scale
+        norm = math.sqrt(sum(square for _, square, *_ in votes)) * scale
         self._check(step, total, groups)
         scale *= self._clipping(norm)
-        up_to_date = tuple(rank for rank, group in enumerate(groups) if not group.behind)
-        self._update(step, scale, reach, is_up_to_date=replication.rank in up_to_date)
-        if reach is Reach.WITHOUT_LISTENERS:
-            self._reaches_listeners = self._should_reach_listeners(groups)
-            if self._reaches_listeners:
-                replication.reduce_among_all()  # from now on
+        if self._catch_up is None:
+            self._apply(step, scale, listened=listens)
+        else:
+            self._catch_up.keep(step, scale, self._units.gradients.flat)
+            self._units.end_step()
         return StepCommit(
             step=step,
             loss=total.loss_sum / total.num_tokens,
@@ -192,7 +182,7 @@ class Trainer:
             shares=tuple(group.share for group in groups),
             pending_generation=int(total.pending_generation),
             checkpoint=total.checkpoint,
-            up_to_date=up_to_date,
+            up_to_date=tuple(rank for rank, group in enumerate(groups) if not group.behind),
             waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
             waited_across_s=min(waited_s for _, _, _, waited_s, *_ in votes),
         )
@@ -217,75 +207,26 @@ class Trainer:
         self._units.give_up()
         self._units.waits.take()
 
-    def begin_copying(self, copying: Outgoing | CatchUp | None) -> None:
-        """Begin a generation: set what goes on beside its steps, if members are behind.
+    def begin_catching_up(self, catch_up: CatchUp | None) -> None:
+        """Set how this worker comes to its peers' states; none if it has them."""
+        self._catch_up = catch_up
 
-        Args:
-            copying: What sends the states and gradients, or what brings this worker to the states
-                of its peers; see [Note: joining without holding anyone up] in `copying`.
-        """
-        self._outgoing = copying if isinstance(copying, Outgoing) else None
-        self._catch_up = copying if isinstance(copying, CatchUp) else None
-        self._reaches_listeners = copying is None or not self.leaves_listeners_out
-        self._least_behind = math.inf
-
-    @property
-    def leaves_listeners_out(self) -> bool:
-        """Whether gradients can be summed up without those that listen, and handed on to them."""
-        return not self._units.adds_in_one_order
-
-    def _reach(self, replication: ReplicationGroup, active: Sequence[int]) -> Reach:
-        if len(active) == replication.size:
-            return Reach.ALL
-        return Reach.WITH_LISTENERS if self._reaches_listeners else Reach.WITHOUT_LISTENERS
-
-    def _should_reach_listeners(self, groups: Sequence[Summary]) -> bool:
-        """Whether the next gradient is to be summed up with those that listen; all say the same."""
-        before, now = self._least_behind, min(group.behind for group in groups if group.behind)
-        self._least_behind = now
-        # The last gradient alone is missing somewhere, they come no faster than the steps, or they
-        # pile up.
-        return now == 1 or before <= now < math.inf or any(group.is_full for group in groups)
-
-    def _progress(self, reach: Reach) -> Progress:
-        """Return what a worker knows of its copying when its summary is gathered."""
-        if not reach.gathers_late:
-            return Progress(0.0, 0.0, 0.0)
-        is_full = self._outgoing is not None and self._outgoing.is_full
-        if self._catch_up is None:
-            return Progress(0.0, float(is_full), self._units.gradients.square_norm())
-        if reach is Reach.WITHOUT_LISTENERS:
-            return Progress(self._catch_up.num_missing + 1, 0.0, 0.0)
-        square_norm = self._units.gradients.square_norm()
-        return Progress(self._catch_up.num_missing, 0.0, square_norm)
+    def wait_before_updates(self, wait: Callable[[], None]) -> None:
+        """Set what the next update waits for: somebody still reads the states."""
+        self._wait_for_readers = wait
 
     def _advance(self, catch_up: CatchUp) -> str:
         """Apply kept gradients if the copy is there; return what went wrong."""
         try:
-            self._apply_kept(catch_up)
+            kept = catch_up.take()
         except ReplicationError as error:
             return str(error)
-        return ""
-
-    def _apply_kept(self, catch_up: CatchUp) -> None:
-        for kept in catch_up.take():
-            self._units.gradients.flat.copy_(kept.values)
-            self._apply(kept.step, kept.scale, listened=True)
-
-    def _update(self, step: int, scale: float, reach: Reach, *, is_up_to_date: bool) -> None:
-        """Bring the states to the end of a committed step, or as near to it as can be."""
-        catch_up = self._catch_up
-        if catch_up is None:
-            self._apply(step, scale, listened=False, hands_on=reach is Reach.WITHOUT_LISTENERS)
-            return
-        if reach is Reach.WITHOUT_LISTENERS:
-            catch_up.expect(step, self._units.gradients.flat)
-        else:
-            catch_up.keep(step, scale, self._units.gradients.flat)
-        if is_up_to_date:
-            self._apply_kept(catch_up)
+        for gradient in kept:
+            self._units.gradients.flat.copy_(gradient.values)
+            self._apply(gradient.step, gradient.scale, listened=True)
+        if catch_up.has_arrived:
             self._catch_up = None
-        self._units.end_step()
+        return ""
 
     def close(self) -> None:
         """End the threads of the trainer's collectives."""
@@ -302,8 +243,7 @@ class Trainer:
         step: int,
         replication: ReplicationGroup,
         active: Sequence[int],
-        reach: Reach,
-        report: Report,
+        report: _Report,
         has_lost_member: Callable[[], bool],
     ) -> bool:
         """Run this worker's part of the group's micro-batches and start both hops.
@@ -330,8 +270,6 @@ class Trainer:
             )
             batch = build_batch(self._samples, positions, seed=training.seed, masking=self._masking)
             is_last = place == len(indices) - 1
-            if place == 0 and self._outgoing is not None:
-                self._outgoing.wait_until_gradient_taken()
             self._units.begin_micro_batch(is_first=place == 0, is_last=is_last)
             # Dropout depends on what is computed, not on who computes it when.
             torch.manual_seed(stream_seed(training.seed, step, index, self.partition.rank))
@@ -340,8 +278,8 @@ class Trainer:
             num_tokens += batch.num_tokens
             offsets += [position - step * training.global_batch_size for position in positions]
             if is_last:
-                summary = summary_of(loss_sum, num_tokens, offsets, report)
-                self._units.begin_last_backward(replication, summary, reach)
+                summary = _summary(loss_sum, num_tokens, offsets, report)
+                self._units.begin_last_backward(replication, summary)
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
         return True
@@ -389,14 +327,12 @@ class Trainer:
         # The same formula as torch.nn.utils.clip_grad_norm_, its small constant included.
         return 1.0 if most is None else min(1.0, most / (norm + 1e-6))
 
-    def _apply(self, step: int, scale: float, *, listened: bool, hands_on: bool = False) -> None:
+    def _apply(self, step: int, scale: float, *, listened: bool) -> None:
         """Scale the gradient and update the shards."""
-        if self._outgoing is not None:
-            self._outgoing.wait_until_taken()
+        self._wait_for_readers()
+        self._wait_for_readers = _wait_for_nobody
         if scale != 1.0:
             self._units.gradients.flat.mul_(scale)
-        if hands_on and self._outgoing is not None:
-            self._outgoing.hand_on(self._units.gradients.flat)
         self._units.hand_over(listened=listened)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.spec.training)
@@ -404,9 +340,39 @@ class Trainer:
         self._units.end_step()
 
 
+def _wait_for_nobody() -> None:
+    """Nobody reads the states."""
+
+
 def _needs_mask(model: nn.Module) -> bool:
     mask = inspect.signature(model.forward).parameters.get("attention_mask")
     return mask is not None and mask.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What a worker says of itself in the summary of a step, beside what it has computed."""
+
+    pending_generation: int
+    checkpoint: float
+    behind: float
+
+
+def _summary(
+    loss_sum: torch.Tensor | None, num_tokens: int, offsets: list[int], report: _Report
+) -> Callable[[], list[float]]:
+    """Return what computes a worker's summary: on a GPU it waits for the loss, so not at once."""
+    return lambda: Summary(
+        loss_sum=loss_sum.item() if loss_sum is not None else 0.0,
+        num_tokens=num_tokens,
+        num_samples=len(offsets),
+        first_offset=min(offsets, default=math.inf),
+        offset_sum=sum(offsets),
+        offset_square_sum=sum(offset * offset for offset in offsets),
+        pending_generation=report.pending_generation,
+        checkpoint=report.checkpoint,
+        behind=report.behind,
+    ).as_vector()
 
 
 def _run_of(group: Summary) -> tuple[int, int]:

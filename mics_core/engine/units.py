@@ -28,7 +28,6 @@ from mics_core.comm.units import ScatterScratch, UnitGather, UnitScatter
 from mics_core.engine.gradients import GradientBuffer, shard_elements
 from mics_core.engine.link_use import LinkUse
 from mics_core.engine.ordered_hop import OrderedHop
-from mics_core.engine.reach import Reach
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.sharding import ShardedModel, Unit
 from mics_core.planner.strategy import Strategy
@@ -127,25 +126,17 @@ class UnitDriver:
         if self._strategy.reshard == "never" and isinstance(self._root, FSDPModule):
             self._root.set_reshard_after_backward(is_last)
 
-    @property
-    def adds_in_one_order(self) -> bool:
-        """Whether it is the members' micro-batches that cross the group (`ordered_hop`)."""
-        return self._ordered is not None
-
     def begin_last_backward(
-        self, replication: ReplicationGroup, summary: Callable[[], list[float]], reach: Reach
+        self, replication: ReplicationGroup, summary: Callable[[], list[float]]
     ) -> None:
         """Begin the backward with which the second hop overlaps."""
         self.link_use.begin()
-        self._second_hop.begin(replication, summary, reach)
+        self._second_hop.begin(replication, summary)
 
-    def listen(
-        self, replication: ReplicationGroup, summary: Callable[[], list[float]], reach: Reach
-    ) -> None:
-        """Take no micro-batches in this step, and receive the others' gradient, if it comes."""
-        if reach is not Reach.WITHOUT_LISTENERS:
-            self.gradients.flat.zero_()
-        self._second_hop.begin(replication, summary, reach, listens=True)
+    def listen(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
+        """Take no micro-batches in this step, and receive the others' gradient."""
+        self.gradients.flat.zero_()
+        self._second_hop.begin(replication, summary)
 
     def end_micro_batch(self, index: int) -> None:
         """Note that a micro-batch's backward has been run.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 
-from mics_core.comm.replication import NUM_STAGES, Member, ReplicationGroup, connect
+from mics_core.comm.replication import Member, ReplicationGroup, connect
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
@@ -121,56 +120,6 @@ def grid_of(things: Things, place: int) -> tuple[int, int]:
     ring = things["group"]._ring
     assert (ring.inter is not None) == ring.grid.has_stages
     return ring.grid.num_nodes, ring.grid.workers_per_node
-
-
-def sum_among(things: Things, place: int, ranks: list[int], num_elements: int) -> Any:
-    """Sum up among some members, and then among all; the others get nothing of the first."""
-    group: ReplicationGroup = things["group"]
-    values = flat_of(place, num_elements)
-    if place in ranks:
-        group.reduce_among(ranks, lambda: False)
-        for stage in range(NUM_STAGES):
-            group.run_stage(stage, values, among_some=True)
-    whole = flat_of(place, num_elements)
-    group.all_reduce(whole)
-    group.reduce_among_all()
-    return values, whole, group.gather_doubles([place])
-
-
-@pytest.mark.parametrize("nodes", [["a", "b", "a", "b"], ["a", "a", "b", "c"]])
-@pytest.mark.parametrize("ranks", [[2], [0, 3], [0, 1, 3]])
-def test_some_members_sum_up_among_themselves_without_the_others(
-    processes: list[MemberProcess], nodes: list[str], ranks: list[int]
-) -> None:
-    connect_all(processes, nodes)
-    results = ask_all(processes, sum_among, ranks, 50_001)
-    gold = sum(flat_of(place, 50_001).double() for place in ranks)
-    everything = sum(flat_of(place, 50_001).double() for place in range(MOST))
-    for place, (values, whole, rows) in enumerate(results):
-        if place in ranks:
-            assert torch.equal(values, results[ranks[0]][0])
-            torch.testing.assert_close(values.double(), gold, rtol=1e-6, atol=1e-6)
-        else:
-            assert torch.equal(values, flat_of(place, 50_001))
-        torch.testing.assert_close(whole.double(), everything, rtol=1e-6, atol=1e-6)
-        assert rows == [[0.0], [1.0], [2.0], [3.0]]
-
-
-def close_among(things: Things, place: int) -> None:
-    group: ReplicationGroup = things["group"]
-    if place < 2:
-        group.reduce_among([0, 1], lambda: False)
-    group.close()
-    group.run_stage(1, torch.ones(3), among_some=True)
-
-
-def test_a_closed_group_does_not_take_the_others_for_absent(
-    processes: list[MemberProcess],
-) -> None:
-    connect_all(processes)
-    for error in ask_all(processes, close_among):
-        assert isinstance(error, ReplicationError)
-        assert "cannot run: generation 1 is closed" in str(error)
 
 
 def sum_and_close(things: Things, place: int) -> float:

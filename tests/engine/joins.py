@@ -14,16 +14,13 @@ from torch._dynamo.utils import counters
 
 from benchmarks.harness.digest import digest_of
 from mics_core.comm.copies import Copies
-from mics_core.comm.replication import ReplicationGroup
 from mics_core.comm.store import host_store
 from mics_core.data.batches import Batch
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine import copying
 from mics_core.engine.build import build_trainer
-from mics_core.engine.copying import Outgoing
 from mics_core.engine.loop import LoopOptions, train
 from mics_core.engine.membership import StaticMembership
-from mics_core.engine.reach import Reach
 from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
@@ -84,12 +81,6 @@ class Joined:
     digest: str
     graphs: tuple[int, int]
     """Graphs that were compiled when it was ready, and at the end."""
-    norms: list[float]
-    """Of the gradient of each step that it has seen."""
-    reaches: list[str]
-    """Whom the second hop of each step that it has begun reached."""
-    reductions: list[int]
-    """Numbers that it has summed up across the replication group in each of these."""
 
 
 def num_graphs() -> int:
@@ -107,15 +98,12 @@ def train_with_a_join(
     compiles_s: float = 0.0,
     silence_s: float = 15.0,
     snapshot_s: float = 0.0,
-    computing_s: float = 0.0,
-    never_full: bool = False,
 ) -> Joined | None:
     """Train with `groups[0]` partition groups at first and `groups[1]` later.
 
     With `begins_run` the newcomers have initial weights, which are states of an older step. Their
     first micro-batch of the run takes `compiles_s` longer. Each piece of a member's snapshot takes
-    `snapshot_s` longer, and each of its micro-batches `computing_s`. With `never_full` a member
-    hands gradients on however many are unsent.
+    `snapshot_s` longer.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     before, after = groups
@@ -167,32 +155,13 @@ def train_with_a_join(
     compiled: list[bool] = []
 
     def compute_later(trainer: Trainer, batch: Batch) -> torch.Tensor:
-        time.sleep(0.0 if is_newcomer else computing_s)
         if is_newcomer and trainers and not compiled:
             compiled.append(True)
             time.sleep(compiles_s)
         return compute(trainer, batch)
 
-    reaches: list[str] = []
-    reductions: list[int] = []
-    reach_of, run_stage = Trainer._reach, ReplicationGroup.run_stage
-
-    def noted_reach(*arguments: Any) -> Reach:
-        reach = reach_of(*arguments)
-        reaches.append(reach.name)
-        reductions.append(0)
-        return reach
-
-    def counted(group: ReplicationGroup, stage: int, flat: torch.Tensor, **options: Any) -> None:
-        reductions[-1] += flat.numel() if stage == 1 else 0
-        run_stage(group, stage, flat, **options)
-
-    is_full = property(lambda _: False) if never_full else Outgoing.is_full
     try:
         with (
-            mock.patch.object(Outgoing, "is_full", is_full),
-            mock.patch.object(Trainer, "_reach", noted_reach),
-            mock.patch.object(ReplicationGroup, "run_stage", counted),
             mock.patch.object(Copies, "receive", receive_later),
             mock.patch.object(Trainer, "_loss", compute_later),
             mock.patch.object(copying, "_copy_of", take_later),
@@ -211,7 +180,4 @@ def train_with_a_join(
         membership.entries,
         digest_of(trainers[0]),
         (graphs[0], num_graphs()),
-        [commit.gradient_norm for commit in membership.commits],
-        reaches,
-        reductions,
     )

@@ -58,13 +58,12 @@ def prepare(
     rank: int,
     superseded: Event | None = None,
     newcomers: tuple[int, ...] = (),
-    size: int = 2,
 ) -> Preparation:
     address = StoreAddress("127.0.0.1", store.port)
-    plan = GenerationPlan(5, tuple(range(size)), address, "test", newcomers=newcomers)
+    plan = GenerationPlan(5, (0, 1), address, "test", newcomers=newcomers)
     return Preparation(
         plan,
-        Member(generation=5, replication_index=0, rank=rank, size=size),
+        Member(generation=5, replication_index=0, rank=rank, size=2),
         superseded=superseded.is_set if superseded is not None else lambda: False,
         timeout_s=30.0,
     )
@@ -121,22 +120,6 @@ def test_connections_for_the_copy_of_a_newcomer_are_made_ahead(store: StoreHost)
     sender.close()
     receiver.close()
     close([first, second])
-
-
-def test_those_of_a_second_hop_without_the_newcomer_are_made_ahead(store: StoreHost) -> None:
-    preparations = [prepare(store, rank, newcomers=(1,), size=3) for rank in range(3)]
-    groups = [preparation.take() for preparation in preparations]
-    store.close()  # nobody can meet any more
-    members = groups[::2]
-    for group in members:
-        group.reduce_among([0, 2], never)
-    values = [torch.full((3,), float(group.rank + 1)) for group in members]
-    with ThreadPoolExecutor(2) as threads:
-        pairs = zip(members, values, strict=True)
-        for done in [threads.submit(g.run_stage, 1, v, among_some=True) for g, v in pairs]:
-            done.result(SOON_S)
-    assert [value.tolist() for value in values] == [[4.0] * 3] * 2
-    close(groups)
 
 
 def test_connections_for_a_copy_that_nobody_needs_are_closed_with_the_group(

@@ -24,8 +24,6 @@ def summary_of(
     pending: int = 0,
     checkpoint: float = math.inf,
     behind: float = 0.0,
-    is_full: float = 0.0,
-    square_norm: float = 0.0,
 ) -> Summary:
     return Summary(
         loss_sum=loss,
@@ -37,8 +35,6 @@ def summary_of(
         pending_generation=pending,
         checkpoint=checkpoint,
         behind=behind,
-        is_full=is_full,
-        square_norm=square_norm,
     )
 
 
@@ -114,10 +110,9 @@ def test_the_summaries_of_all_groups_cover_the_batch(sizes: list[int]) -> None:
 
 def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
     parts = [
-        summary_of([4, 5], loss=1.5, pending=3, checkpoint=20.0, square_norm=0.25),
-        summary_of([0, 1, 2], loss=0.25, pending=7, checkpoint=-20.0, square_norm=0.5),
-        summary_of([], behind=1.0, is_full=1.0),
-        summary_of([], behind=3.0),
+        summary_of([4, 5], loss=1.5, pending=3, checkpoint=20.0),
+        summary_of([0, 1, 2], loss=0.25, pending=7, checkpoint=-20.0),
+        summary_of([], behind=1.0),
     ]
     total = combine(parts)
     assert total == Summary(
@@ -129,9 +124,7 @@ def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
         offset_square_sum=46,
         pending_generation=7,
         checkpoint=-20.0,
-        behind=3.0,
-        is_full=1.0,
-        square_norm=0.75,
+        behind=1.0,
     )
     assert parts[2].share == Share(0, 0)
     assert parts[2].covers(0, 0)
@@ -171,8 +164,6 @@ def test_the_largest_batch_whose_squares_are_exact_is_accepted() -> None:
         float((number - 1) * number * (2 * number - 1) // 6),
         0.0,
         math.inf,
-        0.0,
-        0.0,
         0.0,
     )
     assert summary.offset_square_sum < 2**53
