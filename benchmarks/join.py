@@ -1,8 +1,13 @@
 """Measures a join whose states take several steps to copy: `python -m benchmarks.join`.
 
-Emulated nodes with shaped links: three partition groups train, one on each node, and a fourth
-joins. Its states come over the links that the members' second hop uses too. Compute is emulated, so
-that the machine's cores do not decide. The losses must be those of a run without a join.
+Emulated nodes with shaped links: partition groups train, one on each node but the last, and there
+another joins. Its states come over the links that the members' second hop uses too. Compute is
+emulated, so that the machine's cores do not decide. The losses must be those of a run without a
+join.
+
+A newcomer that listens makes the ring of the second hop longer: with it, n nodes send 2(n-1)/n of
+the gradient each, and without 2(n-2)/(n-1). So the number of nodes decides, and several are
+measured, with links and states that keep the length of a step.
 """
 
 from __future__ import annotations
@@ -12,11 +17,12 @@ import signal
 import sys
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.factory import WorldFactory
@@ -28,8 +34,7 @@ from benchmarks.network.systems.joining import TIMES_VARIABLE
 from mics_core.spec import JobSpec
 
 PARTITION_SIZE = 2
-NUM_NODES = 4
-NUM_MICRO_BATCHES = 12
+_FEWEST_NODES = 4
 SEQUENCE_LENGTH = 4
 LOSS_TOLERANCE = 1e-4
 GOAL = 0.10
@@ -65,7 +70,35 @@ def main() -> int:
         return 0
     # An end by `kill` still takes the nodes down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    model = emulated_model(options.width, options.layers, options.forward_s)
+    rows, facts = [], []
+    for num_nodes in options.nodes:
+        console.print(f"{num_nodes} nodes")
+        row, joins = _measure(console, options, num_nodes)
+        rows.append(row)
+        facts.append([asdict(join) for join in joins])
+    table = Table(title="A join while the others train", title_justify="left")
+    table.add_column("")
+    for row in rows:
+        table.add_column(f"{row['nodes']} nodes", justify="right")
+    for key in list(rows[0])[1:]:
+        table.add_row(key, *(f"{row[key]:.4g}" for row in rows))
+    console.print(table)
+    console.print(f"goal: at most {GOAL:.0%} of a step")
+    emulated = {"layers": options.layers, "width": options.width, "forward_s": options.forward_s}
+    write_results(options.output, rows, emulated_on_4_nodes=emulated, each=facts)
+    console.print(f"written to {options.output}")
+    return int(any(row["loss_max_relative_difference"] > LOSS_TOLERANCE for row in rows))
+
+
+def _measure(
+    console: Console, options: argparse.Namespace, num_nodes: int
+) -> tuple[dict[str, Any], list[Join]]:
+    """Measure joins of the last of so many nodes; return the result, and each join."""
+    # More nodes send less each, so that the machine carries the same, over links as much slower.
+    share = _FEWEST_NODES / num_nodes
+    link, width = options.link * share, 16 * round(options.width * share**0.5 / 16)
+    # Members take as many micro-batches each as there are nodes, and all as many with the newcomer.
+    model = emulated_model(width, options.layers, options.forward_s * share)
     joins: list[Join] = []
     differences: list[float] = []
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name, ExitStack() as stack:
@@ -73,47 +106,34 @@ def main() -> int:
         spec = training_job(
             write_tokens(folder),
             model,
-            global_batch_size=PARTITION_SIZE * NUM_MICRO_BATCHES,
+            global_batch_size=PARTITION_SIZE * num_nodes * (num_nodes - 1),
             sequence_length=SEQUENCE_LENGTH,
         )
-        network = stack.enter_context(EmulatedNetwork(NUM_NODES))
-        network.shape(options.link)
+        network = stack.enter_context(EmulatedNetwork(num_nodes))
+        network.shape(link)
         factory = stack.enter_context(WorldFactory(network.nodes, folder))
         number = options.at + options.after
         undisturbed = _run(factory, spec, f"joining p={PARTITION_SIZE}", folder, number)[0]
         for turn in range(options.turns):
             system = f"joining p={PARTITION_SIZE} at={options.at}"
             steps, shares = _run(factory, spec, system, folder, number)
-            joins.append(_join_of(steps, shares, options.at))
+            joins.append(_join_of(steps, shares, options.at, num_nodes))
             differences += [
                 abs(mine.loss / theirs.loss - 1)
                 for mine, theirs in zip(steps, undisturbed, strict=True)
             ]
             console.print(f"turn {turn + 1}: {joins[-1]}, {joins[-1].extra_ratio:+.3f} of a step")
-    row: dict[str, Any] = {
-        "link_mbit": options.link,
-        "state_bytes": _state_bytes(options.width, options.layers),
+    return {
+        "nodes": num_nodes,
+        "link_mbit": link,
+        "state_bytes": _state_bytes(width, options.layers),
         "joins": len(joins),
         "normal_step_s_median": median(join.normal_s for join in joins),
         "copying_steps_median": median(len(join.copying_s) for join in joins),
         "extra_step_ratio_median": median(join.extra_ratio for join in joins),
         "extra_step_ratio_max": max(join.extra_ratio for join in joins),
         "loss_max_relative_difference": max(differences),
-    }
-    table = Table(title="A join while the others train", title_justify="left")
-    for heading in ("", "measured"):
-        table.add_column(heading)
-    for key, value in row.items():
-        table.add_row(key, f"{value:.4g}")
-    console.print(table)
-    console.print(f"goal: at most {GOAL:.0%} of a step")
-    facts = [
-        {"normal_s": j.normal_s, "copying_s": j.copying_s, "first_share_s": j.first_share_s}
-        for j in joins
-    ]
-    write_results(options.output, [row], emulated=model, each=facts)
-    console.print(f"written to {options.output}")
-    return int(max(differences) > LOSS_TOLERANCE)
+    }, joins
 
 
 def _run(
@@ -130,8 +150,8 @@ def _run(
     return steps, [int(line.split()[1]) for line in lines]
 
 
-def _join_of(steps: list[Step], shares: list[int], at: int) -> Join:
-    first = shares.index(NUM_NODES)
+def _join_of(steps: list[Step], shares: list[int], at: int, num_nodes: int) -> Join:
+    first = shares.index(num_nodes)
     times = [step.step_s for step in steps]
     return Join(median(times[_WARM_UP:at]), times[at:first], times[first])
 
@@ -145,10 +165,11 @@ def _state_bytes(width: int, layers: int) -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.join", description=__doc__)
     add = parser.add_argument
+    add("--nodes", type=int, nargs="+", default=[4, 8], help="nodes, the newcomer's among them")
     add("--turns", type=int, default=10, help="joins")
     add("--at", type=int, default=8, help="the step that a newcomer comes at")
     add("--after", type=int, default=10, help="steps from there on")
-    add("--link", type=float, default=500.0, help="Mbit/s of each node's link")
+    add("--link", type=float, default=500.0, help="Mbit/s of each of 4 nodes' links")
     add("--forward-s", type=float, default=0.0125, help="emulated forward of a layer")
     add("--layers", type=int, default=4, help="layers")
     add("--width", type=int, default=1408, help="width of a layer; its square is its parameters")
