@@ -10,13 +10,13 @@ demo: $(STAMP)  ## train, scale and lose a node on this machine; KEEP=1 stays up
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
 # Their worlds of processes keep two cores busy, and their faults have time limits.
-ALONE := comm cluster e2e engine faults
+ALONE := comm cluster e2e engine faults service/test_ray_authentication.py service/test_ray_gateway.py
 
 test: lint  ## linters, types and all tests
 	@failed=0; \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  $(ALONE:%=--ignore=tests/%) || failed=1; \
-	$(BIN)/python -m pytest $(ALONE:%=tests/%) || failed=1; \
+	$(BIN)/python -m pytest --durations 20 $(ALONE:%=tests/%) || failed=1; \
 	exit $$failed
 
 pure: $(STAMP)  ## the tests that need neither torch nor Ray
