@@ -34,6 +34,7 @@ from benchmarks.network.systems.joining import TIMES_VARIABLE
 from mics_core.spec import JobSpec
 
 PARTITION_SIZE = 2
+MICRO_BATCHES_OF_MEMBER = 2
 _FEWEST_NODES = 4
 SEQUENCE_LENGTH = 4
 LOSS_TOLERANCE = 1e-4
@@ -97,8 +98,7 @@ def _measure(
     # More nodes send less each, so that the machine carries the same, over links as much slower.
     share = _FEWEST_NODES / num_nodes
     link, width = options.link * share, 16 * round(options.width * share**0.5 / 16)
-    # Members take as many micro-batches each as there are nodes, and all as many with the newcomer.
-    model = emulated_model(width, options.layers, options.forward_s * share)
+    model = emulated_model(width, options.layers, options.forward_s)
     joins: list[Join] = []
     differences: list[float] = []
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name, ExitStack() as stack:
@@ -106,7 +106,7 @@ def _measure(
         spec = training_job(
             write_tokens(folder),
             model,
-            global_batch_size=PARTITION_SIZE * num_nodes * (num_nodes - 1),
+            global_batch_size=PARTITION_SIZE * MICRO_BATCHES_OF_MEMBER * (num_nodes - 1),
             sequence_length=SEQUENCE_LENGTH,
         )
         network = stack.enter_context(EmulatedNetwork(num_nodes))
@@ -170,7 +170,7 @@ def _parse() -> argparse.Namespace:
     add("--at", type=int, default=8, help="the step that a newcomer comes at")
     add("--after", type=int, default=10, help="steps from there on")
     add("--link", type=float, default=500.0, help="Mbit/s of each of 4 nodes' links")
-    add("--forward-s", type=float, default=0.0125, help="emulated forward of a layer")
+    add("--forward-s", type=float, default=0.025, help="emulated forward of a layer")
     add("--layers", type=int, default=4, help="layers")
     add("--width", type=int, default=1408, help="width of a layer; its square is its parameters")
     add("--output", type=Path, default=RESULTS / "join.json", help="where to write the results")
