@@ -7,7 +7,7 @@ join.
 
 A newcomer that listens makes the ring of the second hop longer: with it, n nodes send 2(n-1)/n of
 the gradient each, and without 2(n-2)/(n-1). So the number of nodes decides, and several are
-measured, with links and states that keep the length of a step.
+measured, with links and states scaled so that the machine carries the same.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class _HandOut:
     Args:
         watchers: These.
         new: The events.
-        began_s: When the first watcher got them, in the loop's time.
+        began_s: When they were published, in the loop's time.
     """
 
     watchers: deque[Watcher]

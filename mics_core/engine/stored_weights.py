@@ -50,15 +50,15 @@ def find_whole(folder: CheckpointFolder, url: str, step: int | None) -> StoredCh
             f"{url} holds no complete checkpoint of step {step}, only of {_listed(steps)}.",
             remedy="Name one of these steps, or none for the newest.",
         )
+    chosen = steps[-1] if step is None else step
     try:
-        stored = folder.read(steps[-1] if step is None else step)
+        stored = folder.read(chosen)
         damage = folder.damage_of(stored, [file for part in stored.parts for file in part.files])
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"The checkpoint {folder.path_of(steps[-1] if step is None else step)} cannot be read:"
-            f" {cause_of(error)}",
+            f"The checkpoint {folder.path_of(chosen)} cannot be read: {cause_of(error)}",
             remedy="Check that you reach its storage and may read it.",
         ) from error
     if damage:
