@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from mics_core.ending import start_abandonable
+
 __all__ = ["gist", "in_daemon_thread", "reclaim_signals"]
 
 _Result = TypeVar("_Result")
@@ -39,7 +41,7 @@ def in_daemon_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(deliver, result, failure)
 
-    threading.Thread(target=run, name="mics-ray-call", daemon=True).start()
+    start_abandonable(run, "mics-ray-call")
     return future
 
 

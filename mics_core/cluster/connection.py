@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import queue
 import socket
-import threading
 from urllib.parse import urlsplit
 
 import ray
 
 from mics_core.cluster.names import NAMESPACE
+from mics_core.ending import start_abandonable
 from mics_core.errors import ClusterError
 
-__all__ = ["connect", "first_line"]
+__all__ = ["connect", "first_line", "knock"]
 
 _CONNECT_S = 30.0
 _KNOCK_S = 5.0
@@ -31,7 +31,7 @@ def connect(address: str = "auto", timeout_s: float = _CONNECT_S) -> None:
 
     def attempt() -> None:
         try:
-            _knock(address)
+            knock(address)
             ray.init(
                 address=address,
                 namespace=NAMESPACE,
@@ -42,8 +42,8 @@ def connect(address: str = "auto", timeout_s: float = _CONNECT_S) -> None:
         except BaseException as error:  # Ray also asks to exit where nobody answers
             outcome.put(error)
 
-    # `ray.init` has no time limit; a daemon thread that is stuck does not hold up the exit.
-    threading.Thread(target=attempt, name="mics-ray-connect", daemon=True).start()
+    # `ray.init` has no time limit.
+    start_abandonable(attempt, "mics-ray-connect")
     try:
         error = outcome.get(timeout=timeout_s)
     except queue.Empty:
@@ -64,8 +64,12 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _knock(address: str) -> None:
-    """Raise `OSError` where nobody listens: `ray.init` would try again for a minute or more."""
+def knock(address: str) -> None:
+    """Find out in seconds that nobody listens: `ray.init` would try again for a minute or more.
+
+    Raises:
+        OSError: Nobody does.
+    """
     parts = urlsplit(address if "://" in address else f"//{address}")
     if parts.hostname and parts.port:
         with socket.create_connection((parts.hostname, parts.port), timeout=_KNOCK_S):

@@ -28,6 +28,7 @@ from ray.util import list_named_actors
 
 from mics_core.cluster import names
 from mics_core.cluster.blocking import gist, in_daemon_thread, reclaim_signals
+from mics_core.cluster.connection import knock
 from mics_core.cluster.drivers import driver_status, stop_driver, submit_driver
 from mics_core.cluster.layout import check_layout
 from mics_core.cluster.logs import log_files, open_lines
@@ -288,6 +289,7 @@ class RayGateway:
         if not self._ray_init.acquire(timeout=self._connect_timeout_s):
             return
         try:
+            knock(self._address)
             self._connect_to_ray()
         finally:
             self._ray_init.release()

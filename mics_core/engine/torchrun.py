@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -23,6 +22,7 @@ from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
+from mics_core.ending import end_at_once
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
 from mics_core.engine.membership import StaticMembership
@@ -177,14 +177,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _exit(status: int) -> NoReturn:
-    """End the process at once: a thread that still waits for storage, in a collective with another
-    worker's, would have the interpreter abort at its usual end."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 if __name__ == "__main__":
-    _exit(main())
+    # A thread may still wait for storage, in a collective with another worker's.
+    end_at_once(main())

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mics_core import __version__
+from mics_core.ending import end_process
 from service.cli import (
     control,
     doctor,
@@ -72,8 +73,11 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line."""
-    build_app()()
+    """Run the command line, and end the process with its exit code."""
+    try:
+        build_app()()
+    except SystemExit as end:
+        end_process(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 def _print_version(wanted: bool) -> None:

@@ -286,7 +286,8 @@ def test_a_stopped_group_that_wakes_up_finds_that_it_was_evicted_and_goes_quietl
     assert all((word.generation, word.step, word.has_state) == (1, 20, True) for word in broke)
     ends = {word.rank: word for word in evicted.last_words if isinstance(word, Ended | Failed)}
     if len(ranks) == SIZE:
-        assert {word.rank for word in broke} == set(ranks)
+        # Whether they see first that nobody answers, or the plan without them, is chance.
+        assert {word.rank for word in broke} in (set(), set(ranks)), "both or none"
         assert ends == {rank: Ended(rank, finished=False) for rank in ranks}, "asked to leave"
     else:
         assert {type(word) for word in ends.values()} == {Failed}

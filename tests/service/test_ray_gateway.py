@@ -194,8 +194,8 @@ def test_ray_leaves_the_process_its_signal_handlers(
     assert received == [signal.SIGTERM, signal.SIGTERM]
 
 
-def test_a_cluster_that_is_not_there_is_given_up_in_time(loop: asyncio.Runner) -> None:
+def test_a_cluster_that_is_not_there_is_said_at_once(loop: asyncio.Runner) -> None:
     ray.shutdown()
-    gateway = RayGateway("127.0.0.1:1", connect_timeout_s=1.0)
-    with pytest.raises(ClusterError, match="did not answer in 1 s"):
+    gateway = RayGateway("127.0.0.1:1", connect_timeout_s=DEADLINE_S)
+    with pytest.raises(ClusterError, match=r"could not connect: .*refused"):
         loop.run(gateway.connect())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,15 +33,29 @@ finally:
     print("connected:", cluster.is_connected, "torch:", "torch" in sys.modules)
 """
 
+COMMAND_LINE = """
+import ctypes
+
+# Runs when the libraries that are loaded after this have destroyed their objects.
+c = ctypes.CDLL(None)
+c.__cxa_atexit.argtypes = [ctypes.c_void_p] * 3
+c.__cxa_atexit(ctypes.cast(c.sleep, ctypes.c_void_p), 10, None)
+
+from service.cli.main import main
+main()
+"""
+
 
 @contextmanager
-def running_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running_process(
+    folder: Path, program: str = PROGRAM, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     environment = os.environ | {
         "MICS_DATA_DIRECTORY": str(folder),
         "PYTHONPATH": str(Path(__file__).parent),
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -78,6 +93,19 @@ def test_sigterm_ends_the_service_though_a_stream_is_open(tmp_path: Path) -> Non
     assert "Application shutdown complete" in errors
     assert "Traceback" not in errors
     assert output == "connected: False torch: False\n"
+
+
+def test_sigterm_ends_the_service_while_ray_leaves_it_without_an_answer(tmp_path: Path) -> None:
+    # Ray takes this machine's own address for 127.0.0.1.
+    with socket.create_server(("", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = ("serve", "--port", "0", "--ray-address", address)
+        with running_process(tmp_path, COMMAND_LINE, *command) as (process, _):
+            silent.accept()  # who knocks
+            silent.accept()  # Ray itself, whose thread is left in there
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
 
 
 def test_the_service_loads_nothing_large_that_it_does_not_use(tmp_path: Path) -> None:
