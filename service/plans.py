@@ -18,7 +18,7 @@ from mics_core.planner.plan import Plan, Ranked
 from mics_core.planner.profile import Backend, ClusterProfile
 from mics_core.planner.shape import ModelShape
 from mics_core.spec.cluster import ClusterSpec
-from mics_core.spec.job import JobSpec
+from mics_core.spec.job import JobSpec, TransformersModel
 from mics_core.spec.planning import find_cluster, profile_of, shape_by_formula, shape_from_json
 from service.schemas import PlanAnswer, PlannedLayout, RefusedLayout
 
@@ -84,12 +84,12 @@ def with_nodes(cluster: ClusterProfile, nodes: int | None) -> ClusterProfile:
 
 
 def known_shape(spec: JobSpec) -> ModelShape:
-    """Return the shape of the job's model by formula.
+    """Return the shape of the job's model by formula, without a look at any file.
 
     Raises:
-        SpecificationError: Only building the model would tell.
+        SpecificationError: Only building the model, or a file, would tell.
     """
-    shape = shape_by_formula(spec, vocabulary_size(spec))
+    shape = shape_by_formula(spec, _stated_vocabulary(spec))
     if shape is not None:
         return shape
     raise SpecificationError(
@@ -103,6 +103,17 @@ def known_shape(spec: JobSpec) -> ModelShape:
             )
         ]
     )
+
+
+def _stated_vocabulary(spec: JobSpec) -> int:
+    if spec.tokenizer.kind == "bytes":
+        return vocabulary_size(spec)
+    stated = spec.model.vocab_size if isinstance(spec.model, TransformersModel) else None
+    if stated is not None:
+        return stated
+    rule = "files of the service's machine are not read for a plan."
+    remedy = "Set model.vocab_size, or plan it with `mics plan job.yaml`, which reads the file."
+    raise SpecificationError([Problem("tokenizer.path", repr(spec.tokenizer.path), rule, remedy)])
 
 
 def counted_shape(spec: JobSpec, file: Path) -> ModelShape:

@@ -21,10 +21,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mics_core.errors import ClusterError, JobConflictError
-from mics_core.spec.checks import check_files
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import JobState
 from service.errors import RequestError
+from service.file_checks import FileChecks
 from service.gateway import ClusterGateway
 from service.schemas import JobDetail
 from service.settings import Settings
@@ -60,6 +60,7 @@ class Submissions:
         self._hub = hub
         self._settings = settings
         self._clock = clock
+        self._files = FileChecks()
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def check(self, spec: JobSpec) -> JobSpec:
@@ -67,9 +68,10 @@ class Submissions:
 
         Raises:
             SpecificationError: Names every broken rule.
+            RequestError: The storage of its files does not answer.
             ClusterError: The cluster cannot be asked whether it holds the layout.
         """
-        await asyncio.to_thread(check_files, spec)
+        await self._files.check(spec)
         await self._gateway.check_layout(spec)
         return spec
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mics_core.errors import DataError
-from mics_core.spec.checks import files_matching
 from mics_core.spec.job import FileData
+from mics_core.spec.matching import files_matching
 
 __all__ = ["data_files", "read_documents"]
 

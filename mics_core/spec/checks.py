@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
-import glob
+import itertools
 import os
-from pathlib import Path
 
 from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.folders import CheckpointFolder, protocol_of
 from mics_core.spec.job import FileData, JobSpec, TransformersModel
+from mics_core.spec.matching import Search, SearchEndedError, expanded, iterate_files
 
-__all__ = ["check_files", "expanded", "files_matching"]
+__all__ = ["check_files"]
 
-
-def expanded(path: str) -> Path:
-    """Return the path with `~` resolved, or as it is where nobody has that name."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
-def files_matching(pattern: str) -> list[str]:
-    """Return the files that a path or glob names, sorted, without folders and hidden files.
-
-    A file of exactly this name counts first, since names may hold brackets.
-    """
-    path = expanded(pattern)
-    if _is_file(path):
-        return [str(path)]
-    # Not Path.glob: it would also give hidden files, such as those that editors leave behind.
-    found = glob.glob(str(path), recursive=True)  # noqa: PTH207
-    return sorted(name for name in found if _is_file(Path(name)))
+_MOST_FILES = 1_000
+"""Files of a pattern that are looked at: the workers look at all of them."""
+_MOST_NAMES = 50_000
+_SEARCH_WITHIN_S = 10.0
+_STORES = ("file", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""What a URL of these names is a bucket or folder of a store that was set up, and no host."""
 
 
-def check_files(spec: JobSpec) -> None:
+def check_files(spec: JobSpec, *, by_service: bool = False) -> None:
     """Check that every file which `spec` names is there and can be read.
+
+    Args:
+        spec: The job.
+        by_service: Whether a service asks, for users who may not know its machine, and whose job's
+            driver checks again: no long search for files, and no host asked that a user names.
 
     Raises:
         SpecificationError: Names each missing file, its field and the remedy.
     """
     problems = []
+    search = Search(_MOST_NAMES, _SEARCH_WITHIN_S) if by_service else Search()
     if isinstance(spec.data, FileData):
         for index, pattern in enumerate(spec.data.paths):
-            problems += _problems_of_pattern(f"data.paths.{index}", pattern)
+            problems += _problems_of_pattern(f"data.paths.{index}", pattern, search)
     if isinstance(spec.model, TransformersModel) and spec.model.weights:
         problems += _problems_of_pattern(
-            "model.weights", f"{spec.model.weights.rstrip('/')}/*.safetensors"
+            "model.weights", f"{spec.model.weights.rstrip('/')}/*.safetensors", search
         )
     if spec.tokenizer.path:
-        problems += _problems_of_pattern("tokenizer.path", spec.tokenizer.path)
-    if spec.checkpoint.directory:
-        problems += _problems_of_checkpoints(spec.checkpoint.directory, spec.checkpoint.resume)
+        problems += _problems_of_pattern("tokenizer.path", spec.tokenizer.path, search)
+    directory = spec.checkpoint.directory
+    if directory and not (by_service and protocol_of(directory) not in _STORES):
+        problems += _problems_of_checkpoints(directory, spec.checkpoint.resume)
     if problems:
         raise SpecificationError(problems)
 
@@ -91,7 +84,7 @@ def _problems_of_checkpoints(directory: str, resume: bool) -> list[Problem]:
     return []
 
 
-def _problems_of_pattern(field: str, pattern: str) -> list[Problem]:
+def _problems_of_pattern(field: str, pattern: str, search: Search) -> list[Problem]:
     if "://" in pattern:
         return [
             Problem(
@@ -110,8 +103,22 @@ def _problems_of_pattern(field: str, pattern: str) -> list[Problem]:
                 "Give the absolute path, or submit from a YAML file, whose folder then counts.",
             )
         ]
-    files = files_matching(pattern)
-    if not files:
+    looked_at, num_unreadable = 0, 0
+    try:
+        for name in itertools.islice(iterate_files(pattern, search), _MOST_FILES):
+            looked_at += 1
+            num_unreadable += not os.access(name, os.R_OK)
+    except SearchEndedError:
+        if not looked_at:
+            return [
+                Problem(
+                    field,
+                    repr(pattern),
+                    f"no file was found in {_SEARCH_WITHIN_S:g} s or among {_MOST_NAMES} names.",
+                    "Name the folder that holds the files, with fewer folders under it.",
+                )
+            ]
+    if not looked_at:
         return [
             Problem(
                 field,
@@ -120,18 +127,15 @@ def _problems_of_pattern(field: str, pattern: str) -> list[Problem]:
                 "Check the path; it must exist on every node of the cluster.",
             )
         ]
-    unreadable = [name for name in files if not os.access(name, os.R_OK)]
-    if unreadable:
+    if num_unreadable:
+        # Its name is told to nobody who does not know it.
+        which = "it" if looked_at == 1 else f"{num_unreadable} of {looked_at} files"
         return [
             Problem(
-                field, repr(unreadable[0]), "the file cannot be read.", "Give the service access."
+                field,
+                repr(pattern),
+                f"{which} cannot be read.",
+                "Give read access to whom the service and the workers run as.",
             )
         ]
     return []
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or holds a null byte
-        return False

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from mics_core.errors import Problem, SpecificationError
 from mics_core.planner.clusters import names_a_file
-from mics_core.spec.checks import expanded
 from mics_core.spec.job import FileData, JobSpec, TransformersModel
+from mics_core.spec.matching import expanded
 from mics_core.spec.problems import problems_of, shown
 from mics_core.spec.yaml_file import read_yaml
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -125,3 +127,17 @@ def test_the_api_documents_the_request(service: Service) -> None:
     assert {"PlanRequest", "PlanAnswer", "ClusterSpec", "LinkSpec"} <= set(
         schema["components"]["schemas"]
     )
+
+
+def test_no_file_is_opened_for_a_plan(service: Service, tmp_path: Path) -> None:
+    # Whoever opens this waits for somebody who writes into it.
+    pipe = tmp_path / "tokenizer.json"
+    os.mkfifo(pipe)
+    job = specification(tokenizer={"kind": "file", "path": str(pipe)}, **OPEN)
+    problem = problem_of(ask(service, job=job, cluster=LAB))
+    assert problem["field"] == "tokenizer.path"
+    assert "not read for a plan" in problem["rule"]
+    assert "model.vocab_size" in problem["remedy"]
+    job["model"] = {**job["model"], "vocab_size": 500}
+    answer = ask(service, job=job, cluster=LAB)
+    assert answer.status_code == 200, answer.text

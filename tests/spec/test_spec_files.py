@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mics_core.errors import SpecificationError
-from mics_core.spec import FileData, check_files, load_job_spec
-from mics_core.spec.checks import files_matching
+from mics_core.spec import FileData, JobSpec, check_files, load_job_spec
+from mics_core.spec.matching import Search, SearchEndedError, files_matching, iterate_files
 
 pytestmark = pytest.mark.pure
 
@@ -117,3 +122,91 @@ def test_a_file_whose_name_holds_brackets_is_found(tmp_path: Path) -> None:
 def test_a_name_that_no_file_can_have_matches_nothing() -> None:
     assert files_matching("/" + "x" * 5000) == []
     assert files_matching("/null\0byte") == []
+
+
+NAMES = st.sampled_from(["a", "b", "ab", ".a", "a[b]"])
+PARTS = st.sampled_from(["a", "b", "*", "**", "?", "a*", "[ab]", "[!a]", ".*", "a[b]", "**b"])
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    files=st.lists(st.lists(NAMES, min_size=1, max_size=4), max_size=6),
+    links=st.lists(st.tuples(NAMES, NAMES), max_size=2),
+    pattern=st.lists(PARTS, min_size=1, max_size=4),
+)
+def test_globs_are_those_of_python(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: list[list[str]],
+    links: list[tuple[str, str]],
+    pattern: list[str],
+) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    for parts in files:
+        path = root.joinpath(*parts)
+        if not any(above.is_file() for above in path.parents) and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+    for name, target in links:
+        # Beside each other, so that no link leads round in circles.
+        if not os.path.lexists(root / f"{name}-link"):
+            (root / f"{name}-link").symlink_to(root / target)
+    words = str(root.joinpath(*pattern))
+    expected = glob.glob(words, recursive=True)  # noqa: PTH207
+    if not Path(words).is_file():
+        # Python ends a file that `**` is asked for with a slash.
+        names = {name.rstrip("/") for name in expected if Path(name).is_file()}
+        assert files_matching(words) == sorted(names)
+
+
+def test_a_search_in_circles_ends_with_its_budget(tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "again-too").symlink_to(tmp_path)
+    with pytest.raises(SearchEndedError):
+        list(iterate_files(f"{tmp_path}/**/missing.txt", Search(most_names=1000)))
+    with pytest.raises(SearchEndedError):
+        list(iterate_files(f"{tmp_path}/**/missing.txt", Search(within_s=0.1)))
+    deep = "/".join(["*"] * 1500)
+    with pytest.raises(SearchEndedError):
+        list(iterate_files(f"{tmp_path}/{deep}", Search(most_names=10_000)))
+
+
+def with_paths(spec: JobSpec, *paths: str) -> JobSpec:
+    assert isinstance(spec.data, FileData)
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"paths": [*paths]})})
+
+
+def test_a_service_looks_for_a_bounded_time(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    for name in ("one", "two", "three"):
+        (tmp_path / name).symlink_to(tmp_path)
+    spec = load_job_spec(write_job(tmp_path))
+    with pytest.raises(SpecificationError, match=r"no file was found in 10 s or among 50000 names"):
+        check_files(with_paths(spec, f"{tmp_path}/**/missing.txt"), by_service=True)
+    # Where one was found, that is enough: the workers look at all.
+    check_files(with_paths(spec, f"{tmp_path}/**/*.txt"), by_service=True)
+
+
+def test_files_that_cannot_be_read_are_counted_and_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("secret.txt", "other.txt"):
+        (tmp_path / name).write_text("x")
+    monkeypatch.setattr(os, "access", lambda name, _mode: "secret" not in str(name))
+    spec = load_job_spec(write_job(tmp_path))
+    with pytest.raises(SpecificationError, match=r"1 of 2 files cannot be read") as caught:
+        check_files(with_paths(spec, f"{tmp_path}/*.txt"))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_service_asks_no_host_that_a_user_names(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.txt").write_text("a")
+    spec = load_job_spec(write_job(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        host.settimeout(0.1)
+        address = f"127.0.0.1:{host.getsockname()[1]}"
+        for url in (f"http://{address}/x", f"simplecache::http://{address}/x", f"ftp://{address}/"):
+            checkpoint = spec.checkpoint.model_copy(update={"directory": url})
+            check_files(spec.model_copy(update={"checkpoint": checkpoint}), by_service=True)
+            with pytest.raises(TimeoutError):
+                host.accept()
