@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
+from collections.abc import Iterable
 
 from mics_core.spec.status import (
     GenerationEvent,
@@ -19,10 +20,13 @@ from mics_core.spec.status import (
 )
 from service.schemas import JobDetail
 
-__all__ = ["JobProgress", "is_worth_showing"]
+__all__ = ["NEWS_KINDS", "JobProgress", "is_worth_showing"]
 
 RECENT_STEPS = 20
 """Steps whose median duration the remaining time is taken from."""
+
+NEWS_KINDS = ("state", "group", "generation", "scale", "checkpoint", "regroup")
+"""Kinds of events without steps, of which a run may have millions."""
 
 _ROUTINE_GROUP_STATES = ("placing", "starting", "ready", "member")
 
@@ -32,29 +36,40 @@ class JobProgress:
 
     Args:
         detail: The job as the service showed it last; `take_detail` replaces it.
+        news: Events from before it, without steps.
+        newest: Number of the last event from before it.
     """
 
-    def __init__(self, detail: JobDetail):
+    def __init__(self, detail: JobDetail, news: Iterable[JobEvent] = (), newest: int = 0):
         self.detail = detail
         self.state = detail.state
         self.reason = detail.reason
         self.step = detail.step
         self.records: deque[StepRecord] = deque(maxlen=400)
         self.news: deque[JobEvent] = deque(maxlen=8)
+        self._newest = newest
+        for event in news:
+            self._take_news(event)
 
     def take_detail(self, detail: JobDetail) -> None:
         """Take a newer snapshot of the job."""
         self.detail, self.state, self.reason = detail, detail.state, detail.reason
         self.step = max(self.step, detail.step)
 
-    def take_event(self, event: JobEvent) -> None:
-        """Take one event of the stream; history counts like news."""
+    def take_event(self, event: JobEvent) -> bool:
+        """Take one event of the stream; return whether the snapshot may be out of date by it."""
         if isinstance(event, StepEvent):
             self.records.append(event.record)
             self.step = max(self.step, event.record.step + 1)
-            return
+            return False
+        if 0 < event.sequence <= self._newest:
+            return False  # it is known, and what it tells may be over
         if isinstance(event, StateEvent):
             self.state, self.reason = event.state, event.reason
+        self._take_news(event)
+        return True
+
+    def _take_news(self, event: JobEvent) -> None:
         if is_worth_showing(event):
             self._forget_announcement(event)
             self.news.append(event)

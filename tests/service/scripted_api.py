@@ -43,6 +43,8 @@ class ScriptedApi:
         self.stream_starts: list[int] = []
         self.cut_after: int | None = None
         """Cut the next event stream, without a goodbye, after so many events."""
+        self.cut_details = 0
+        """Cut so many of the next answers about one job, without a goodbye."""
         self.url = ""
 
     def add(self, job: ScriptedJob) -> ScriptedJob:
@@ -63,6 +65,9 @@ class ScriptedApi:
             if request.method == "POST":
                 body = await request.body()
                 self.calls.append((request.method, request.url.path, body.decode()))
+            elif self.cut_details and request.url.path.removeprefix("/api/v1/jobs/") in self.jobs:
+                self.cut_details -= 1
+                return Response("{", headers={"Content-Length": "1000"})
             answer: Response = await call_next(request)
             answer.headers["Content-Security-Policy"] = "default-src 'self'"
             return answer

@@ -200,11 +200,13 @@ class PageApi(ScriptedApi):
             limit: int = 500,
             kind: Annotated[list[str] | None, Query()] = None,
         ) -> dict[str, Any]:
-            news = self.find(job_id).events[after:]
-            found = [event for event in news if not kind or event.kind in kind][:limit]
+            events = self.find(job_id).events
+            found = [event for event in events[after:] if not kind or event.kind in kind][:limit]
+            # As the service does, past the events of other kinds.
+            newest = found[-1].sequence if len(found) == limit else len(events)
             return {
                 "events": [event.model_dump(mode="json") for event in found],
-                "next_after": found[-1].sequence if found else after,
+                "next_after": max(after, newest),
             }
 
         @router.get("/jobs/{job_id}/throughput")
