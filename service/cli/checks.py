@@ -228,23 +228,25 @@ def check_ray_tokens(environment: dict[str, str]) -> Check:
     return Check("ray token", Finding.WARNING, f"RAY_AUTH_MODE {shown}", remedy)
 
 
-def check_service(client: MicsClient) -> Check:
-    """The service answers, is of this version, and reaches Ray."""
+def check_service(client: MicsClient) -> tuple[Check, bool]:
+    """The service answers, is of this version, and reaches Ray; also whether one answers at all."""
     try:
         health = client.health()
     except ServiceUnreachableError as error:
         remedy = "Start it with `mics serve`, or name its address with --url or MICS_URL."
-        return Check("service", Finding.WARNING, error.message, remedy)
+        return Check("service", Finding.WARNING, error.message, remedy), False
     except MicsError as error:
-        return Check("service", Finding.FAILED, error.message, error.remedy or "")
+        return Check("service", Finding.FAILED, error.message, error.remedy or ""), False
     found = f"version {health.version} at {client.url}"
     if health.version != __version__:
         remedy = "Install the same version on both sides."
-        return Check("service", Finding.WARNING, f"{found}; this is {__version__}", remedy)
-    if health.status != "ok":
+        check = Check("service", Finding.WARNING, f"{found}; this is {__version__}", remedy)
+    elif health.status != "ok":
         remedy = "Start the cluster, or name it with MICS_RAY_ADDRESS; the service reconnects."
-        return Check("service", Finding.FAILED, f"{found} is degraded: {health.ray}", remedy)
-    return Check("service", Finding.OK, found)
+        check = Check("service", Finding.FAILED, f"{found} is degraded: {health.ray}", remedy)
+    else:
+        check = Check("service", Finding.OK, found)
+    return check, True
 
 
 def check_database(url: str) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -47,10 +48,14 @@ _WIDEST = 400
 """Columns that a table takes at most where nothing of it may be cut."""
 
 
-def _known_ids(incomplete: str) -> list[str]:
+def _known_ids(context: typer.Context, incomplete: str) -> list[str]:
     """Return the ids that begin so, for the shell; nothing if the service does not answer soon."""
+    # No command runs here, so what `mics --token-file` says is only known by its context.
+    token_file = context.find_root().params.get("token_file")
     try:
-        with MicsClient(timeout_s=_COMPLETES_WITHIN_S) as client:
+        token = _token_of(token_file) if token_file is not None else None
+        url = context.params.get("url")
+        with MicsClient(url, token=token, timeout_s=_COMPLETES_WITHIN_S) as client:
             jobs = client.jobs().jobs
     except MicsError:
         return []
@@ -101,8 +106,10 @@ def connected(url: str = DEFAULT_URL) -> Iterator[MicsClient]:
 def _token_of_file() -> str | None:
     """Return what the file of `mics --token-file` holds; none without that option."""
     path = invocation().token_file
-    if path is None:
-        return None
+    return None if path is None else _token_of(path)
+
+
+def _token_of(path: Path) -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -97,10 +97,9 @@ def run_checks(address: str, url: str, *, skip_ray: bool) -> Iterator[Check]:
     yield from _guarded("disk", lambda: check_disks(folders))
     yield from _guarded("database", lambda: [check_database(settings.database)])
     with MicsClient(url, timeout_s=_SERVICE_WITHIN_S) as client:
-        service = check_service(client)
+        service, is_there = check_service(client)
     yield service
     if (place := host_and_port(url)) is not None:
-        is_there = service.finding is not Finding.WARNING
         yield from _guarded("port", lambda: [check_ports(*place, is_service_there=is_there)])
     yield check_ray_tokens(dict(os.environ))
     if not skip_ray:

@@ -45,6 +45,8 @@ class ScriptedApi:
         """Cut the next event stream, without a goodbye, after so many events."""
         self.cut_details = 0
         """Cut so many of the next answers about one job, without a goodbye."""
+        self.health: dict[str, str] | None = None
+        """What /healthz answers; without it there is no such path, as on another server."""
         self.url = ""
 
     def add(self, job: ScriptedJob) -> ScriptedJob:
@@ -115,6 +117,10 @@ class ScriptedApi:
             return StreamingResponse(
                 _event_lines(job, after, cut_after), media_type="text/event-stream"
             )
+
+        @app.get("/healthz")
+        def health() -> JSONResponse:
+            return JSONResponse(self.health or {}, 200 if self.health else 404)
 
         @app.get("/")
         def page() -> FileResponse:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from scripted_api import ScriptedApi, serving
+from scripted_contract import ContractApi
 from scripted_job import ScriptedJob, example_spec
 from typer.testing import CliRunner, Result
 
@@ -192,3 +193,45 @@ def test_serve_refuses_to_listen_to_other_machines() -> None:
     assert result.returncode == 2
     assert "host" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def completed(environment: dict[str, str], *words: str) -> list[str]:
+    """What a shell offers for the last of the words."""
+    asked = {
+        "_MICS_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["mics", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    program = [sys.executable, "-c", "from service.cli.main import main; main()"]
+    # As the shell knows the program.
+    program[2] = "import sys; sys.argv = ['mics']; " + program[2]
+    done = subprocess.run(
+        program, env=os.environ | environment | asked, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_options_and_ids(api: ScriptedApi) -> None:
+    running_job(api, "demo-1")
+    running_job(api, "demo-2")
+    running_job(api, "other")
+    there = {"MICS_URL": api.url}
+    assert completed(there, "sc") == ["scale"]
+    assert completed(there, "scale", "--min") == ["--minimum"]
+    assert completed(there, "show", "demo") == ["demo-2", "demo-1"]
+    assert completed({}, "show", "--url", api.url, "oth") == ["other"]
+    assert completed({"MICS_URL": "http://127.0.0.1:9"}, "show", "demo") == []
+
+
+def test_the_shell_completes_ids_where_a_token_is_needed(tmp_path: Path) -> None:
+    with serving(ContractApi()) as api:
+        api.add(ScriptedJob("demo-1", parse_job_spec(example_spec())))
+        api.token = "mics-secret"
+        file = tmp_path / "token"
+        there = {"MICS_URL": api.url, "MICS_TOKEN": ""}
+        assert completed(there, "show", "demo") == []
+        assert completed(there | {"MICS_TOKEN_FILE": str(file)}, "show", "demo") == []
+        file.write_text("mics-secret\n")
+        assert completed(there | {"MICS_TOKEN_FILE": str(file)}, "show", "demo") == ["demo-1"]
+        assert completed(there, "--token-file", str(file), "show", "demo") == ["demo-1"]

@@ -104,9 +104,25 @@ def test_a_service_that_is_absent_is_a_warning_and_another_server_a_failure(
     api: ScriptedApi,
 ) -> None:
     with MicsClient("http://127.0.0.1:9") as client:
-        assert checks.check_service(client).finding is Finding.WARNING
+        found, is_there = checks.check_service(client)
+        assert (found.finding, is_there) == (Finding.WARNING, False)
     with MicsClient(api.url) as client:  # it knows no /healthz
-        assert checks.check_service(client).finding is Finding.FAILED
+        found, is_there = checks.check_service(client)
+        assert (found.finding, is_there) == (Finding.FAILED, False)
+
+
+def test_a_service_of_another_version_has_its_port(
+    api: ScriptedApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "health", {"status": "ok", "version": "9.9", "ray": "connected"})
+    environment = {"MICS_URL": api.url, "MICS_DATA_DIRECTORY": str(tmp_path)}
+    result = CliRunner().invoke(build_app(), ["doctor", "--skip-ray", "--json"], env=environment)
+    found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert "9.9" in found["service"]["found"]
+    assert found["service"]["finding"] == "warning"
+    port = api.url.rpartition(":")[2]
+    assert found[f"port {port}"]["found"].startswith("the service listens")
+    assert result.exit_code == 0
 
 
 def test_the_doctor_reports_all_checks_and_ends_with_1_if_one_failed(
@@ -118,11 +134,13 @@ def test_the_doctor_reports_all_checks_and_ends_with_1_if_one_failed(
     report = json.loads(result.stdout)
     by_name = {check["name"]: check for check in report["checks"]}
     assert report["ok"] is False
-    assert [n for n, check in by_name.items() if check["finding"] == "failed"] == ["service"]
+    port = f"port {api.url.rpartition(':')[2]}"
+    failed = [name for name, check in by_name.items() if check["finding"] == "failed"]
+    assert failed == ["service", port], "another server has the port"
     assert {"python", "packages", "gpu", "network", "database", "ray token"} <= by_name.keys()
     text = CliRunner().invoke(build_app(), ["doctor", "--skip-ray"], env=environment).stdout
     assert "✗ failed" in text
-    assert "1 failed" in text
+    assert "2 failed" in text
 
 
 def test_an_absent_cluster_is_told_with_what_to_do() -> None:
