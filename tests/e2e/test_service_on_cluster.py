@@ -13,8 +13,9 @@ import pytest
 from ray.job_submission import JobSubmissionClient
 
 from mics_core.cluster.local import LocalCluster
-from mics_core.cluster.reaching import SupervisorHandle
+from mics_core.cluster.reaching import SupervisorHandle, has_supervisor
 from mics_core.spec import JobSpec, parse_job_spec
+from mics_core.spec.folders import CheckpointFolder
 from mics_core.spec.status import GroupState, JobState, JobStatus, StateEvent, StepEvent
 from service.client import MicsClient
 from service.schemas import JobDetail
@@ -41,16 +42,21 @@ class Story:
     after_beyond: JobDetail
     logs: dict[str, str]
     cluster_busy: dict[str, Any]
+    placement: dict[str, Any]
+    steps_while_down: tuple[int, int]
     after_kill: JobDetail
     paused: StateEvent
     cluster_paused: dict[str, Any]
+    checkpoints: list[dict[str, Any]]
+    folder: Path
     resumed: JobDetail
     listed_alike: list[str]
     ray_jobs_alike: list[str]
-    cancelled: StateEvent
+    wanted: tuple[int, int]
+    after_end: JobDetail
+    ended: StateEvent
     repeated_cancel: httpx.Response
     late_scale: httpx.Response
-    after_end: JobDetail
 
 
 def submit_and_kill(service: ServiceProcess, spec: JobSpec) -> JobDetail:
@@ -76,10 +82,23 @@ def submit_and_kill(service: ServiceProcess, spec: JobSpec) -> JobDetail:
     return JobDetail.model_validate(answer.json())
 
 
-def true_step(job_id: str) -> int:
-    """Return how many steps a job has committed, by its supervisor and not by the service."""
+def truth_of(job_id: str) -> JobStatus:
+    """Return how a job fares by its supervisor, and not by the service."""
     status = SupervisorHandle(job_id).ask("status", timeout_s=DEADLINE_S)
-    return JobStatus.model_validate(status).step
+    return JobStatus.model_validate(status)
+
+
+def scale_and_kill(service: ServiceProcess, address: str, groups: int) -> None:
+    """Ask a service to scale a job, and kill it at once; whether the job hears of it is chance."""
+
+    def post() -> None:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.post(f"{address}/scale", json={"groups": groups}, timeout=30)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(post)
+        service.kill()
+    service.start()
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +138,14 @@ def story(
         for name, query in {"job": {}, "worker": {"worker": "1.0"}}.items()
     }
     cluster_busy = httpx.get(f"{service.url}/api/v1/cluster", timeout=30).json()
+    placement = httpx.get(f"{address}/placement", timeout=30).json()
     service.kill()
+    at_kill = truth_of(job_id).step
+    eventually(lambda: truth_of(job_id).step > at_kill, "steps without a service", DEADLINE_S)
+    before_start = truth_of(job_id).step
     service.start()
     # What the supervisor itself says once the service answers again is what the service shows soon.
-    truth = true_step(job_id)
+    truth = truth_of(job_id).step
     after_kill = eventually(
         lambda: shown if (shown := client.job(job_id)).step >= truth else None,
         f"step {truth} of the job after the restart",
@@ -141,23 +164,27 @@ def story(
         return found if is_whole and not any(node["workers"] for node in found["nodes"]) else None
 
     cluster_paused = eventually(is_free, "the nodes that a paused job gives back", DEADLINE_S)
+    checkpoints_listed = httpx.get(f"{address}/checkpoints", timeout=30).json()["checkpoints"]
     resume = httpx.post(f"{address}/resume", timeout=60)
     assert resume.status_code == 200, resume.text
     stream.read_steps(3, num_groups=2)
     resumed = client.job(job_id)
     alike = httpx.get(f"{service.url}/api/v1/jobs?label=team:stage", timeout=30).json()["jobs"]
     ray_jobs = JobSubmissionClient(cluster.dashboard_url).list_jobs()
-    client.cancel(job_id)
-    cancelled = stream.read_state(JobState.CANCELLED)
-    repeated_cancel = httpx.post(f"{address}/cancel", timeout=30)
-    late_scale = httpx.post(f"{address}/scale", json={"groups": 1}, timeout=30)
+    scale_and_kill(service, address, 1)
+    wanted = (client.job(job_id).wanted_groups, truth_of(job_id).wanted_groups)
     service.kill()
+    SupervisorHandle(job_id).ask("cancel", "It ends without a service.", timeout_s=DEADLINE_S)
+    eventually(lambda: not has_supervisor(job_id), "the end of the supervisor", DEADLINE_S)
     service.start()
     after_end = eventually(
         lambda: shown if (shown := client.job(job_id)).state == JobState.CANCELLED else None,
         "the end of the job after the restart",
         TRUE_WITHIN_S,
     )
+    ended = stream.read_state(JobState.CANCELLED)
+    repeated_cancel = httpx.post(f"{address}/cancel", timeout=30)
+    late_scale = httpx.post(f"{address}/scale", json={"groups": 1}, timeout=30)
     return Story(
         job_id=job_id,
         submitted=submitted,
@@ -167,6 +194,12 @@ def story(
         after_beyond=after_beyond,
         logs=logs,
         cluster_busy=cluster_busy,
+        placement=placement,
+        steps_while_down=(at_kill, before_start),
+        checkpoints=checkpoints_listed,
+        folder=checkpoints,
+        wanted=wanted,
+        ended=ended,
         paused=paused,
         cluster_paused=cluster_paused,
         resumed=resumed,
@@ -177,7 +210,6 @@ def story(
             if (job.metadata or {}).get("mics") == submitted.name
         ],
         after_kill=after_kill,
-        cancelled=cancelled,
         repeated_cancel=repeated_cancel,
         late_scale=late_scale,
         after_end=after_end,
@@ -274,10 +306,32 @@ def test_a_service_that_was_killed_finds_its_running_job_again(story: Story) -> 
     pids_before = [worker.pid for group in before.status.groups for worker in group.workers]
     pids_after = [worker.pid for group in after.status.groups for worker in group.workers]
     assert pids_after == pids_before, "the job was disturbed"
+    at_kill, before_start = story.steps_while_down
+    assert before_start > at_kill, "it trained on meanwhile"
 
 
-def test_a_cancelled_job_ends_at_once_and_says_why(story: Story) -> None:
-    assert story.cancelled.reason == "It was cancelled through the service."
+def test_a_scale_request_that_a_kill_cuts_off_is_heard_or_not(story: Story) -> None:
+    shown, true = story.wanted
+    assert shown == true
+    assert true in (1, 2)
+
+
+def test_the_placement_of_every_worker_is_shown(story: Story) -> None:
+    status = story.after_beyond.status
+    assert status is not None
+    places = [
+        (place["group_id"], place["rank"], place["node_id"]) for place in story.placement["workers"]
+    ]
+    expected = [(g.group_id, w.rank, w.node_id) for g in status.groups for w in g.workers]
+    assert sorted(places) == sorted(expected)
+    assert len(places) == 4
+
+
+def test_the_checkpoint_of_a_paused_job_is_listed_and_there(story: Story) -> None:
+    (listed,) = story.checkpoints
+    assert listed["error"] is None
+    assert f"It goes on from step {listed['step']}." in story.paused.reason
+    assert (listed["step"], listed["path"]) in CheckpointFolder(str(story.folder)).complete()
 
 
 def test_a_job_that_has_ended_can_neither_be_cancelled_nor_scaled(story: Story) -> None:
@@ -290,8 +344,7 @@ def test_a_job_that_has_ended_can_neither_be_cancelled_nor_scaled(story: Story) 
 
 
 def test_a_service_that_was_killed_knows_the_end_of_its_jobs(story: Story) -> None:
-    assert story.after_end.state == JobState.CANCELLED
-    assert story.after_end.reason == story.cancelled.reason
+    assert story.after_end.reason == story.ended.reason == "It ends without a service."
     assert story.after_end.step == len(story.stream.steps)
 
 
