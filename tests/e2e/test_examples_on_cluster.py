@@ -17,12 +17,15 @@ import pytest
 import yaml
 from pyarrow import parquet
 from ray.job_submission import JobSubmissionClient
+from ray.train import RunConfig, ScalingConfig
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from typer.testing import CliRunner
 
 from mics_core.cluster.local import LocalCluster
+from mics_core.errors import JobFailedError
 from mics_core.spec.folders import CheckpointFolder
 from mics_core.spec.status import JobState, StepEvent
+from mics_core.trainer import MicsTrainer
 from service.cli.main import build_app
 from service.client import MicsClient
 from service.schemas import JobSummary
@@ -62,6 +65,45 @@ def test_a_script_trains_with_mics_trainer_and_the_service_lists_its_job(
     )
     seen = client.wait(job.job_id, timeout_s=DEADLINE_S)
     assert (seen.state, seen.step, seen.loss) == (JobState.FINISHED, 120, result["loss"])
+
+
+def test_a_run_that_fails_is_a_result_with_its_error_and_its_last_checkpoint(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    model = {"family": "gpt2", "hidden_size": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 257}
+    poisoned = {"num_samples": 2000, "sequence_length": 8, "poisoned": 4 * 200 + 2}
+    result = MicsTrainer(
+        {
+            "name": "poisoned",
+            "model": model,
+            "data": {
+                "kind": "callable",
+                "callable": "tests.faults.poisoned_data:build",
+                "arguments": poisoned,
+            },
+            "training": {
+                "sequence_length": 8,
+                "global_batch_size": 4,
+                "micro_batch_size": 1,
+                "steps": 400,
+            },
+            "partition_size": 1,
+            "checkpoint": {"interval_steps": 20},
+        },
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(name="poisoned", storage_path=str(tmp_path)),
+    ).fit()
+    assert result.state is JobState.FAILED
+    assert isinstance(result.error, JobFailedError)
+    assert "position 802 of the data cannot be read" in str(result.error)
+    assert "step 200" in result.reason.lower()
+    assert [step["step"] for step in result.metrics_history] == list(range(200))
+    assert result.metrics == result.metrics_history[-1]
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as folder:
+        # The newest may still have been under way.
+        assert int(Path(folder).name.removeprefix("step-")) in range(20, 201, 20)
+        assert (Path(folder) / "mics.json").is_file()
 
 
 def test_the_doctor_finds_the_cluster_and_the_service_sound(
