@@ -92,13 +92,18 @@ def job() -> Iterator[tuple[PageApi, ScriptedJob]]:
         yield api, job
 
 
+def watching(api: PageApi) -> Terminal:
+    environment = os.environ | {"MICS_URL": api.url, "TERM": "xterm-256color"}
+    for name in ("NO_COLOR", "COLUMNS", "LINES"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", "from service.cli.main import main; main()", "watch", "live"]
+    return Terminal(command, environment)
+
+
 @pytest.fixture
 def terminal(job: tuple[PageApi, ScriptedJob]) -> Iterator[Terminal]:
     """`mics watch` of the job."""
-    environment = os.environ | {"MICS_URL": job[0].url, "TERM": "xterm-256color"}
-    environment.pop("NO_COLOR", None)
-    command = [sys.executable, "-c", "from service.cli.main import main; main()", "watch", "live"]
-    terminal = Terminal(command, environment)
+    terminal = watching(job[0])
     yield terminal
     terminal.close()
 
@@ -173,8 +178,7 @@ def test_watch_reads_the_news_of_a_long_run_and_the_last_of_its_steps() -> None:
                 live.set_state(JobState.WAITING, "It waits for a group.")
                 live.set_state(JobState.RUNNING, "They are back.")
             live.commit_step()
-        command = [sys.executable, "-m", "service", "watch", "live"]
-        terminal = Terminal(command, os.environ | {"MICS_URL": api.url, "TERM": "xterm-256color"})
+        terminal = watching(api)
         try:
             board = terminal.wait_for("3,000/9,000 steps", "They are back.")
             assert "It waits for a group." in board.partition("Events")[2]

@@ -11,7 +11,7 @@ import schemathesis
 from fakes import FakeCluster
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
-from running import Service, run_service
+from running import Service, eventually, run_service
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -130,6 +130,9 @@ def tokens(fuzzed: Service) -> dict[str, str]:
     store = Store(fuzzed.settings.database)
     made = {role.value: TokenStore(store.database).create(role.value, role) for role in Role}
     store.close()
+    eventually(
+        lambda: fuzzed.client.get("/api/v1/jobs").status_code == 401, "a service that asks for them"
+    )
     return made
 
 
