@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from browsing import Visit
@@ -12,6 +13,9 @@ from scripted_page import PageApi
 
 from mics_core.spec import parse_job_spec
 from mics_core.spec.status import CheckpointEvent, GroupState, JobState
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 
 def test_an_empty_list_says_how_to_fill_it(visit: Visit) -> None:
@@ -266,10 +270,29 @@ def test_a_cut_stream_goes_on_without_a_gap(
     [start] = page_api.stream_starts
     page_api.cut_after = 2
     visit.page.reload()
+    eventually(lambda: page_api.stream_starts == [start, start], "its stream")
     for _ in range(5):
         training_job.commit_step()
     eventually(lambda: start + 2 in page_api.stream_starts, "the page asks again from there")
     visit.wait_for_text("#rate-readout", "step 14 ")
+
+
+def test_steps_that_are_committed_while_a_job_loads_are_shown(
+    page_api: PageApi, visit: Visit, training_job: ScriptedJob
+) -> None:
+    def commit_first(route: Route) -> None:
+        training_job.commit_step()
+        route.continue_()
+
+    for part in ("events/list", "throughput"):
+        visit.page.route(f"**/{part}?*", commit_first)
+    visit.open("/#/jobs/job-1")
+    visit.wait_for_text("#connection", "Live")
+    visit.wait_for_text("#rate-readout", "step 11 ")
+    # The second came after the events were listed, so it comes as an event too.
+    assert page_api.stream_starts == [len(training_job.events) - 1]
+    training_job.commit_step()
+    visit.wait_for_text("#job-steps", "13 of 100 steps")
 
 
 def test_a_service_that_does_not_answer_is_told_of_until_it_does(
@@ -302,6 +325,8 @@ def test_2000_steps_and_64_groups_stay_smooth(page_api: PageApi, visit: Visit) -
     visit.open("/#/jobs/big")
     visit.wait_for_text("#rate-readout", "step 1,999 ")
     visit.wait_for_number("#picture [data-group=member]", 64)
+    visit.wait_for_text("#connection", "Live")
+    assert page_api.stream_starts == [len(job.events)], "no step of the past is sent one by one"
     visit.page.evaluate("""() => {
         window.frames_ms = [];
         let last = performance.now();

@@ -57,6 +57,11 @@ export class JobModel {
     this.log.push(event);
   }
 
+  /** Events up to this number, of whatever kind, need not come any more. */
+  passOver(sequence) {
+    this.sequence = Math.max(this.sequence, sequence);
+  }
+
   /** Take one committed step; records may come twice and out of order. */
   takeRecord(record) {
     if (this.series.take(record) !== "newest") return;

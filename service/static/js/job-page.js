@@ -68,8 +68,9 @@ export class JobPage {
       byId("job-loading").hidden = true;
       byId("job").hidden = false;
       this.#draw();
-      open.model.takeThroughput(await getThroughput(jobId, POINTS, signal));
       await this.#takeEvents(jobId, open.model, signal);
+      // Asked for afterwards: it holds every step that is not among the events that follow.
+      open.model.takeThroughput(await getThroughput(jobId, POINTS, signal));
     } catch (error) {
       if (error.name === "AbortError") return;
       byId("job-loading").hidden = true;
@@ -85,12 +86,13 @@ export class JobPage {
     this.#draw();
   }
 
-  /** Everything but the steps, which the throughput holds already: a long run has very many. */
+  /** Everything but the steps, which the throughput holds: a long run has very many. */
   async #takeEvents(jobId, model, signal) {
     for (;;) {
       const query = { after: model.sequence, limit: EVENTS_AT_ONCE, kind: KINDS_BUT_STEPS };
-      const { events } = await listEvents(jobId, query, signal);
+      const { events, next_after: newest } = await listEvents(jobId, query, signal);
       for (const event of events) model.takeEvent(event);
+      model.passOver(newest);
       if (events.length < EVENTS_AT_ONCE) return;
     }
   }
