@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from fakes import FakeCluster, FakeSupervisor, specification
+from fakes import TOKENS, FakeCluster, FakeSupervisor, specification
 from monitoring import FOLDER, ask, need, running_prometheus
+from postgres import PostgresServer
 from running import Service, eventually, run_service
 
 from mics_core.cluster.local import free_port
@@ -167,6 +168,45 @@ def test_losses_are_counted_by_their_causes(prometheus: httpx.Client) -> None:
     found = ask(prometheus, f'mics_job_lost_groups_total{{job_id="{JOB}"}} > 0')
     counts = {series["metric"]["cause"]: series["value"][1] for series in found}
     assert counts == {"connection": "1", "silent": "1", "own_error": "1", "other": "1"}
+
+
+def test_several_services_on_one_database_count_every_job_once(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    settings = Settings(
+        data_directory=tmp_path,
+        database_url=postgres.new_database_with_tables(),
+        discovery_interval_s=0.05,
+        poll_timeout_s=0.5,
+    )
+    cluster = FakeCluster()
+    with (
+        run_service(settings, cluster) as one,
+        run_service(settings, cluster) as two,
+        running_prometheus(tmp_path, [address_of(one), address_of(two)], "none", []) as client,
+    ):
+        for number in range(3):
+            cluster.start_supervisor(f"job-{number}").train(4)
+        for service in (one, two):
+            for number in range(3):
+                service.wait_for(f"job-{number}", step=4)
+        eventually(lambda: ask(client, "count(mics_job_step == 4) == 6"), "scrapes of both")
+        eventually(lambda: ask(client, "count(mics:job_training_groups) == 6"), "the rules of both")
+        fleet = {panel["title"]: panel for panel in panels(FOLDER / "grafana" / "fleet.json")}
+
+        def shown(title: str) -> list[float]:
+            found = (ask(client, target["expr"]) for target in fleet[title]["targets"])
+            return [float(series["value"][1]) for (series,) in found]
+
+        assert shown("Jobs running") == [3]
+        assert shown("Groups that train") == [6]
+        assert shown("Tokens a second") == [3 * TOKENS / 0.5]
+        assert shown("Groups that train, and wanted") == [6, 6, 3]
+        # Each counts the events that it stored itself.
+        for job_id in cluster.supervisors:
+            cluster.supervisors[job_id].lose_group(0, "It is gone.")
+        lost = "sum(mics_job_lost_groups_total)"
+        eventually(lambda: ask(client, f"{lost} == 3"), "the losses")
 
 
 def test_the_rules_are_valid_and_fire_when_they_should() -> None:
