@@ -103,8 +103,8 @@ def test_the_head_installs_the_unit_of_the_service(prepared: Config) -> None:
     assert unit["Install"]["WantedBy"] == "multi-user.target"
 
 
-# KubeRay. Its resource definitions are in no package, so the fields that are used here are written
-# down by hand, after the types of its API.
+# KubeRay. No package of its resource definitions was found on PyPI, npm or in Debian, so the fields
+# that are used here are written down by hand, after the types of its API.
 
 QUANTITY = {"type": "string", "pattern": r"^\d+(m|Ki|Mi|Gi|Ti)?$"}
 OBJECT = {"type": "object"}
@@ -150,6 +150,7 @@ POD = closed(
     spec=closed(
         ["containers"],
         restartPolicy={"enum": ["Never", "Always"]},
+        shareProcessNamespace={"type": "boolean"},
         nodeSelector={"type": "object", "additionalProperties": {"type": "string"}},
         containers={"type": "array", "items": CONTAINER, "minItems": 1},
         volumes={"type": "array", "items": {"type": "object", "required": ["name"]}},
@@ -215,6 +216,23 @@ def test_the_kuberay_examples_have_the_form_of_their_resources(
             assert container["resources"]["requests"] == container["resources"]["limits"]
     for group in spec["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_the_service_beside_the_kuberay_head_shares_what_a_driver_needs() -> None:
+    spec = yaml.safe_load((KUBERAY / "raycluster.yaml").read_text(encoding="utf-8"))["spec"]
+    pod = spec["headGroupSpec"]["template"]["spec"]
+    head, service = pod["containers"]
+    assert (head["name"], service["command"]) == ("ray-head", ["mics", "serve"])
+    assert pod["shareProcessNamespace"] is True
+    kinds = {volume["name"]: volume.get("emptyDir") for volume in pod["volumes"]}
+    places = [
+        {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        for container in (head, service)
+    ]
+    for path in ("/tmp/ray", "/dev/shm"):
+        (name,) = {place[path] for place in places}
+        assert kinds[name] is not None
+    assert kinds[places[0]["/dev/shm"]]["medium"] == "Memory"
 
 
 def test_the_entry_point_of_the_kuberay_job_is_the_driver_with_a_mounted_job() -> None:
