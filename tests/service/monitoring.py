@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,9 +16,56 @@ import yaml
 
 from mics_core.cluster.local import free_port
 
-__all__ = ["FOLDER", "ask", "need", "running_prometheus"]
+__all__ = [
+    "BOARDS",
+    "FOLDER",
+    "ask",
+    "asked_of",
+    "expressions",
+    "need",
+    "numbers_of",
+    "panels",
+    "rules",
+    "running_prometheus",
+]
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "dashboards"
+
+
+BOARDS = sorted((FOLDER / "grafana").glob("*.json"))
+
+
+def rules() -> list[dict[str, str]]:
+    groups = yaml.safe_load((FOLDER / "rules.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels(board: Path) -> list[dict[str, Any]]:
+    return list(json.loads(board.read_text(encoding="utf-8"))["panels"])
+
+
+def expressions() -> list[tuple[str, str]]:
+    """Every expression with the name of its panel or rule."""
+    found = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
+    for board in BOARDS:
+        for panel in panels(board):
+            found += [
+                (f"{board.name}, {panel['title']}", target["expr"])
+                for target in panel.get("targets", ())
+            ]
+    return found
+
+
+def asked_of(expression: str, job_id: str) -> str:
+    """The expression as Grafana asks it, of one job."""
+    asked = expression.replace("$__rate_interval", "1m").replace("$__range", "1h")
+    return asked.replace("$job", job_id)
+
+
+def numbers_of(prometheus: httpx.Client, expression: str) -> list[str]:
+    """What an expression gives; not a number, as a quantile of nothing is, shows as no data."""
+    values = (series["value"][1] for series in ask(prometheus, expression))
+    return [value for value in values if value != "NaN"]
 
 
 def need(program: str) -> str:

@@ -8,13 +8,22 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import yaml
 from fakes import TOKENS, FakeCluster, FakeSupervisor, specification
-from monitoring import FOLDER, ask, need, running_prometheus
+from monitoring import (
+    BOARDS,
+    FOLDER,
+    ask,
+    asked_of,
+    expressions,
+    need,
+    numbers_of,
+    panels,
+    rules,
+    running_prometheus,
+)
 from postgres import PostgresServer
 from running import Service, eventually, run_service
 
@@ -36,30 +45,8 @@ from service.auth.tokens import TokenStore
 from service.settings import Settings
 from service.store import Store
 
-BOARDS = sorted((FOLDER / "grafana").glob("*.json"))
 JOB = "story-1"
 PAST_S = 1200.0
-
-
-def rules() -> list[dict[str, str]]:
-    groups = yaml.safe_load((FOLDER / "rules.yml").read_text(encoding="utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
-def panels(board: Path) -> list[dict[str, Any]]:
-    return list(json.loads(board.read_text(encoding="utf-8"))["panels"])
-
-
-def expressions() -> list[tuple[str, str]]:
-    """Every expression with the name of its panel or rule."""
-    found = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
-    for board in BOARDS:
-        for panel in panels(board):
-            found += [
-                (f"{board.name}, {panel['title']}", target["expr"])
-                for target in panel.get("targets", ())
-            ]
-    return found
 
 
 class Troubled(FakeSupervisor):
@@ -147,11 +134,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
 
 @pytest.mark.parametrize(("name", "expression"), expressions())
 def test_every_expression_gives_data(prometheus: httpx.Client, name: str, expression: str) -> None:
-    asked = expression.replace("$__rate_interval", "1m").replace("$__range", "1h")
-    asked = asked.replace("$job", JOB)
-    found = eventually(lambda: ask(prometheus, asked), f"data for {name}: {asked}")
-    # Not a number is what a quantile of nothing is: no data, for whoever looks at a panel.
-    assert any(series["value"][1] != "NaN" for series in found), found
+    asked = asked_of(expression, JOB)
+    eventually(lambda: numbers_of(prometheus, asked), f"data for {name}: {asked}")
 
 
 def test_every_alert_is_pending_or_fires_for_its_reason(prometheus: httpx.Client) -> None:
