@@ -88,12 +88,22 @@ class Database:
             with self._claim_here(name) as is_mine:
                 yield is_mine
             return
-        digest = hashlib.sha256(name.encode()).digest()
-        values = {"key": int.from_bytes(digest[:8], signed=True)}
+        values = {"key": _key_of(name)}
         # A connection of its own: those of the pool are for work that ends at once.
         engine = create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             yield bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), values))
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """Wait until no other transaction has the lock of this name, and keep it to the end.
+
+        Args:
+            connection: In a transaction that writes. On SQLite those come one at a time anyway.
+            name: Of what is locked.
+        """
+        if self.is_shared:
+            values = {"key": _key_of(name)}
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), values)
 
     @contextmanager
     def _claim_here(self, name: str) -> Iterator[bool]:
@@ -145,6 +155,11 @@ class FileLock:
         """Let others have the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _key_of(name: str) -> int:
+    """Return the number by which Postgres knows the advisory lock of a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
 
 
 def _url_of(url: str) -> URL:
