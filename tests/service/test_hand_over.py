@@ -174,6 +174,21 @@ def test_jobs_that_ray_does_not_take_hold_up_no_other(
     cluster.submit = take  # type: ignore[method-assign]
 
 
+def test_a_driver_that_cannot_be_asked_after_holds_up_no_other_job(service: Service) -> None:
+    cluster, ask = service.cluster, service.cluster.driver_status
+    fine, *stuck = [service.submit() for _ in range(7)]
+
+    async def driver_status(driver_id: str) -> Any:
+        if driver_id in stuck:
+            raise ClusterError("The Jobs API does not answer.", remedy="Wait.")
+        return await ask(driver_id)
+
+    cluster.driver_status = driver_status  # type: ignore[method-assign]
+    cluster.set_driver(fine, DriverState.FAILED, "OSError: disk full")
+    service.wait_for(fine, state="failed")
+    assert {service.job(job_id)["state"] for job_id in stuck} == {"pending"}
+
+
 def test_a_job_is_cancelled_before_it_was_handed_over(service: Service) -> None:
     take, is_refused = service.cluster.submit, threading.Event()
 
