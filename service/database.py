@@ -184,7 +184,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # Python's driver would begin transactions late and leave changes of tables outside them.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # Readers go on while a follower writes. A power cut may take the last moments, not the file.
+    # Readers go on while a follower writes. A power cut may take the last moments, not the file;
+    # FULL would flush it for each batch of events, since it cannot be chosen by transaction.
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
