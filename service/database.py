@@ -26,6 +26,7 @@ from service.migrations import upgrade
 __all__ = ["Database", "FileLock"]
 
 _WRITES = "mics_writes"
+_DURABLE = "mics_durable"
 _BUSY_S = 30
 
 
@@ -67,12 +68,18 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a transaction that writes; it is kept at the end, and undone by an error."""
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """Open a transaction that writes; it is kept at the end, and undone by an error.
+
+        Args:
+            durable: Whether it has to outlive a power cut from its end on, as on Postgres all do.
+        """
         # SQLite lets one write at a time anyway; waiting here is fairer than its polling.
         with (
             nullcontext() if self.is_shared else self._writing,
-            self._engine.connect().execution_options(**{_WRITES: True}) as connection,
+            self._engine.connect().execution_options(
+                **{_WRITES: True, _DURABLE: durable}
+            ) as connection,
             connection.begin(),
         ):
             yield connection
@@ -184,18 +191,23 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # Python's driver would begin transactions late and leave changes of tables outside them.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # Readers go on while a follower writes. A power cut may take the last moments, not the file;
-    # FULL would flush it for each batch of events, since it cannot be chosen by transaction.
+    # Readers go on while a follower writes. A power cut may take the last moments, not the file.
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later could find the file changed in between.
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get(_WRITES):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # Flushing the log costs milliseconds: little for a submission, too much for each batch of
+    # events, which a supervisor tells again. It can be chosen between transactions only.
+    synchronous = "FULL" if options.get(_DURABLE) else "NORMAL"
+    connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _problem(url: str, error: Exception) -> Problem:

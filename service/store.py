@@ -100,7 +100,7 @@ class Store(HistoryStore):
         row = rows.new_job_row(job_id, spec, source, created, reason)
         row |= {"owner": owner, "handed_over": handed_over}
         try:
-            with self.database.write() as connection:
+            with self.database.write(durable=True) as connection:
                 if most_open is not None:
                     # Counted where it is added, else submissions at the same moment go beyond it.
                     self.database.lock(connection, f"open jobs of {owner}")
@@ -257,7 +257,7 @@ class Store(HistoryStore):
             JobNotFoundError: It is not known.
             JobConflictError: It is not paused.
         """
-        with self.database.write() as connection:
+        with self.database.write(durable=True) as connection:
             row = known_row(connection, job_id, locked=True)
             if row["state"] != JobState.PAUSED.value:
                 raise JobConflictError(
