@@ -136,6 +136,12 @@ class Control:
                 have started the driver without saying so, the job is pending, as after a
                 submission, and its hand-over goes on.
         """
+        with self._submissions.kept(job_id):
+            await self._hand_over_again(job_id)
+        _LOG.info("job %s was resumed", job_id)
+        return await self._job(job_id)
+
+    async def _hand_over_again(self, job_id: str) -> None:
         reason = "It is resumed; Ray is starting its driver."
         told = await asyncio.to_thread(self._store.resume_job, job_id, self._clock(), reason)
         self._hub.publish(job_id, told)
@@ -149,8 +155,6 @@ class Control:
             ):
                 raise
             _LOG.warning("the driver of the resumed job %s may come up: %s", job_id, error)
-        _LOG.info("job %s was resumed", job_id)
-        return await self._job(job_id)
 
     async def _when_up(
         self, job_id: str, verb: str, participle: str, call: Callable[[], Awaitable[JobStatus]]

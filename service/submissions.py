@@ -21,8 +21,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from mics_core.errors import ClusterError, JobConflictError
 from mics_core.spec.checks import check_files
@@ -72,6 +72,7 @@ class Submissions:
         self._clock = clock
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(_HAND_OVERS_AT_ONCE)
+        self._kept: set[str] = set()
         self._late: set[str] = set()
         # By driver, so that each resumption is waited for anew.
         self._refused_since: dict[str, float] = {}
@@ -145,12 +146,26 @@ class Submissions:
         It waits for its turn: a few are handed over at a time. Where it fails, it is tried again by
         who looks for such jobs.
         """
-        if job_id in self._under_way:
+        if job_id in self._under_way or job_id in self._kept:
             return
         task = asyncio.create_task(self._hand_over(job_id), name=f"hand-over-{job_id}")
         # The loop itself holds its tasks weakly.
         self._under_way[job_id] = task
         task.add_done_callback(lambda _: self._under_way.pop(job_id))
+
+    @contextmanager
+    def kept(self, job_id: str) -> Iterator[None]:
+        """Leave the hand-over of a job to who has this context open, who answers for its outcome.
+
+        Other services may still see to it.
+        """
+        is_outermost = job_id not in self._kept
+        self._kept.add(job_id)
+        try:
+            yield
+        finally:
+            if is_outermost:
+                self._kept.discard(job_id)
 
     async def _hand_over(self, job_id: str) -> None:
         try:
