@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from mics_core.errors import ClusterError, JobConflictError, JobNotFoundError
 from mics_core.spec.status import JobState, JobStatus
 from service.gateway import ClusterGateway, GroupsChange
+from service.redaction import without_paths
 from service.schemas import JobDetail
 from service.settings import Settings
 from service.store import Store
@@ -132,23 +132,29 @@ class Control:
         Raises:
             JobNotFoundError: It is not known.
             JobConflictError: It is not paused.
-            ClusterError: The cluster does not take it; it stays paused.
+            ClusterError: The cluster cannot be asked; it stays paused. Where it was asked, and may
+                have started the driver without saying so, the job is pending, as after a
+                submission, and its hand-over goes on.
         """
+        with self._submissions.kept(job_id):
+            await self._hand_over_again(job_id)
+        _LOG.info("job %s was resumed", job_id)
+        return await self._job(job_id)
+
+    async def _hand_over_again(self, job_id: str) -> None:
         reason = "It is resumed; Ray is starting its driver."
         told = await asyncio.to_thread(self._store.resume_job, job_id, self._clock(), reason)
         self._hub.publish(job_id, told)
+        resumed = await asyncio.to_thread(self._store.open_job, job_id)
         try:
             await self._submissions.complete(job_id)
         except ClusterError as error:
-            open_job = await asyncio.to_thread(self._store.open_job, job_id)
-            if open_job is not None:
-                with contextlib.suppress(ClusterError):
-                    await self._gateway.stop_driver(open_job.driver_id)
-            await self._close(job_id, JobState.PAUSED, f"It could not be resumed: {error.message}")
-            await asyncio.to_thread(self._store.note_handed_over, job_id)
-            raise
-        _LOG.info("job %s was resumed", job_id)
-        return await self._job(job_id)
+            why = f"It could not be resumed: {without_paths(error.message)}"
+            if resumed is not None and await self._submissions.take_back(
+                job_id, resumed.submission, why
+            ):
+                raise
+            _LOG.warning("the driver of the resumed job %s may come up: %s", job_id, error)
 
     async def _when_up(
         self, job_id: str, verb: str, participle: str, call: Callable[[], Awaitable[JobStatus]]

@@ -26,6 +26,7 @@ from service.migrations import upgrade
 __all__ = ["Database", "FileLock"]
 
 _WRITES = "mics_writes"
+_DURABLE = "mics_durable"
 _BUSY_S = 30
 
 
@@ -67,12 +68,18 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a transaction that writes; it is kept at the end, and undone by an error."""
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """Open a transaction that writes; it is kept at the end, and undone by an error.
+
+        Args:
+            durable: Whether it has to outlive a power cut from its end on, as on Postgres all do.
+        """
         # SQLite lets one write at a time anyway; waiting here is fairer than its polling.
         with (
             nullcontext() if self.is_shared else self._writing,
-            self._engine.connect().execution_options(**{_WRITES: True}) as connection,
+            self._engine.connect().execution_options(
+                **{_WRITES: True, _DURABLE: durable}
+            ) as connection,
             connection.begin(),
         ):
             yield connection
@@ -88,12 +95,22 @@ class Database:
             with self._claim_here(name) as is_mine:
                 yield is_mine
             return
-        digest = hashlib.sha256(name.encode()).digest()
-        values = {"key": int.from_bytes(digest[:8], signed=True)}
+        values = {"key": _key_of(name)}
         # A connection of its own: those of the pool are for work that ends at once.
         engine = create_engine(self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             yield bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), values))
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """Wait until no other transaction has the lock of this name, and keep it to the end.
+
+        Args:
+            connection: In a transaction that writes. On SQLite those come one at a time anyway.
+            name: Of what is locked.
+        """
+        if self.is_shared:
+            values = {"key": _key_of(name)}
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), values)
 
     @contextmanager
     def _claim_here(self, name: str) -> Iterator[bool]:
@@ -147,6 +164,11 @@ class FileLock:
             self._file.close()
 
 
+def _key_of(name: str) -> int:
+    """Return the number by which Postgres knows the advisory lock of a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+
+
 def _url_of(url: str) -> URL:
     parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
@@ -171,15 +193,21 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     # Readers go on while a follower writes. A power cut may take the last moments, not the file.
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later could find the file changed in between.
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if not options.get(_WRITES):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # Flushing the log costs milliseconds: little for a submission, too much for each batch of
+    # events, which a supervisor tells again. It can be chosen between transactions only.
+    synchronous = "FULL" if options.get(_DURABLE) else "NORMAL"
+    connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _problem(url: str, error: Exception) -> Problem:

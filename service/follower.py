@@ -29,6 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 _FIRST_CONNECTION_S = 10.0
 
+# Enough that a slow answer about one job holds up no other, few enough for Ray's Jobs API.
+_RECONCILED_AT_ONCE = 4
+
 
 class Followers:
     """The tasks that follow all live jobs.
@@ -61,6 +64,8 @@ class Followers:
         self._discovery: asyncio.Task[None] | None = None
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._missing_since: dict[str, float] = {}
+        self._outlived: set[str] = set()
+        self._places = asyncio.Semaphore(_RECONCILED_AT_ONCE)
         self._first_attempt = asyncio.Event()
         self._is_reachable = True
 
@@ -109,19 +114,25 @@ class Followers:
         live = set(await self._gateway.live_jobs())
         self._drop_ended_followers()
         open_jobs = await asyncio.to_thread(self._store.open_job_ids)
+        outlived: set[str] = set()
         for job_id in live - self._followers.keys():
             is_new = not await asyncio.to_thread(self._store.has_job, job_id)
             if is_new or job_id in open_jobs:
                 task = asyncio.create_task(self._follow(job_id, is_new), name=f"follow-{job_id}")
                 self._followers[job_id] = task
-            elif await asyncio.to_thread(self._store.was_cancelled, job_id):
-                await self._cancel_again(job_id)
+            elif await asyncio.to_thread(self._store.must_not_run, job_id):
+                outlived.add(job_id)
+        # Seen in one look only, it may just be on its way out.
+        for job_id in outlived & self._outlived:
+            await self._end_again(job_id)
+        self._outlived = outlived
         gone = open_jobs - live - self._followers.keys()
         self._missing_since = {
             job_id: self._missing_since.get(job_id, self._clock()) for job_id in gone
         }
-        for job_id in gone:
-            await self._reconcile(job_id)
+        errors = await asyncio.gather(*(self._reconcile_one(job_id) for job_id in gone))
+        if refused := [error for error in errors if error is not None]:
+            raise refused[0]
 
     def _drop_ended_followers(self) -> None:
         for job_id, task in list(self._followers.items()):
@@ -189,15 +200,29 @@ class Followers:
             with contextlib.suppress(JobConflictError):
                 await self._gateway.cancel(job_id)
 
-    async def _cancel_again(self, job_id: str) -> None:
-        """Cancel a job that was cancelled, and whose supervisor came up all the same.
+    async def _end_again(self, job_id: str) -> None:
+        """Cancel a job that has ended for the service, and whose supervisor is up all the same.
 
-        A driver that is stopped at the very moment at which Ray starts it may escape, and start the
-        job that nobody follows any more.
+        A driver that is stopped at the very moment at which Ray starts it may escape, and one whose
+        submission Ray did not confirm in time may still come, and start the job that nobody follows
+        any more.
         """
         with contextlib.suppress(JobConflictError, JobNotFoundError, ClusterError):
+            if (await self._gateway.status(job_id)).state.is_at_rest:
+                return
             await self._gateway.cancel(job_id)
-            _LOG.warning("job %s ran on after it was cancelled; it was told again", job_id)
+            _LOG.warning("job %s runs though it has ended; it was told to cancel", job_id)
+
+    async def _reconcile_one(self, job_id: str) -> ClusterError | None:
+        """Reconcile one job so that its failure is not that of the others; return Ray's refusal."""
+        async with self._places:
+            try:
+                await self._reconcile(job_id)
+            except ClusterError as error:
+                return error
+            except Exception:
+                _LOG.exception("looking after job %s failed; it is tried again", job_id)
+        return None
 
     async def _reconcile(self, job_id: str) -> None:
         """Close a job whose supervisor is gone, if that is what has happened."""
@@ -205,7 +230,8 @@ class Followers:
         if job is None or job.state is JobState.PAUSED:
             return
         if not job.handed_over:
-            await self._submissions.complete(job_id)
+            # Not waited for: Ray may take its time over it, and the other jobs go on.
+            self._submissions.hand_over(job_id)
             return
         driver = await self._gateway.driver_status(job.driver_id)
         if job.cancel_requested and driver is not None and not driver.state.is_final:

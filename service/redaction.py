@@ -12,9 +12,20 @@ __all__ = ["without_paths", "without_tokens"]
 
 _TOKEN = re.compile(r"\b(mics_[0-9a-f]{8})_[\w-]+")
 
-# Two parts at least, so that a lone slash between words is none. An address of a web page or of the
-# API keeps its path: its slashes follow a host, or it is one of ours.
-_PATH = re.compile(r"(?<![\w.:/~-])~?(?!/api/v\d)(?:/[\w.@+=-]+){2,}/?")
+# A part of a path; what ends one here is what people put around paths. Only a path in quotes may
+# have spaces, or one that goes on with a slash behind them.
+_PART = r"""[^\s/'"`,;:()\[\]{}<>|]+"""
+
+# Our own routes are no paths of a machine.
+_NO_ROUTE = r"(?!/(?:api/v\d+(?![\w.-])|(?:docs|healthz|readyz|metrics|openapi\.json)(?![\w/-])))"
+
+# An address of a web page keeps its path, whose slashes follow a host: `http://host/path`. A path
+# behind a colon has one slash, or three where it is an address without a host: `file:///path`.
+_PATH = re.compile(
+    rf"""(?P<quote>['"`])~?{_NO_ROUTE}(?P<quoted>/[^\s'"`][^'"`\n]*)(?P=quote)"""
+    rf"""|(?:(?<=:)(?:/{{2}}(?=/)|(?=/[^/]))|(?<![\w.:/~<-])~?){_NO_ROUTE}"""
+    rf"""(?P<plain>(?:/+{_PART})+(?:[ ]{_PART}(?:/+{_PART})+)*/*)"""
+)
 
 
 def without_tokens(text: str) -> str:
@@ -23,5 +34,14 @@ def without_tokens(text: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """Return `text` with every absolute path reduced to its last part."""
-    return _PATH.sub(lambda found: "…/" + found[0].rstrip("/").rpartition("/")[2], text)
+    """Return `text` with every absolute path reduced to its last part, if it has several."""
+    return _PATH.sub(_last_part, text)
+
+
+def _last_part(found: re.Match[str]) -> str:
+    quote = found["quote"] or ""
+    path = found["quoted"] or found["plain"]
+    shown = path.rstrip("/.!?")
+    parents, _, name = shown.rpartition("/")
+    end = path[len(shown) :].lstrip("/")
+    return f"{quote}…{'/' + name if parents.strip('/') else ''}{end}{quote}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from mics_core.errors import JobConflictError
@@ -16,6 +16,7 @@ from mics_core.spec.job import JobSpec
 from mics_core.spec.status import JobEvent, JobState, JobStatus
 from service import rows
 from service.database import Database
+from service.errors import RequestError
 from service.histories import HistoryStore, state_event
 from service.history import FINAL_STATES, append
 from service.job_row import known_row, row_of, update_row
@@ -75,6 +76,7 @@ class Store(HistoryStore):
         owner: str | None = None,
         key: SubmissionKey | None = None,
         handed_over: bool = True,
+        most_open: int | None = None,
     ) -> bool:
         """Add a job that is pending, with the key of its submission if it has one.
 
@@ -87,14 +89,24 @@ class Store(HistoryStore):
             owner: Whose it is.
             key: What the client gave to know its repetition by.
             handed_over: Whether the cluster has it already.
+            most_open: How many open jobs its owner may have with it; none sets no limit.
 
         Returns:
             False if the job, or another one of that key, is there already, or if it was deleted.
+
+        Raises:
+            RequestError: Its owner has as many open jobs as one may have.
         """
         row = rows.new_job_row(job_id, spec, source, created, reason)
         row |= {"owner": owner, "handed_over": handed_over}
         try:
-            with self.database.write() as connection:
+            with self.database.write(durable=True) as connection:
+                if most_open is not None:
+                    # Counted where it is added, else submissions at the same moment go beyond it.
+                    self.database.lock(connection, f"open jobs of {owner}")
+                    if key is not None and _job_of_key(connection, key.owner, key.key) is not None:
+                        return False
+                    _require_room(connection, owner, most_open)
                 gone = select(deleted_jobs.c.job_id).where(deleted_jobs.c.job_id == job_id)
                 if row_of(connection, job_id) is not None or connection.scalar(gone) is not None:
                     return False
@@ -117,22 +129,19 @@ class Store(HistoryStore):
             owner: str | None = known_row(connection, job_id)["owner"]
             return owner
 
-    def num_open_jobs(self, owner: str | None) -> int:
-        """Return how many of the jobs that an owner submitted have not ended."""
-        query = select(func.count()).where(
-            jobs.c.owner == owner, jobs.c.source == "rest", jobs.c.state.not_in(FINAL_STATES)
-        )
+    def require_room(self, owner: str | None, most: int) -> None:
+        """Return if an owner may have another open job.
+
+        Raises:
+            RequestError: Its owner has as many as one may have.
+        """
         with self.database.read() as connection:
-            return connection.execute(query).scalar_one()
+            _require_room(connection, owner, most)
 
     def submission(self, owner: str | None, key: str) -> tuple[str, str] | None:
         """Return the job of a key, and the hash of the specification that came with it."""
-        query = select(submissions.c.job_id, submissions.c.body_hash).where(
-            submissions.c.owner == (owner or ""), submissions.c.key == key
-        )
         with self.database.read() as connection:
-            found = connection.execute(query).one_or_none()
-        return (found.job_id, found.body_hash) if found is not None else None
+            return _job_of_key(connection, owner, key)
 
     def delete_job(self, job_id: str, time: float) -> None:
         """Forget a job that has ended, at this time.
@@ -191,11 +200,16 @@ class Store(HistoryStore):
             return None
         return rows.open_job_of_row(row)
 
-    def was_cancelled(self, job_id: str) -> bool:
-        """Return whether a job is known and has ended by being cancelled."""
+    def must_not_run(self, job_id: str) -> bool:
+        """Return whether a job has ended whose newest driver a service has started.
+
+        A job that somebody else started may have the id of one that ended before.
+        """
         with self.database.read() as connection:
             row = row_of(connection, job_id)
-        return row is not None and row["state"] == JobState.CANCELLED.value
+        if row is None or row["state"] not in FINAL_STATES:
+            return False
+        return bool(row["source"] == "rest" or row["submission"] > 0)
 
     def driver_id(self, job_id: str) -> str:
         """Return the id of a job's newest driver at the Ray Jobs API.
@@ -243,7 +257,7 @@ class Store(HistoryStore):
             JobNotFoundError: It is not known.
             JobConflictError: It is not paused.
         """
-        with self.database.write() as connection:
+        with self.database.write(durable=True) as connection:
             row = known_row(connection, job_id, locked=True)
             if row["state"] != JobState.PAUSED.value:
                 raise JobConflictError(
@@ -261,10 +275,67 @@ class Store(HistoryStore):
             update_row(connection, job_id, changes)
             return told
 
-    def note_handed_over(self, job_id: str) -> None:
-        """Note that the cluster has the driver of a job."""
+    def note_handed_over(self, job_id: str, submission: int) -> None:
+        """Note that the cluster has a driver of a job, if that is still its newest.
+
+        Args:
+            job_id: The job.
+            submission: How often it had been resumed when the driver was handed over.
+        """
         with self.database.write() as connection:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.job_id == job_id, jobs.c.submission == submission)
+                .values(handed_over=True)
+            )
+
+    def give_up_driver(
+        self, job_id: str, submission: int, state: JobState, reason: str, time: float
+    ) -> list[JobEvent]:
+        """Close a job, or pause it again, whose driver was not handed over, if that is still so.
+
+        Args:
+            job_id: The job.
+            submission: How often it had been resumed when that was decided.
+            state: The state that it is in from now on.
+            reason: Why, in one sentence.
+            time: When.
+
+        Returns:
+            The event that says so; nothing if the job is not pending any more, or its driver was
+            handed over or has a successor.
+        """
+        with self.database.write() as connection:
+            row = known_row(connection, job_id, locked=True)
+            is_waiting = row["state"] == JobState.PENDING.value and not row["handed_over"]
+            if not is_waiting or row["submission"] != submission:
+                return []
+            # No driver of it is to be handed over any more.
             update_row(connection, job_id, {"handed_over": True})
+            return append(connection, row, [state_event(row, time, state, reason)])
+
+
+def _job_of_key(connection: Connection, owner: str | None, key: str) -> tuple[str, str] | None:
+    query = select(submissions.c.job_id, submissions.c.body_hash).where(
+        submissions.c.owner == (owner or ""), submissions.c.key == key
+    )
+    found = connection.execute(query).one_or_none()
+    return (found.job_id, found.body_hash) if found is not None else None
+
+
+def _require_room(connection: Connection, owner: str | None, most: int) -> None:
+    query = select(func.count()).where(
+        jobs.c.owner == owner, jobs.c.source == "rest", jobs.c.state.not_in(FINAL_STATES)
+    )
+    if connection.execute(query).scalar_one() < most:
+        return
+    whose = f"{owner} has" if owner is not None else "This service has"
+    raise RequestError(
+        429,
+        f"{whose} {most} open jobs, as many as one owner may have.",
+        remedy="Wait for one to end, cancel one, or have MICS_OPEN_JOBS_PER_OWNER raised.",
+        code="too_many_jobs",
+    )
 
 
 def _remove(connection: Connection, job_id: str) -> None:

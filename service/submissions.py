@@ -6,6 +6,10 @@ handed over to Ray under an id that Ray takes once, and that is noted. A service
 whose cluster does not answer, between the two leaves a job that is not handed over; whoever finds
 it next completes that (`Submissions.complete`). A claim in the database keeps two services from
 doing so at once.
+
+Ray's refusal is not the last word: a call that was given up in time may still start the driver. So
+each attempt looks for the driver first, and a job is closed only after Ray has refused for a while,
+its driver, should there be one, has been told to stop, and nobody has handed it over meanwhile.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from mics_core.errors import ClusterError, JobConflictError
 from mics_core.spec.job import JobSpec
@@ -26,6 +30,8 @@ from mics_core.spec.status import JobState
 from service.errors import RequestError
 from service.file_checks import FileChecks
 from service.gateway import ClusterGateway
+from service.redaction import without_paths
+from service.rows import OpenJob
 from service.schemas import JobDetail
 from service.settings import Settings
 from service.store import Store, SubmissionKey
@@ -34,6 +40,10 @@ from service.watchers import WatcherHub
 __all__ = ["Submissions", "new_job_id"]
 
 _LOG = logging.getLogger(__name__)
+
+# Each may take twenty seconds of a Ray that does not answer, and on Postgres a connection of its
+# own, of which a server has a hundred by default, for all its clients.
+_HAND_OVERS_AT_ONCE = 4
 
 
 class Submissions:
@@ -61,7 +71,12 @@ class Submissions:
         self._settings = settings
         self._clock = clock
         self._files = FileChecks()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(_HAND_OVERS_AT_ONCE)
+        self._kept: set[str] = set()
+        self._late: set[str] = set()
+        # By driver, so that each resumption is waited for anew.
+        self._refused_since: dict[str, float] = {}
 
     async def check(self, spec: JobSpec) -> JobSpec:
         """Make all checks that a submission makes, and start nothing.
@@ -96,7 +111,9 @@ class Submissions:
         known = None if key is None else SubmissionKey(owner, key, _hash_of(spec))
         if known is not None and (job := await self._repeated(known)) is not None:
             return job
-        await asyncio.to_thread(self._require_room, owner)
+        most = self._settings.open_jobs_per_owner
+        # Asked again where it is stored; here it saves a question to Ray.
+        await asyncio.to_thread(self._store.require_room, owner, most)
         await self.check(spec)
         job_id = new_job_id(spec.name)
         is_new = await asyncio.to_thread(
@@ -109,48 +126,67 @@ class Submissions:
             owner=owner,
             key=known,
             handed_over=False,
+            most_open=most,
         )
         if not is_new:
             assert known is not None, "a fresh id was known already"
             return await self._first_of(known)
-        hand_over = asyncio.create_task(self._hand_over(job_id), name=f"hand-over-{job_id}")
-        # The loop itself holds its tasks weakly.
-        self._under_way.add(hand_over)
-        hand_over.add_done_callback(self._under_way.discard)
+        self.hand_over(job_id)
         _LOG.info("job %s was submitted", job_id)
         return await asyncio.to_thread(self._store.job, job_id)
 
     async def stop(self) -> None:
         """Leave what is not handed over yet to whoever finds it next."""
-        tasks = list(self._under_way)
+        tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _hand_over(self, job_id: str) -> None:
-        """Hand a new job over; where that fails, it is tried again by who looks for such jobs."""
+    def hand_over(self, job_id: str) -> None:
+        """Begin to hand a stored job over, unless that is under way.
+
+        It waits for its turn: a few are handed over at a time. Where it fails, it is tried again by
+        who looks for such jobs.
+        """
+        if job_id in self._under_way or job_id in self._kept:
+            return
+        task = asyncio.create_task(self._hand_over(job_id), name=f"hand-over-{job_id}")
+        # The loop itself holds its tasks weakly.
+        self._under_way[job_id] = task
+        task.add_done_callback(lambda _: self._under_way.pop(job_id))
+
+    @contextmanager
+    def kept(self, job_id: str) -> Iterator[None]:
+        """Leave the hand-over of a job to who has this context open, who answers for its outcome.
+
+        Other services may still see to it.
+        """
+        is_outermost = job_id not in self._kept
+        self._kept.add(job_id)
         try:
-            await self.complete(job_id)
+            yield
+        finally:
+            if is_outermost:
+                self._kept.discard(job_id)
+
+    async def _hand_over(self, job_id: str) -> None:
+        try:
+            async with self._places:
+                await self.complete(job_id)
+            self._late.discard(job_id)
         except ClusterError as error:
-            _LOG.warning("job %s is not handed over yet: %s", job_id, error)
+            # Once for each job: it is tried every second.
+            level = logging.DEBUG if job_id in self._late else logging.WARNING
+            self._late.add(job_id)
+            _LOG.log(level, "job %s is not handed over yet: %s", job_id, error)
         except Exception:
             _LOG.exception("handing job %s over failed; it is tried again", job_id)
-
-    def _require_room(self, owner: str | None) -> None:
-        most = self._settings.open_jobs_per_owner
-        if self._store.num_open_jobs(owner) >= most:
-            whose = f"{owner} has" if owner is not None else "This service has"
-            raise RequestError(
-                429,
-                f"{whose} {most} open jobs, as many as one owner may have.",
-                remedy="Wait for one to end, cancel one, or have MICS_OPEN_JOBS_PER_OWNER raised.",
-                code="too_many_jobs",
-            )
 
     async def complete(self, job_id: str) -> None:
         """Hand a job over that is stored; nothing is done if that has happened, or does now.
 
-        A job that must not or cannot be started any more is closed.
+        A job that must not or cannot be started any more is closed; one that was paused before is
+        so again.
 
         Raises:
             ClusterError: The cluster cannot be asked, or does not take the job for now.
@@ -159,29 +195,71 @@ class Submissions:
             job = await asyncio.to_thread(self._store.open_job, job_id)
             if not is_mine or job is None or job.handed_over:
                 return
-            if await self._gateway.driver_status(job.driver_id) is None:
+            # One that has been heard of was started, whatever Ray knows of its driver now.
+            is_new = job.state is JobState.PENDING
+            if is_new and await self._gateway.driver_status(job.driver_id) is None:
                 if job.cancel_requested:
-                    await self._close(
-                        job_id, JobState.CANCELLED, "It was cancelled before it was started."
-                    )
+                    reason = "It was cancelled before it was started."
+                    await self._give_up(job, JobState.CANCELLED, reason)
                     return
                 detail = await asyncio.to_thread(self._store.job, job_id)
                 try:
                     await self._gateway.submit(job_id, detail.spec, job.continuation)
                 except ClusterError as error:
-                    waited_s = self._clock() - job.created
-                    if job.submission or waited_s < self._settings.start_patience_s:
-                        raise
-                    await self._close(job_id, JobState.FAILED, f"It cannot start: {error}")
-                    return
-            await asyncio.to_thread(self._store.note_handed_over, job_id)
+                    if await self._is_refused_for_good(job, error):
+                        return
+                    raise
+            self._refused_since.pop(job.driver_id, None)
+            await asyncio.to_thread(self._store.note_handed_over, job_id, job.submission)
             _LOG.info("job %s was handed over", job_id)
 
-    async def _close(self, job_id: str, state: JobState, reason: str) -> None:
+    async def take_back(self, job_id: str, submission: int, reason: str) -> bool:
+        """Have a resumed job be paused again, if nobody has asked Ray for its driver yet.
+
+        Args:
+            job_id: The job.
+            submission: Which of its resumptions is meant.
+            reason: Why, in one sentence.
+
+        Returns:
+            False where Ray was asked: the driver may come up, so its hand-over goes on.
+        """
+        async with self._claimed(job_id) as is_mine:
+            job = await asyncio.to_thread(self._store.open_job, job_id)
+            if not is_mine or job is None or job.submission != submission:
+                return False
+            if job.handed_over or job.driver_id in self._refused_since:
+                return False
+            await self._give_up(job, JobState.PAUSED, reason)
+            return True
+
+    async def _is_refused_for_good(self, job: OpenJob, error: ClusterError) -> bool:
+        """Note that Ray refused a job, and close it if it has done so for long enough.
+
+        Time in which no service asked Ray does not count.
+        """
+        now = self._clock()
+        since = self._refused_since.setdefault(job.driver_id, now)
+        if now - since < self._settings.start_patience_s:
+            return False
+        if await self._gateway.driver_status(job.driver_id) is not None:
+            return False  # it was started all the same, which the next attempt notes
+        # A call that was given up may yet start it; `Followers` ends what comes up after this.
+        await self._gateway.stop_driver(job.driver_id)
+        if job.submission:
+            state, what = JobState.PAUSED, "It could not be resumed"
+        else:
+            state, what = JobState.FAILED, "It cannot start"
+        await self._give_up(job, state, f"{what}: {without_paths(str(error))}")
+        return True
+
+    async def _give_up(self, job: OpenJob, state: JobState, reason: str) -> None:
+        """Close a job whose driver is not handed over, and say why."""
         told = await asyncio.to_thread(
-            self._store.close_job, job_id, state, reason, self._clock(), None
+            self._store.give_up_driver, job.job_id, job.submission, state, reason, self._clock()
         )
-        self._hub.publish(job_id, told)
+        self._refused_since.pop(job.driver_id, None)
+        self._hub.publish(job.job_id, told)
 
     async def _repeated(self, key: SubmissionKey) -> JobDetail | None:
         """Return the job that a key has started, if there is one."""
@@ -227,5 +305,6 @@ def new_job_id(name: str) -> str:
 
 def _hash_of(spec: JobSpec) -> str:
     """Return what is the same for the same job, however it was written down."""
-    text = json.dumps(spec.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    # Without defaults: they may be written out or not, and a new version may bring new ones.
+    text = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

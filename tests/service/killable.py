@@ -4,9 +4,10 @@ The cluster is played by the test's process, so it outlives the service as a rea
 method of the gateway is a call over a socket; a gate holds one call before or after its effect, and
 while it holds, the test kills the service.
 
-    python killable.py SOCKET PORT DATABASE_URL FOLDER
+    python killable.py SOCKET PORT DATABASE_URL FOLDER quick|default
 
 imports what a service needs once, and for each line that it reads forks one that is there at once.
+The last word says how often that looks at the cluster: by default, or ten times as often.
 """
 
 from __future__ import annotations
@@ -136,14 +137,17 @@ class KillableService:
         host: Its cluster.
         database_url: Its database.
         folder: Its data directory.
+        intervals: `quick`, or `default` for those of a service of which nothing was chosen.
     """
 
-    def __init__(self, host: ClusterHost, database_url: str, folder: Path):
+    def __init__(
+        self, host: ClusterHost, database_url: str, folder: Path, intervals: str = "quick"
+    ):
         self.host = host
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.client = httpx.Client(base_url=self.url, timeout=30.0)
-        own = [str(host.address), str(self._port), database_url, str(folder)]
+        own = [str(host.address), str(self._port), database_url, str(folder), intervals]
         self._command = [sys.executable, __file__, *own]
         self._log = folder / "service.log"
         with self._log.open("ab") as log:
@@ -230,9 +234,11 @@ class KillableService:
 
 
 @contextmanager
-def run_killable(database_url: str, folder: Path) -> Iterator[KillableService]:
+def run_killable(
+    database_url: str, folder: Path, intervals: str = "quick"
+) -> Iterator[KillableService]:
     host = ClusterHost(folder / "cluster.sock")
-    service = KillableService(host, database_url, folder)
+    service = KillableService(host, database_url, folder, intervals)
     service.start()
     try:
         yield service
@@ -253,15 +259,16 @@ def main() -> None:
 
 def serve() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    address, port, database_url, folder = sys.argv[1:]
-    settings = Settings(
-        data_directory=Path(folder),
-        database_url=database_url,
-        discovery_interval_s=0.1,
-        poll_timeout_s=0.5,
-        poll_pause_s=0.01,
-        hold_s=0.3,
-    )
+    address, port, database_url, folder, intervals = sys.argv[1:]
+    settings = Settings(data_directory=Path(folder), database_url=database_url)
+    if intervals == "quick":
+        quick = {
+            "discovery_interval_s": 0.1,
+            "poll_timeout_s": 0.5,
+            "poll_pause_s": 0.01,
+            "hold_s": 0.3,
+        }
+        settings = settings.model_copy(update=quick)
     app = build_app(settings, RemoteGateway(address))  # type: ignore[arg-type]
     uvicorn.run(app, port=int(port), log_level="warning")
 

@@ -1,4 +1,7 @@
-"""A service that is killed with SIGKILL at any moment loses nothing and repeats nothing."""
+"""A service that is killed with SIGKILL at any moment loses nothing and repeats nothing.
+
+Every job is in its true state soon; the clock starts when the next service answers.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from killable import KillableService, run_killable
 from postgres import DATABASES, database_of
 from running import eventually
 
+from mics_core.errors import ClusterError
 from mics_core.spec.status import DriverState, JobEvent, JobState
 from service.client import MicsClient
 
@@ -29,6 +33,16 @@ def killable(
 ) -> Iterator[KillableService]:
     folder = tmp_path_factory.mktemp("killed")
     with run_killable(database_of(request, folder), folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def usual(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KillableService]:
+    """The same, of which nothing was chosen."""
+    folder = tmp_path_factory.mktemp("usual")
+    with run_killable(database_of(request, folder), folder, "default") as running:
         yield running
 
 
@@ -171,6 +185,43 @@ def test_a_resume_is_completed_and_the_numbers_of_events_go_on(
     states = [event["state"] for event in events if event["kind"] == "state"]
     assert states == ["running", "paused", "pending", "running", "finished"]
     assert [e["record"]["step"] for e in events if e["kind"] == "step"] == list(range(10))
+
+
+async def refuse(*_asked: Any) -> None:
+    raise ClusterError("The Jobs API does not answer.", remedy="Wait.")
+
+
+def test_many_jobs_are_in_their_true_states_in_the_usual_time(usual: KillableService) -> None:
+    cluster = usual.host.cluster
+    take = cluster.submit
+    running, supervisor = supervised(usual, "runs on")
+    ending, last = supervised(usual, "ends meanwhile")
+    broken = [submit(usual, f"breaks {number}") for number in range(4)]
+    cluster.submit = refuse  # type: ignore[method-assign]
+    jobs = [
+        usual.client.post("/api/v1/jobs", json=specification(name=f"waits {number}")).json()
+        for number in range(10)
+    ]
+    pending = {job["job_id"] for job in jobs}
+    usual.kill()
+    cluster.submit = take  # type: ignore[method-assign]
+    supervisor.train(3)
+    last.finish()
+    for job_id in broken:
+        cluster.set_driver(job_id, DriverState.FAILED, "OSError: disk full")
+    usual.start()
+    deadline = time.monotonic() + TRUE_WITHIN_S
+    eventually(lambda: cluster.drivers.keys() >= pending, "the drivers of all", TRUE_WITHIN_S)
+    wait_for(usual, running, state="running", step=5)
+    wait_for(usual, ending, state="finished")
+    for job_id in broken:
+        wait_for(usual, job_id, state="failed", reason="OSError: disk full")
+    assert time.monotonic() < deadline
+    names = [spec.name for spec in cluster.submitted.values()]
+    assert sorted(name for name in names if name.startswith("waits")) == sorted(
+        f"waits {number}" for number in range(10)
+    )
+    assert not pending & set(cluster.stopped)
 
 
 # Moments that nobody chose: anywhere between the sending of a request and what follows its answer.
