@@ -102,7 +102,9 @@ def _forbidden_values(value: Any, field: str, *, depth: int) -> Iterator[Problem
             if not isinstance(key, str):
                 yield Problem(field or "(job)", repr(key)[:80], "keys are text.", "Quote it.")
             yield from _forbidden_values(name, field or "(job)", depth=depth)
-            where = f"{field}.{name}" if field else name
+            # The place is part of the answer, which half a surrogate pair would make unsendable.
+            shown = name.encode(errors="backslashreplace").decode()
+            where = f"{field}.{shown}" if field else shown
             yield from _forbidden_values(inner, where, depth=depth + 1)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
