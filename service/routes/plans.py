@@ -79,7 +79,6 @@ Asked = Annotated[PlanRequest, Depends(_plan_request)]
     "",
     summary="Plan a job",
     responses={
-        413: {"model": ErrorBody, "description": "The body is too large."},
         415: {"model": ErrorBody, "description": "The body is neither JSON nor YAML."},
         422: ERROR_ANSWERS[422],
     },
