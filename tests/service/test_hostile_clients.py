@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
@@ -177,10 +178,53 @@ def test_slow_clients_are_given_up_while_others_are_served(
 
 def test_oversized_heads_and_bodies_are_refused(crowd: Service) -> None:
     answer = crowd.client.get("/api/v1/jobs", headers={"x-much": "x" * 100_000})
-    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "bad_request")
+    assert error["message"] == "The head of the request exceeds 65536 bytes."
+    assert error["remedy"] == "Send a shorter address, and fewer or shorter headers."
+    assert answer.headers["connection"] == "close"
     for path in ("/api/v1/jobs", "/api/v1/jobs/validate", "/api/v1/plans", "/api/v1/session"):
         answer = crowd.client.post(path, content=b'{"token": "' + b"x" * 300_000 + b'"}')
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",  # TLS to a port that has none
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_answered_in_the_form_of_all_errors(
+    crowd: Service, head: bytes
+) -> None:
+    with connect(crowd) as connection:
+        connection.sendall(head)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        error = json.loads(answer.read())["error"]
+        assert (answer.status, error["code"]) == (400, "bad_request")
+        assert answer.getheader("content-type") == "application/json"
+        assert error["message"].startswith("This is no request in HTTP/1.1: ")
+        assert error["remedy"].startswith("Send one, with a Host")
+        assert not connection.recv(1), "the connection stays open"
+
+
+def test_a_body_that_breaks_off_into_nonsense_ends_the_connection(crowd: Service) -> None:
+    with connect(crowd) as connection:
+        head = (
+            b"POST /api/v1/plans HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        )
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"zzz\r\n{\r\n")
+        assert status_of(connection) == 400
+        while connection.recv(4096):
+            pass
+    assert crowd.client.get("/api/v1/jobs").status_code == 200
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
