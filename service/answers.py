@@ -105,7 +105,7 @@ def error_examples() -> dict[str, Any]:
         "408": "Send it at once; try again.",
         "413": "Specifications are small: name files by their path instead of sending them.",
         "415": "Send application/json or application/yaml.",
-        "422": "Correct this field; /docs describes it.",
+        "422": "Give 1 or more.",
         "429": "Wait for one to end, or cancel one.",
         "503": "Try again in a few seconds; /readyz says what does not answer.",
     }
