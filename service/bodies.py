@@ -57,7 +57,7 @@ def parse_body(body: bytes, *, is_yaml: bool) -> Any:
     try:
         value = _parse_yaml(text) if is_yaml else json.loads(text)
     except RecursionError:
-        raise _unreadable("it is nested too deeply") from None
+        raise _unreadable(f"it is nested deeper than {_MAXIMUM_DEPTH} levels") from None
     except json.JSONDecodeError as error:
         raise _unreadable(f"line {error.lineno} is no JSON: {error.msg}") from None
     except yaml.YAMLError as error:
@@ -95,14 +95,18 @@ def _unreadable(rule: str) -> SpecificationError:
 def _forbidden_values(value: Any, field: str, *, depth: int) -> Iterator[Problem]:
     """Yield a problem for each value below `value` that JSON, SQL or a path could not carry."""
     if depth > _MAXIMUM_DEPTH:
-        yield Problem(field, "it", "it is nested too deeply.", "Use fewer levels.")
+        kind = "a list" if isinstance(value, list) else type(value).__name__
+        rule = f"values are nested at most {_MAXIMUM_DEPTH} levels deep."
+        yield Problem(field, f"{kind} on level {depth}", rule, "Use fewer levels.")
     elif isinstance(value, dict):
         for key, inner in value.items():
             name = str(key)
             if not isinstance(key, str):
                 yield Problem(field or "(job)", repr(key)[:80], "keys are text.", "Quote it.")
             yield from _forbidden_values(name, field or "(job)", depth=depth)
-            where = f"{field}.{name}" if field else name
+            # The place is part of the answer, which half a surrogate pair would make unsendable.
+            shown = name.encode(errors="backslashreplace").decode()
+            where = f"{field}.{shown}" if field else shown
             yield from _forbidden_values(inner, where, depth=depth + 1)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
@@ -113,7 +117,10 @@ def _forbidden_values(value: Any, field: str, *, depth: int) -> Iterator[Problem
             yield Problem(field, shown, "it holds characters that are no text.", "Remove them.")
     elif isinstance(value, int):
         if not -(2**63) <= value < 2**63:
-            yield Problem(field, "the number", "it exceeds 64 bits.", "Choose a smaller one.")
+            # Python writes no number of thousands of digits, but in hexadecimal.
+            shown = str(value) if value.bit_length() <= 256 else hex(value)[:79] + "…"
+            remedy = f"Choose one from {-(2**63)} to {2**63 - 1}."
+            yield Problem(field, shown, "it exceeds 64 bits.", remedy)
     elif isinstance(value, float):
         if not math.isfinite(value):
             yield Problem(field, repr(value), "it is no finite number.", "Choose a finite one.")

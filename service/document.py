@@ -35,6 +35,12 @@ TAGS = [
 ]
 
 
+_REFUSALS_OF_BODIES = {
+    "408": "The body did not go on for 15 s.",
+    "413": "The body is larger than 256 KiB.",
+}
+
+
 def document(app: FastAPI) -> None:
     """Have `app` give its OpenAPI document with the forms and examples that FastAPI does not know.
 
@@ -59,6 +65,7 @@ def document(app: FastAPI) -> None:
                     schemas.setdefault(name, definition)
                 schemas.setdefault(body.__name__, own)
             _use_the_one_error_form(schema)
+            _add_refusals_of_bodies(schema)
             _add_examples(schema)
             schema["components"]["securitySchemes"] = {
                 "token": {"type": "http", "scheme": "bearer"},
@@ -83,6 +90,20 @@ def _use_the_one_error_form(schema: dict[str, Any]) -> None:
                 if content.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
                     content["schema"] = {"$ref": "#/components/schemas/ErrorBody"}
                     answer["description"] = ERROR_ANSWERS[422]["description"]
+
+
+def _add_refusals_of_bodies(schema: dict[str, Any]) -> None:
+    """Say of every route that reads a body what `service.guards` answers to one."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            if "requestBody" in operation:
+                for status, description in _REFUSALS_OF_BODIES.items():
+                    content = {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
+                    operation["responses"][status] = {
+                        "description": description,
+                        "content": {"application/json": content},
+                    }
+                operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
 def _add_examples(schema: dict[str, Any]) -> None:

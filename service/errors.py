@@ -25,8 +25,9 @@ from mics_core.errors import (
     MicsError,
     SpecificationError,
 )
+from service.problems import problem_of
 from service.redaction import without_paths, without_tokens
-from service.schemas import ErrorBody, ErrorDetail, ErrorProblem
+from service.schemas import ErrorBody, ErrorDetail
 
 __all__ = [
     "DATABASE_ERRORS",
@@ -72,6 +73,12 @@ _REMEDIES = {
     503: "Try again in a few seconds; /readyz says what does not answer.",
 }
 """What to do where an error does not say it itself."""
+
+_RULES = {
+    404: "there is no such path",
+    405: "this path has no such method",
+}
+"""What the framework says only by the name of the status."""
 
 _ANY_REMEDY = "Compare the request with /docs."
 _SERVER_REMEDY = "The log of the service has the details."
@@ -147,7 +154,7 @@ async def _on_mics_error(_request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problems = [_problem_of(detail) for detail in error.errors()]
+    problems = [problem_of(detail) for detail in error.errors()]
     detail = ErrorDetail(
         code=_CODES[422],
         message="\n".join(f"{each.field}: {each.value}: {each.rule}" for each in problems),
@@ -165,7 +172,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         status = 422
     detail = ErrorDetail(
         code=_CODES.get(status, f"http_{status}"),
-        message=f"{request.method} {request.url.path[:200]}: {error.detail}.",
+        message=f"{request.method} {request.url.path[:200]}: {_RULES.get(status, error.detail)}.",
         remedy=_remedy_for(status),
     )
     return _answer(status, detail, error.headers)
@@ -205,18 +212,3 @@ def _answer(status: int, detail: ErrorDetail, headers: Mapping[str, str] | None 
     # Messages quote what was sent, and people send tokens to the wrong place.
     body = without_tokens(ErrorBody(error=detail).model_dump_json())
     return Response(body, status, headers, media_type="application/json")
-
-
-def _problem_of(detail: Mapping[str, Any]) -> ErrorProblem:
-    # The first part says where the field is: body, query, path or header.
-    names = [str(part) for part in detail["loc"][1:]] or [str(detail["loc"][0])]
-    shown = repr(detail.get("input"))
-    rule = detail["msg"][0].lower() + detail["msg"][1:]
-    if detail["type"] == "json_invalid":
-        names, rule = ["(body)"], f"it is no valid JSON ({detail['ctx']['error']})"
-    return ErrorProblem(
-        field=".".join(names),
-        value=shown if len(shown) <= 80 else shown[:79] + "…",
-        rule=rule + ".",
-        remedy="Correct this field; /docs describes it.",
-    )

@@ -52,10 +52,23 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
             return
 
+        body = _Body(receive)
+        is_refused = False
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _add_security_headers(MutableHeaders(scope=message), scope["path"])
             await send(message)
+
+        async def send_or_refuse(message: Message) -> None:
+            # FastAPI takes whatever is raised while it reads a body for a body that cannot be
+            # parsed, so that what the application says of it is not what was wrong.
+            nonlocal is_refused
+            if message["type"] == "http.response.start" and body.refusal is not None:
+                is_refused = True
+                await error_response(body.refusal)(scope, receive, send_with_headers)
+            if not is_refused:
+                await send_with_headers(message)
 
         headers = Headers(scope=scope)
         try:
@@ -63,7 +76,7 @@ class GuardMiddleware:
         except RequestError as error:
             await error_response(error)(scope, receive, send_with_headers)
             return
-        await self._app(scope, _limited(receive), send_with_headers)
+        await self._app(scope, body.receive, send_or_refuse)
 
     def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -93,29 +106,43 @@ def _name_of(host: str) -> str:
         return ""
 
 
-def _limited(receive: Receive) -> Receive:
-    """Count what arrives, since a chunked body declares no length; and do not wait for ever."""
-    received_bytes, is_over = 0, False
+class _Body:
+    """Counts what arrives, since a chunked body declares no length; and does not wait for ever.
 
-    async def receive_limited() -> Message:
-        nonlocal received_bytes, is_over
-        if is_over:  # what follows is the client's departure, for which one waits
-            return await receive()
+    Args:
+        receive: What the server has of the request.
+    """
+
+    def __init__(self, receive: Receive):
+        self._receive = receive
+        self._received_bytes = 0
+        self._is_over = False
+        self.refusal: RequestError | None = None
+        """Why it was read no further."""
+
+    async def receive(self) -> Message:
+        """Return the next piece.
+
+        Raises:
+            RequestError: It is too large, or too slow.
+        """
+        if self._is_over:  # what follows is the client's departure, for which one waits
+            return await self._receive()
         try:
-            message = await asyncio.wait_for(receive(), _BODY_S)
+            message = await asyncio.wait_for(self._receive(), _BODY_S)
         except TimeoutError:
-            raise RequestError(
+            self.refusal = RequestError(
                 408,
                 f"The body did not go on for {_BODY_S:g} s.",
                 remedy="Send it at once; try again.",
-            ) from None
-        is_over = not message.get("more_body", False)
-        received_bytes += len(message.get("body", b""))
-        if received_bytes > MAXIMUM_BODY_BYTES:
-            raise _too_large()
+            )
+            raise self.refusal from None
+        self._is_over = not message.get("more_body", False)
+        self._received_bytes += len(message.get("body", b""))
+        if self._received_bytes > MAXIMUM_BODY_BYTES:
+            self.refusal = _too_large()
+            raise self.refusal
         return message
-
-    return receive_limited
 
 
 def _too_large() -> RequestError:

@@ -44,6 +44,7 @@ class Position:
             created, job_id = json.loads(text)
             if not isinstance(job_id, str) or not math.isfinite(created):
                 raise ValueError(cursor)
+            job_id.encode()  # half a surrogate pair is JSON, and nothing that a database takes
         except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
             raise RequestError(
                 422,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from mics_core.errors import ClusterError
@@ -50,10 +51,13 @@ class Logs:
         self._store = store
         self._hub = hub
 
-    async def open(
+    @asynccontextmanager
+    async def opened(
         self, job_id: str, worker: str | None, tail: int, *, follow: bool
-    ) -> AsyncIterator[str]:
-        """Return the lines of a job's driver and supervisor, or of one worker.
+    ) -> AsyncIterator[AsyncIterator[str]]:
+        """Give the lines of a job's driver and supervisor, or of one worker.
+
+        What the cluster opened for it is closed with the context, whether or not it was read.
 
         Args:
             job_id: The job.
@@ -69,19 +73,23 @@ class Logs:
         sources = await asyncio.to_thread(self._sources, job_id, worker)
         goes_on = follow and await asyncio.to_thread(self._store.open_job, job_id) is not None
         opened: list[_Opened] = []
-        for prefix, source in sources:
-            files = await self._gateway.open_logs(source, tail, follow=goes_on)
-            opened += [_Opened(lines, prefix) for lines in files]
-        if not opened:
-            what = "" if worker is None else f" of worker {worker}"
-            raise RequestError(
-                404,
-                f"The cluster has no log{what} of job {job_id}.",
-                remedy="Ray keeps logs as long as the node lives; a job that is just starting has"
-                " none yet.",
-                code="log_not_found",
-            )
-        return self._followed(job_id, opened) if goes_on else _one_by_one(opened)
+        async with AsyncExitStack() as stack:
+            for prefix, source in sources:
+                for lines in await self._gateway.open_logs(source, tail, follow=goes_on):
+                    await stack.enter_async_context(aclosing(lines))
+                    opened.append(_Opened(lines, prefix))
+            if not opened:
+                what = "" if worker is None else f" of worker {worker}"
+                raise RequestError(
+                    404,
+                    f"The cluster has no log{what} of job {job_id}.",
+                    remedy="Ray keeps logs as long as the node lives; a job that is just starting"
+                    " has none yet.",
+                    code="log_not_found",
+                )
+            all_lines = self._followed(job_id, opened) if goes_on else aclosing(_one_by_one(opened))
+            # The last to be opened is the first to be closed: it reads from the others.
+            yield await stack.enter_async_context(all_lines)
 
     def _sources(self, job_id: str, worker: str | None) -> list[tuple[str, LogSource]]:
         job = self._store.job(job_id)
@@ -105,36 +113,43 @@ class Logs:
             code="worker_not_found",
         )
 
-    async def _followed(self, job_id: str, opened: Sequence[_Opened]) -> AsyncIterator[str]:
+    @asynccontextmanager
+    async def _followed(
+        self, job_id: str, opened: Sequence[_Opened]
+    ) -> AsyncIterator[AsyncIterator[str]]:
         queue: asyncio.Queue[str | None] = asyncio.Queue(_QUEUED_LINES)
         tasks = [asyncio.create_task(_read_into(queue, one)) for one in opened]
         tasks.append(asyncio.create_task(self._wait_for_end(job_id, queue)))
         try:
-            while (line := await queue.get()) is not None:
-                yield line
+            yield _until_none(queue)
         finally:
+            # Here and not in what yields lines: an answer that is broken off lets that wait for
+            # nothing any more, and a file cannot be closed while a task reads it.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for one in opened:
-                await one.lines.aclose()
 
     async def _wait_for_end(self, job_id: str, queue: asyncio.Queue[str | None]) -> None:
-        last = await asyncio.to_thread(self._store.last_sequence, job_id)
-        async for _ in follow_events(self._store, self._hub, job_id, last):
-            pass
-        await asyncio.sleep(_LAST_WORDS_S)
+        try:
+            last = await asyncio.to_thread(self._store.last_sequence, job_id)
+            async for _ in follow_events(self._store, self._hub, job_id, last):
+                pass
+            await asyncio.sleep(_LAST_WORDS_S)
+        except Exception:
+            # Nobody would notice the job's end: whoever follows asks again rather than for ever.
+            _LOG.exception("the log of job %s is followed no further", job_id)
         await queue.put(None)
 
 
-async def _one_by_one(opened: Sequence[_Opened]) -> AsyncIterator[str]:
-    try:
-        for one in opened:
-            async for line in one.lines:
-                yield f"{one.prefix}{line}\n"
-    finally:
-        for one in opened:
-            await one.lines.aclose()
+async def _until_none(queue: asyncio.Queue[str | None]) -> AsyncIterator[str]:
+    while (line := await queue.get()) is not None:
+        yield line
+
+
+async def _one_by_one(opened: Sequence[_Opened]) -> AsyncGenerator[str]:
+    for one in opened:
+        async for line in one.lines:
+            yield f"{one.prefix}{line}\n"
 
 
 async def _read_into(queue: asyncio.Queue[str | None], one: _Opened) -> None:

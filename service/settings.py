@@ -64,7 +64,7 @@ class Settings(BaseModel):
     open_jobs_per_owner: int = Field(default=100, ge=1)
     """Jobs of one owner that may be open at a time."""
     watchers: int = Field(default=2000, ge=1)
-    """Event streams that may be open at a time."""
+    """Event and log streams that may be open at a time."""
     watchers_per_job: int = Field(default=1000, ge=1)
     """The same, of one job."""
     tls_certificate: Path | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
@@ -69,10 +70,7 @@ async def stream_events(
     if not is_open and known >= last_sequence:
         # The one answer after which a browser does not connect again.
         return Response(status_code=204)
-    stream = EventSourceResponse(
-        _messages(services, job_id, known), ping=services.settings.ping_interval_s, sep="\n"
-    )
-    return SeatedResponse(services.hub, job_id, stream)
+    return SeatedResponse(services.hub, job_id, _stream(services, job_id, known))
 
 
 @router.get(
@@ -107,6 +105,12 @@ async def list_events(
     return await services.jobs.events(job_id, after, limit, kind or ())
 
 
-async def _messages(services: Services, job_id: str, after: int) -> AsyncIterator[bytes]:
+@asynccontextmanager
+async def _stream(services: Services, job_id: str, after: int) -> AsyncIterator[Response]:
+    async with aclosing(_messages(services, job_id, after)) as messages:
+        yield EventSourceResponse(messages, ping=services.settings.ping_interval_s, sep="\n")
+
+
+async def _messages(services: Services, job_id: str, after: int) -> AsyncGenerator[bytes]:
     async for told in follow_events(services.store, services.hub, job_id, after):
         yield told.message

@@ -39,7 +39,6 @@ _REQUEST_BODY: dict[str, Any] = {
 }
 
 _SPECIFICATION_ANSWERS: dict[int | str, dict[str, Any]] = {
-    413: {"model": ErrorBody, "description": "The body is too large."},
     415: {"model": ErrorBody, "description": "The body is neither JSON nor YAML."},
     422: ERROR_ANSWERS[422],
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -10,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from service.errors import ERROR_ANSWERS
 from service.logs import MAXIMUM_LINES
 from service.routes.seats import SeatedResponse
-from service.routes.state import JobId, ServicesOf
+from service.routes.state import JobId, Services, ServicesOf
 from service.schemas import ErrorBody
 
 __all__ = ["router"]
@@ -61,6 +63,13 @@ async def show_logs(
 
     Lines of the supervisor begin with `supervisor: `.
     """
-    lines = await services.logs.open(job_id, worker, tail, follow=follow)
-    answer = StreamingResponse(lines, media_type="text/plain; charset=utf-8")
-    return SeatedResponse(services.hub, job_id, answer) if follow else answer
+    stream = _stream(services, job_id, worker, tail, follow=follow)
+    return SeatedResponse(services.hub, job_id, stream)
+
+
+@asynccontextmanager
+async def _stream(
+    services: Services, job_id: str, worker: str | None, tail: int, *, follow: bool
+) -> AsyncIterator[Response]:
+    async with services.logs.opened(job_id, worker, tail, follow=follow) as lines:
+        yield StreamingResponse(lines, media_type="text/plain; charset=utf-8")

@@ -49,7 +49,8 @@ async def _plan_request(request: Request) -> PlanRequest:
         raise _refusal("(body)", "the request", rule, "Put the specification under `job`.")
     if unknown := sorted(set(body) - set(PlanRequest.model_fields)):
         known = ", ".join(PlanRequest.model_fields)
-        raise _refusal(unknown[0], "it", "there is no such field.", f"Known here: {known}.")
+        shown = repr(body[unknown[0]])[:80]
+        raise _refusal(unknown[0], shown, "there is no such field.", f"Known here: {known}.")
     nodes = body.get("nodes")
     if nodes is not None and (not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1):
         rule = "a number of nodes is a positive whole number."
@@ -79,7 +80,6 @@ Asked = Annotated[PlanRequest, Depends(_plan_request)]
     "",
     summary="Plan a job",
     responses={
-        413: {"model": ErrorBody, "description": "The body is too large."},
         415: {"model": ErrorBody, "description": "The body is neither JSON nor YAML."},
         422: ERROR_ANSWERS[422],
     },

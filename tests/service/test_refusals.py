@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +21,18 @@ from mics_core.errors import (
     JobNotFoundError,
     MicsError,
 )
+from service import guards
 from service.settings import Settings
 
 JSON = {"content-type": "application/json"}
 YAML = {"content-type": "application/yaml"}
+PATHS_WITH_BODIES = [
+    "/api/v1/jobs",
+    "/api/v1/jobs/nobody/scale",
+    "/api/v1/jobs/validate",
+    "/api/v1/plans",
+    "/api/v1/session",
+]
 
 
 @pytest.fixture
@@ -102,10 +112,43 @@ def test_another_media_type_is_refused(service: Service) -> None:
 
 def test_a_large_body_is_refused_whether_announced_or_not(service: Service) -> None:
     large = b" " * 300_000
-    announced = service.client.post("/api/v1/jobs", content=large, headers=JSON)
-    assert_refused(announced, 413, "body_too_large")
-    chunked = service.client.post("/api/v1/jobs", content=iter([large]), headers=JSON)
-    assert_refused(chunked, 413, "body_too_large")
+    for path in PATHS_WITH_BODIES:
+        announced = service.client.post(path, content=large, headers=JSON)
+        assert_refused(announced, 413, "body_too_large")
+        chunked = service.client.post(path, content=iter([large[:200_000]] * 2), headers=JSON)
+        error = assert_refused(chunked, 413, "body_too_large")
+        assert error["message"] == "The body exceeds 262144 bytes."
+        assert chunked.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_body_that_does_not_go_on_is_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "_BODY_S", 0.2)
+    address = service.client.base_url
+    for path in PATHS_WITH_BODIES:
+        with socket.create_connection((address.host, address.port), timeout=10) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            connection.sendall(head.encode() + b"Content-Length: 100\r\n\r\n{")
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 408, path
+            error = json.loads(answer.read())["error"]
+            assert (error["code"], error["message"]) == (
+                "request_too_slow",
+                "The body did not go on for 0.2 s.",
+            )
+            assert error["remedy"]
+
+
+def test_every_route_with_a_body_documents_how_bodies_are_refused() -> None:
+    with_bodies = [
+        path.format(job_id="nobody")
+        for path, operations in openapi_document()["paths"].items()
+        for operation in operations.values()
+        if "requestBody" in operation and operation["responses"].keys() >= {"408", "413", "422"}
+    ]
+    assert sorted(with_bodies) == sorted(PATHS_WITH_BODIES)
 
 
 def test_a_scale_body_that_is_no_json_is_refused(service: Service) -> None:

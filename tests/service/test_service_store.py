@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -218,7 +219,21 @@ def test_pages_go_on_where_the_last_one_ended_while_jobs_come_and_go(store: Stor
     assert found == expected
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "bnVsbA", "WzEsIDJd", "W05hTiwgImEiXQ", "é", "W" * 99])
+def encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("", "x", "bnVsbA", "WzEsIDJd", "W05hTiwgImEiXQ", "é", "W" * 99),
+        *map(
+            encoded,
+            ('[1.0, "\\ud800"]', '[Infinity, "a"]', '[1e999, "a"]', "[9" + "9" * 320 + ', "a"]'),
+        ),
+        *map(encoded, ('["1", "a"]', '[null, "a"]', '[1, "a", 2]', '{"1": 2, "3": 4}')),
+    ],
+)
 def test_a_cursor_that_nobody_gave_is_refused(cursor: str) -> None:
     with pytest.raises(RequestError, match="next_cursor"):
         Position.from_cursor(cursor)
