@@ -15,6 +15,7 @@ its driver, should there be one, has been told to stop, and nobody has handed it
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
@@ -116,7 +117,7 @@ class Submissions:
         await asyncio.to_thread(self._store.require_room, owner, most)
         await self.check(spec)
         job_id = new_job_id(spec.name)
-        is_new = await asyncio.to_thread(
+        add = functools.partial(
             self._store.add_job,
             job_id,
             spec,
@@ -128,12 +129,14 @@ class Submissions:
             handed_over=False,
             most_open=most,
         )
-        if not is_new:
+        # Stored and read in one turn of a thread: each waits for its own under load.
+        job = await asyncio.to_thread(lambda: self._store.job(job_id) if add() else None)
+        if job is None:
             assert known is not None, "a fresh id was known already"
             return await self._first_of(known)
         self.hand_over(job_id)
         _LOG.info("job %s was submitted", job_id)
-        return await asyncio.to_thread(self._store.job, job_id)
+        return job
 
     async def stop(self) -> None:
         """Leave what is not handed over yet to whoever finds it next."""
