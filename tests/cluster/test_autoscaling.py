@@ -6,6 +6,10 @@ has to idle for 6 s before it is given back.
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +17,6 @@ import pytest
 import ray
 
 from benchmarks.harness.followed import FollowedJob, eventually
-from mics_core.cluster.autoscaling import AutoscalingCluster
 from mics_core.cluster.names import NAMESPACE
 from mics_core.spec import load_job_spec
 from mics_core.spec.status import GroupState
@@ -26,16 +29,27 @@ DEADLINE_S = 120.0
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[AutoscalingCluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The cluster that the documented command starts, this process connected to it."""
     leftovers = Leftovers()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with AutoscalingCluster(EXAMPLE / "ray_cluster.local.yaml") as cluster:
-        ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
+    file = EXAMPLE / "ray_cluster.local.yaml"
+    command = [sys.executable, "-m", "mics_core.cluster.autoscaling", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield cluster
+            assert process.stdout is not None
+            told = re.match(r"Ray at (\S+), dashboard at (\S+)\. ", process.stdout.readline())
+            assert told is not None
+            ray.init(address=told[1], namespace=NAMESPACE, log_to_driver=False)
+            try:
+                yield
+            finally:
+                leftovers.look(told[1], told[2])
+                ray.shutdown()
         finally:
-            leftovers.look(cluster.address, cluster.dashboard_url)
-            ray.shutdown()
+            process.send_signal(signal.SIGINT)
+            process.wait(DEADLINE_S)
+    assert process.returncode == 0
     leftovers.check()
 
 
@@ -46,9 +60,8 @@ def living_workers() -> set[str]:
     }
 
 
-def test_a_job_brings_nodes_up_grows_without_a_stop_and_lets_them_go(
-    cluster: AutoscalingCluster,
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_job_brings_nodes_up_grows_without_a_stop_and_lets_them_go() -> None:
     assert living_workers() == set(), "no node is there before anything waits for room"
     with FollowedJob(load_job_spec(EXAMPLE / "job.yaml")) as job:
         job.wait_until(lambda job: job.has_entered(0), "the first group", DEADLINE_S)

@@ -397,6 +397,8 @@ def test_a_job_sent_from_another_environment_is_watched_scaled_and_cancelled_ali
     assert "2 partition groups wanted" in mics(service, "scale", their_job, "2")
     stream.read_steps(3, num_groups=2)
     assert "running" in mics(service, "show", their_job)
+    assert f"job {their_job} started" in mics(service, "logs", their_job)
+    assert "rank 0 of 1" in mics(service, "logs", their_job, "--worker", "0.0")
     mics(service, "cancel", their_job)
     assert stream.read_state(JobState.CANCELLED).reason == "It was cancelled through the service."
     assert stream.steps == list(range(len(stream.steps)))

@@ -159,3 +159,31 @@ def test_wait_returns_the_ended_job_or_says_where_it_stands(
         client.wait("waited", timeout_s=0.05, interval_s=0.02)
     job.set_state(JobState.FINISHED, "All steps are done.")
     assert client.wait("waited", timeout_s=5).state is JobState.FINISHED
+
+
+@pytest.mark.parametrize(("num_cut", "comes_back"), [(2, True), (1000, False)])
+def test_wait_outlasts_a_service_that_is_started_again_but_not_one_that_stays_away(
+    api: ScriptedApi,
+    client: MicsClient,
+    monkeypatch: pytest.MonkeyPatch,
+    num_cut: int,
+    comes_back: bool,
+) -> None:
+    job = trained_job(api, f"waited-{num_cut}", steps=5)
+    answers = iter([JobState.RUNNING, JobState.FINISHED])
+
+    def find(_: str) -> ScriptedJob:
+        job.set_state(state := next(answers), "It is so.")
+        if state is JobState.RUNNING:
+            api.cut_details = num_cut  # of the answers after this one
+        return job
+
+    monkeypatch.setattr(api, "find", find)
+    if comes_back:
+        ended = client.wait(job.job_id, timeout_s=20, interval_s=0.02)
+        assert (ended.state, api.cut_details) == (JobState.FINISHED, 0)
+    else:
+        with pytest.raises(ServiceUnreachableError):
+            client.wait(job.job_id, timeout_s=20, interval_s=0.02)
+        assert num_cut - api.cut_details == 4, "once, and max_retries more"
+        api.cut_details = 0

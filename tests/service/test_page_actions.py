@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browsing import Visit
@@ -14,6 +14,9 @@ from scripted_job import ScriptedJob
 from scripted_page import PageApi
 
 from mics_core.spec.status import JobState
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 
 @pytest.fixture
@@ -46,9 +49,15 @@ def test_scaling_changes_the_number_or_the_bounds_and_shows_refusals(
     page.get_by_role("spinbutton", name="Partition groups").fill("3")
     page.get_by_role("spinbutton", name="Minimum").fill("2")
     page.get_by_role("spinbutton", name="Maximum").fill("8")
-    visit.press("Enter")
-    page.wait_for_selector("#scale-dialog", state="hidden")
+    held: list[Route] = []
+    page.route("**/scale", lambda route: held.append(route))
+    with page.expect_request("**/scale"):
+        visit.press("Enter")
+    # It waits for the answer, to begin with what that says.
     page.get_by_role("button", name="Scale…").click()
+    assert not page.locator("#scale-dialog").is_visible()
+    held[0].continue_()
+    page.unroute("**/scale")
     assert page.get_by_role("spinbutton", name="Maximum").input_value() == "8"
     page.get_by_role("spinbutton", name="Maximum").fill("99")
     visit.press("Enter")

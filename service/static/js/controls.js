@@ -47,6 +47,7 @@ export class Controls {
   #onChanged;
   #onDeleted;
   #isBusy = false;
+  #answered = Promise.resolve();
   #scaleDialog = new ScaleDialog();
 
   /**
@@ -79,6 +80,9 @@ export class Controls {
   }
 
   async #scale() {
+    // The dialog begins with what the last change has made of the job.
+    await this.#answered;
+    if (byId("scale-dialog").open) return;
     const wanted = await this.#scaleDialog.ask(this.#job);
     if (!wanted) return;
     await this.#ask(
@@ -109,6 +113,8 @@ export class Controls {
     if (this.#isBusy) return;
     // Not `disabled`: that would take the focus from the button that was pressed.
     this.#isBusy = true;
+    let answered;
+    this.#answered = new Promise((resolve) => (answered = resolve));
     byId("actions").setAttribute("aria-busy", "true");
     try {
       const detail = await request();
@@ -119,6 +125,7 @@ export class Controls {
       this.#say(null, error.message);
     } finally {
       this.#isBusy = false;
+      answered();
       byId("actions").removeAttribute("aria-busy");
     }
   }
