@@ -119,6 +119,7 @@ export class Controls {
     try {
       const detail = await request();
       if (detail.job_id !== this.#job.job_id) return;
+      this.#job = detail; // at once: the page is drawn a frame later
       this.#say(wordsOf(detail), null);
       this.#onChanged(detail);
     } catch (error) {
