@@ -76,6 +76,9 @@ class HistoryStore:
         with self.database.write() as connection:
             row = known_row(connection, job_id, locked=True)
             if status is not None and row["state"] not in FINAL_STATES:
+                # The last events may have told of more steps than the last status.
+                seen = {"step": row["step"], "loss": row["loss"]}
+                status = status.model_copy(update=seen)
                 update_row(connection, job_id, rows.changes_of_status(status))
             return append(connection, row, [state_event(row, time, state, reason)])
 

@@ -73,6 +73,20 @@ def test_closing_a_job_continues_its_numbers(store: Store) -> None:
     assert store.open_job_ids() == set()
 
 
+def test_closing_a_job_keeps_the_steps_that_its_events_told(store: Store) -> None:
+    supervisor = played(3)
+    store.append_events("a", supervisor.history)
+    status = supervisor.status()
+    store.save_status("a", status)
+    supervisor.train(2, loss=1.25)
+    store.append_events("a", supervisor.history)
+    store.close_job("a", JobState.FAILED, "Its driver died.", 9.0, status)
+    job = store.job("a")
+    assert job.status is not None
+    assert (job.step, job.status.step) == (5, 5)
+    assert (job.loss, job.status.loss) == (1.25, 1.25)
+
+
 def test_everything_survives_reopening(store: Store, database_url: str) -> None:
     supervisor = played(4)
     store.append_events("a", supervisor.history)
