@@ -1,7 +1,7 @@
 """How a process ends that has called into native code which may never come back.
 
-Ray's and torch's blocking calls have no time limits, so they run in daemon threads that can be left
-to themselves. Python's end leaves such a thread where it is, and then destroys the objects of the
+Calls of Ray and of storage have no time limits, so they run in daemon threads that can be left to
+themselves. Python's end leaves such a thread where it is, and then destroys the objects of the
 C++ libraries that it still uses: the process ends by SIGSEGV or SIGABRT instead of its exit status.
 """
 
@@ -29,7 +29,7 @@ def start_abandonable(work: Callable[[], None], name: str) -> None:
 
 def end_process(status: int) -> NoReturn:
     """End the process as `sys.exit` does, or at once where a thread was left to itself."""
-    if any(thread.is_alive() for thread in _started):
+    if any(thread.is_alive() for thread in list(_started)):
         end_at_once(status)
     sys.exit(status)
 

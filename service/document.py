@@ -11,6 +11,7 @@ from mics_core.spec.job import JobSpec
 from service.answers import answer_examples, error_examples
 from service.auth.authenticator import COOKIE
 from service.errors import ERROR_ANSWERS
+from service.guards import BODY_S, MAXIMUM_BODY_BYTES
 from service.schemas import PlanRequest
 
 __all__ = ["DESCRIPTION", "TAGS", "document"]
@@ -36,8 +37,8 @@ TAGS = [
 
 
 _REFUSALS_OF_BODIES = {
-    "408": "The body did not go on for 15 s.",
-    "413": "The body is larger than 256 KiB.",
+    "408": f"The body did not go on for {BODY_S:g} s.",
+    "413": f"The body is larger than {MAXIMUM_BODY_BYTES // 1024} KiB.",
 }
 
 

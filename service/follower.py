@@ -65,6 +65,7 @@ class Followers:
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._missing_since: dict[str, float] = {}
         self._outlived: set[str] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(_RECONCILED_AT_ONCE)
         self._first_attempt = asyncio.Event()
         self._is_reachable = True
@@ -80,7 +81,7 @@ class Followers:
 
     async def stop(self) -> None:
         """End all tasks. The jobs themselves go on."""
-        tasks = [*self._followers.values()]
+        tasks = [*self._followers.values(), *self._ending.values()]
         if self._discovery is not None:
             tasks.append(self._discovery)
         for task in tasks:
@@ -123,8 +124,11 @@ class Followers:
             elif await asyncio.to_thread(self._store.must_not_run, job_id):
                 outlived.add(job_id)
         # Seen in one look only, it may just be on its way out.
-        for job_id in outlived & self._outlived:
-            await self._end_again(job_id)
+        self._ending = {job: task for job, task in self._ending.items() if not task.done()}
+        for job_id in (outlived & self._outlived) - self._ending.keys():
+            # Not waited for: a supervisor that does not answer holds up no other job.
+            task = asyncio.create_task(self._end_again(job_id), name=f"end-{job_id}")
+            self._ending[job_id] = task
         self._outlived = outlived
         gone = open_jobs - live - self._followers.keys()
         self._missing_since = {

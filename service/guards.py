@@ -18,12 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RequestError, error_response
 
-__all__ = ["MAXIMUM_BODY_BYTES", "GuardMiddleware"]
+__all__ = ["BODY_S", "MAXIMUM_BODY_BYTES", "GuardMiddleware"]
 
 MAXIMUM_BODY_BYTES = 256 * 1024
 """Largest accepted request body; specifications are a few kilobytes."""
 
-_BODY_S = 15.0
+BODY_S = 15.0
 """Longest pause in a body."""
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -129,11 +129,11 @@ class _Body:
         if self._is_over:  # what follows is the client's departure, for which one waits
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), _BODY_S)
+            message = await asyncio.wait_for(self._receive(), BODY_S)
         except TimeoutError:
             self.refusal = RequestError(
                 408,
-                f"The body did not go on for {_BODY_S:g} s.",
+                f"The body did not go on for {BODY_S:g} s.",
                 remedy="Send it at once; try again.",
             )
             raise self.refusal from None

@@ -1,4 +1,4 @@
-"""Ray's blocking calls have no time limits: each runs in a thread that can be left to itself."""
+"""Calls without a time limit, such as Ray's: each in a thread that can be left to itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def in_daemon_thread(work: Callable[[], _Result]) -> asyncio.Future[_Result]:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(deliver, result, failure)
 
-    start_abandonable(run, "mics-ray-call")
+    start_abandonable(run, "mics-blocking-call")
     return future
 
 

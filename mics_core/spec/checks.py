@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 
+import fsspec
+
 from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.folders import CheckpointFolder, protocol_of
 from mics_core.spec.job import FileData, JobSpec, TransformersModel
@@ -43,10 +45,29 @@ def check_files(spec: JobSpec, *, by_service: bool = False) -> None:
     if spec.tokenizer.path:
         problems += _problems_of_pattern("tokenizer.path", spec.tokenizer.path, search)
     directory = spec.checkpoint.directory
-    if directory and not (by_service and protocol_of(directory) not in _STORES):
+    if directory and by_service and protocol_of(directory) not in _STORES:
+        problems += _problems_of_protocol(directory)
+    elif directory:
         problems += _problems_of_checkpoints(directory, spec.checkpoint.resume)
     if problems:
         raise SpecificationError(problems)
+
+
+def _problems_of_protocol(url: str) -> list[Problem]:
+    """Find out whether anything here opens such a URL, without opening it."""
+    try:
+        for protocol in protocol_of(url).split("::"):
+            fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        return [
+            Problem(
+                "checkpoint.directory",
+                repr(url),
+                f"nothing here opens such a URL: {error}.",
+                "Correct it, or install the package of its file system on all nodes.",
+            )
+        ]
+    return []
 
 
 def _problems_of_checkpoints(directory: str, resume: bool) -> list[Problem]:

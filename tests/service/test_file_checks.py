@@ -47,7 +47,7 @@ def test_storage_without_an_answer_is_given_up_and_used_again(stuck: threading.E
             with pytest.raises(RequestError, match=r"did not answer in 0\.2 s") as caught:
                 await checks.check(SPEC)
             assert (caught.value.status, caught.value.code) == (503, "storage_unavailable")
-        looking = [t for t in threading.enumerate() if t.name == "mics-ray-call"]
+        looking = [t for t in threading.enumerate() if t.name == "mics-blocking-call"]
         assert len(looking) == 2, "the others waited for room"
         stuck.set()
         for thread in looking:

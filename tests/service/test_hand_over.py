@@ -92,6 +92,30 @@ def test_a_driver_that_comes_up_after_its_job_was_given_up_is_told_to_cancel(
     assert service.job(job_id)["state"] == "failed"
 
 
+def test_a_job_that_should_have_ended_and_does_not_answer_holds_up_no_other(
+    service: Service,
+) -> None:
+    submit, ask = service.cluster.submit, service.cluster.status
+    service.cluster.submit = refuse()  # type: ignore[method-assign]
+    job_id = post(service)
+    service.wait_for(job_id, state="failed")
+    is_asked = threading.Event()
+
+    async def status(asked: str) -> Any:
+        if asked == job_id:
+            is_asked.set()
+            await asyncio.sleep(15.0)  # as long as the gateway waits for a supervisor
+        return await ask(asked)
+
+    service.cluster.status = status  # type: ignore[method-assign]
+    service.cluster.start_supervisor(job_id).train(1)
+    assert is_asked.wait(TRUE_WITHIN_S)
+    service.cluster.submit = submit  # type: ignore[method-assign]
+    other = service.submit()
+    service.cluster.set_driver(other, DriverState.FAILED, "OSError: disk full")
+    eventually(lambda: service.job(other)["state"] == "failed", "the true state", TRUE_WITHIN_S)
+
+
 def test_neither_a_job_on_its_way_out_nor_one_of_somebody_else_is_told_to_cancel(
     service: Service,
 ) -> None:

@@ -177,7 +177,7 @@ def test_slow_clients_are_given_up_while_others_are_served(
     crowd: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PatientProtocol, "head_s", 0.5)
-    monkeypatch.setattr(guards, "_BODY_S", 0.5)
+    monkeypatch.setattr(guards, "BODY_S", 0.5)
     began = time.monotonic()
     silent = [connect(crowd) for _ in range(20)]
     for connection in silent[10:]:

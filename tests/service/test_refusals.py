@@ -124,7 +124,7 @@ def test_a_large_body_is_refused_whether_announced_or_not(service: Service) -> N
 def test_a_body_that_does_not_go_on_is_refused(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "_BODY_S", 0.2)
+    monkeypatch.setattr(guards, "BODY_S", 0.2)
     address = service.client.base_url
     for path in PATHS_WITH_BODIES:
         with socket.create_connection((address.host, address.port), timeout=10) as connection:

@@ -210,3 +210,7 @@ def test_a_service_asks_no_host_that_a_user_names(tmp_path: Path) -> None:
             check_files(spec.model_copy(update={"checkpoint": checkpoint}), by_service=True)
             with pytest.raises(TimeoutError):
                 host.accept()
+    checkpoint = spec.checkpoint.model_copy(update={"directory": "s4://bucket/run"})
+    with pytest.raises(SpecificationError, match="nothing here opens such a URL") as caught:
+        check_files(spec.model_copy(update={"checkpoint": checkpoint}), by_service=True)
+    assert [problem.field for problem in caught.value.problems] == ["checkpoint.directory"]
