@@ -1,9 +1,9 @@
 """Keeps the store true to the cluster: finds live jobs, follows each, closes those that are gone.
 
 One task looks for supervisors every second; one task for each live job asks it for new events,
-stores them, and passes them to the watchers. A job whose supervisor is gone is decided by
-`service.outcome`. Nothing here holds state that a restart of the service would miss: the tasks go
-on from the last sequence number in the store.
+stores them, and passes them to the watchers. A job whose supervisor is gone has left its last words
+(`service.unheard`), or is decided by `service.outcome`. Nothing here holds state that a restart of
+the service would miss: the tasks go on from the last sequence number in the store.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from service.outcome import Patience, closed_status, decide_outcome
 from service.settings import Settings
 from service.store import Store
 from service.submissions import Submissions
+from service.unheard import UnheardEnds
 from service.watchers import WatcherHub
 
 __all__ = ["Followers"]
@@ -60,6 +61,7 @@ class Followers:
         self._submissions = submissions
         self._settings = settings
         self._clock = clock
+        self._unheard = UnheardEnds(gateway, store, hub, clock)
         self._patience = Patience(settings.start_patience_s, settings.lost_after_s)
         self._discovery: asyncio.Task[None] | None = None
         self._followers: dict[str, asyncio.Task[None]] = {}
@@ -114,6 +116,8 @@ class Followers:
         """Compare the cluster with the store once."""
         live = set(await self._gateway.live_jobs())
         self._drop_ended_followers()
+        # After the living: whoever is not among them any more has left its last words by then.
+        await self._unheard.look(live)
         open_jobs = await asyncio.to_thread(self._store.open_job_ids)
         outlived: set[str] = set()
         for job_id in live - self._followers.keys():
@@ -232,6 +236,9 @@ class Followers:
         """Close a job whose supervisor is gone, if that is what has happened."""
         job = await asyncio.to_thread(self._store.open_job, job_id)
         if job is None or job.state is JobState.PAUSED:
+            return
+        if await self._unheard.take_in(job_id):
+            _LOG.info("job %s ended, or was paused, unheard", job_id)
             return
         if not job.handed_over:
             # Not waited for: Ray may take its time over it, and the other jobs go on.

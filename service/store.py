@@ -24,9 +24,10 @@ from service.listing import JobFilter, query_of
 from service.schemas import JobDetail, JobSummary
 from service.tables import deleted_jobs, events, jobs, labels, steps, submissions
 
-__all__ = ["Store", "SubmissionKey"]
+__all__ = ["DELETED_REMEMBERED_S", "Store", "SubmissionKey"]
 
-_REMEMBERED_S = 86_400.0
+DELETED_REMEMBERED_S = 86_400.0
+"""For how long a deleted job is known as such, so that it does not come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class Store(HistoryStore):
                     remedy="Cancel it first, and wait for its end.",
                 )
             _remove(connection, job_id)
-            old = delete(deleted_jobs).where(deleted_jobs.c.time < time - _REMEMBERED_S)
+            old = delete(deleted_jobs).where(deleted_jobs.c.time < time - DELETED_REMEMBERED_S)
             connection.execute(old)
             connection.execute(insert(deleted_jobs).values(job_id=job_id, time=time))
 

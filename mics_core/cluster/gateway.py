@@ -30,12 +30,14 @@ from mics_core.cluster import names
 from mics_core.cluster.blocking import gist, in_daemon_thread, reclaim_signals
 from mics_core.cluster.connection import knock
 from mics_core.cluster.drivers import driver_status, stop_driver, submit_driver
+from mics_core.cluster.last_words import ended_jobs, read_last_words
 from mics_core.cluster.layout import check_layout
 from mics_core.cluster.logs import log_files, open_lines
 from mics_core.cluster.view import cluster_view
 from mics_core.errors import ClusterError, JobNotFoundError, MicsError
 from mics_core.spec.changes import Continuation, GroupsChange
 from mics_core.spec.job import JobSpec
+from mics_core.spec.last_words import LastWords
 from mics_core.spec.nodes import ClusterView, LogSource
 from mics_core.spec.status import DriverStatus, JobEvent, JobStatus
 
@@ -163,6 +165,17 @@ class RayGateway:
             if actor["namespace"] == names.NAMESPACE
         )
         return sorted(job_id for job_id in found if job_id)
+
+    async def ended_jobs(self) -> dict[str, float]:
+        """Return the jobs that left last words, with the time at which they did."""
+        _require_connection()
+        return await self._blocking("list the jobs that have ended", ended_jobs)
+
+    async def last_words(self, job_id: str) -> LastWords | None:
+        """Return what a job's supervisor left behind when the job ended or was paused."""
+        _require_connection()
+        read = functools.partial(read_last_words, job_id)
+        return await self._blocking(f"read the last words of job {job_id}", read)
 
     async def spec(self, job_id: str) -> JobSpec:
         """Return the specification of a live job."""

@@ -21,6 +21,7 @@ from mics_core.cluster.drains import draining_nodes
 from mics_core.cluster.figures import JobFigures
 from mics_core.cluster.groups import GroupRuns
 from mics_core.cluster.journal import Bell, Journal
+from mics_core.cluster.last_words import leave_last_words
 from mics_core.cluster.lifeline import LifelineAddress, Lifelines
 from mics_core.cluster.memory import Memory
 from mics_core.cluster.messages import Message
@@ -34,7 +35,8 @@ from mics_core.errors import JobConflictError
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import parse_job_spec
 from mics_core.spec.changes import GroupsChange
-from mics_core.spec.status import GroupState, JobState
+from mics_core.spec.last_words import LastWords
+from mics_core.spec.status import GroupState, JobState, JobStatus
 
 __all__ = ["JobSupervisor"]
 
@@ -47,6 +49,7 @@ _REGROUPED_WITHIN_S = 10.0
 _LAST_RUNS_S = 30.0
 _LAST_READERS_S = 5.0
 _LAST_KILLS_S = 5.0
+_LAST_WORDS_S = 10.0
 _READER_S = 0.1
 
 
@@ -145,8 +148,10 @@ class JobSupervisor:
 
     async def status(self) -> dict[str, Any]:
         """Return the live status (`JobStatus`)."""
-        status = self._memory.status(self._job_id, self._spec, self._partition_size, self._runs)
-        return status.model_dump(mode="json")
+        return self._status().model_dump(mode="json")
+
+    def _status(self) -> JobStatus:
+        return self._memory.status(self._job_id, self._spec, self._partition_size, self._runs)
 
     async def events(self, after: int, timeout_s: float) -> list[dict[str, Any]]:
         """Return the events after a sequence number; wait for one up to the time limit."""
@@ -290,8 +295,18 @@ class JobSupervisor:
         while self._journal.unread and time.monotonic() < deadline:
             await asyncio.sleep(_READER_S)
         await self._runs.kill_all(_LAST_KILLS_S)
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._leave_last_words), _LAST_WORDS_S)
+        except Exception:
+            logger.exception("the last words of job %s could not be left", self._job_id)
         self._record.delete()
         ray.kill(ray.get_runtime_context().current_actor)
+
+    def _leave_last_words(self) -> None:
+        first, last = self._journal.first_sequence, self._journal.last_sequence
+        events = self._journal.slice(first, last)
+        words = LastWords(spec=self._spec, status=self._status(), events=events)
+        leave_last_words(self._job_id, words)
 
     async def _tick(self) -> None:
         while not self._memory.state.is_at_rest:

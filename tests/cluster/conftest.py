@@ -15,6 +15,7 @@ from mics_core.cluster.local import LocalCluster
 from mics_core.cluster.names import NAMESPACE
 from mics_core.spec import JobSpec
 from tests.cluster.control import Control
+from tests.cluster.head import Head, head_in_place
 from tests.cluster.jobs import recorded_job
 from tests.cluster.leftovers import Leftovers
 from tests.cluster.running import RunningJob
@@ -43,6 +44,12 @@ def running_cluster(num_nodes: int, leftovers: Leftovers | None = None) -> Itera
                 leftovers.look(cluster.address, cluster.dashboard_url)
                 ray.shutdown()
     leftovers.check()
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Head:
+    """Stands for Ray's head."""
+    return head_in_place(monkeypatch)
 
 
 @pytest.fixture(scope="module")

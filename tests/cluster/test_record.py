@@ -4,63 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ray.experimental import internal_kv
 
 from mics_core.cluster import journal as journals
 from mics_core.cluster import record as records
 from mics_core.cluster.journal import Journal
 from mics_core.cluster.record import Clock, Record
 from mics_core.spec.status import StepRecord
-
-
-class Head:
-    """Ray's key-value store, as far as it is used; may be told to fail."""
-
-    def __init__(self) -> None:
-        self.values: dict[bytes, bytes] = {}
-        self.puts: list[bytes] = []
-        self.puts_left = 10**9
-        self.answers = threading.Event()
-        self.answers.set()
-
-    def put(self, key: bytes, value: bytes, *, overwrite: bool, namespace: bytes) -> None:
-        assert overwrite
-        self.answers.wait()
-        self.puts_left -= 1
-        if self.puts_left < 0:
-            raise RuntimeError("the head is away")
-        self.puts.append(key)
-        self.values[key] = value
-
-    def get(self, key: bytes, *, namespace: bytes) -> bytes | None:
-        return self.values.get(key)
-
-    def list(self, prefix: bytes, *, namespace: bytes) -> list[bytes]:
-        return [key for key in self.values if key.startswith(prefix)]
-
-    def delete(self, key: bytes, *, del_by_prefix: bool = False, namespace: bytes) -> None:
-        doomed = self.list(key, namespace=namespace) if del_by_prefix else [key]
-        for name in doomed:
-            del self.values[name]
-
-
-@pytest.fixture
-def head(monkeypatch: pytest.MonkeyPatch) -> Head:
-    head = Head()
-    for name, function in (
-        ("put", head.put),
-        ("get", head.get),
-        ("list", head.list),
-        ("del", head.delete),
-    ):
-        monkeypatch.setattr(internal_kv, f"_internal_kv_{name}", function)
-    return head
+from tests.cluster.head import Head
 
 
 def add_steps(journal: Journal, number: int) -> None:

@@ -14,6 +14,7 @@ from ray.job_submission import JobSubmissionClient
 
 from mics_core.cluster.local import LocalCluster
 from mics_core.cluster.reaching import SupervisorHandle, has_supervisor
+from mics_core.errors import JobNotFoundError
 from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.folders import CheckpointFolder
 from mics_core.spec.status import GroupState, JobState, JobStatus, StateEvent, StepEvent
@@ -53,6 +54,7 @@ class Story:
     listed_alike: list[str]
     ray_jobs_alike: list[str]
     wanted: tuple[int, int]
+    heard: int
     after_end: JobDetail
     ended: StateEvent
     repeated_cancel: httpx.Response
@@ -80,6 +82,14 @@ def submit_and_kill(service: ServiceProcess, spec: JobSpec) -> JobDetail:
     answer = post()
     assert answer.status_code == 201, answer.text
     return JobDetail.model_validate(answer.json())
+
+
+def find(client: MicsClient, job_id: str) -> JobDetail | None:
+    """Return a job once a service knows it."""
+    try:
+        return client.job(job_id)
+    except JobNotFoundError:
+        return None
 
 
 def truth_of(job_id: str) -> JobStatus:
@@ -174,6 +184,8 @@ def story(
     scale_and_kill(service, address, 1)
     wanted = (client.job(job_id).wanted_groups, truth_of(job_id).wanted_groups)
     service.kill()
+    heard = truth_of(job_id).step
+    eventually(lambda: truth_of(job_id).step > heard + 2, "steps that nobody hears", DEADLINE_S)
     SupervisorHandle(job_id).ask("cancel", "It ends without a service.", timeout_s=DEADLINE_S)
     eventually(lambda: not has_supervisor(job_id), "the end of the supervisor", DEADLINE_S)
     service.start()
@@ -199,6 +211,7 @@ def story(
         checkpoints=checkpoints_listed,
         folder=checkpoints,
         wanted=wanted,
+        heard=heard,
         ended=ended,
         paused=paused,
         cluster_paused=cluster_paused,
@@ -345,7 +358,33 @@ def test_a_job_that_has_ended_can_neither_be_cancelled_nor_scaled(story: Story) 
 
 def test_a_service_that_was_killed_knows_the_end_of_its_jobs(story: Story) -> None:
     assert story.after_end.reason == story.ended.reason == "It ends without a service."
-    assert story.after_end.step == len(story.stream.steps)
+    status = story.after_end.status
+    assert status is not None
+    assert (status.state, status.step) == (JobState.CANCELLED, story.after_end.step)
+    assert {group.state for group in status.groups} == {GroupState.LEFT}
+
+
+def test_steps_that_no_service_heard_before_the_end_are_in_the_history(story: Story) -> None:
+    assert story.after_end.step > story.heard + 2
+    assert story.stream.steps == list(range(story.after_end.step))
+
+
+def test_a_service_with_an_empty_database_knows_the_job_that_ended_before(
+    story: Story, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    other = ServiceProcess(cluster, tmp_path)
+    other.start()
+    try:
+        with MicsClient(other.url) as client:
+            job = eventually(lambda: find(client, story.job_id), "the job", DEADLINE_S)
+            assert (job.state, job.step) == (JobState.CANCELLED, story.after_end.step)
+            events = list(client.watch(story.job_id))
+    finally:
+        other.stop()
+    # What came before it was paused went with the supervisor of that time.
+    since = [event for event in story.stream.read if event.sequence > story.paused.sequence + 1]
+    assert [event.sequence for event in events] == [event.sequence for event in since]
+    assert events[-1] == story.ended
 
 
 # What is refused.

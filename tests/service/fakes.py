@@ -23,6 +23,7 @@ from mics_core.errors import (
 )
 from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.changes import Continuation, GroupsChange
+from mics_core.spec.last_words import LastWords
 from mics_core.spec.nodes import ClusterView, DemandView, LogSource, NodeView
 from mics_core.spec.status import (
     DriverState,
@@ -226,6 +227,7 @@ class FakeCluster:
         self.submitted: dict[str, JobSpec] = {}
         self.continuations: dict[str, Continuation | None] = {}
         self.logs: dict[LogSource, list[str]] = {}
+        self.left: dict[str, tuple[float, LastWords]] = {}
 
     @property
     def is_connected(self) -> bool:
@@ -253,6 +255,15 @@ class FakeCluster:
 
     def kill_supervisor(self, job_id: str) -> None:
         self.supervisors.pop(job_id).wake()
+
+    def end_supervisor(self, job_id: str) -> None:
+        """Have a supervisor whose job is at rest leave, with its last words."""
+        supervisor = self.supervisors.pop(job_id)
+        words = LastWords(
+            spec=supervisor.spec, status=supervisor.status(), events=list(supervisor.history)
+        )
+        self.left[job_id] = (time.time(), words)
+        supervisor.wake()
 
     async def connect(self) -> None:
         self._require_reachable()
@@ -295,6 +306,14 @@ class FakeCluster:
     async def live_jobs(self) -> list[str]:
         self._require_reachable()
         return sorted(self.supervisors)
+
+    async def ended_jobs(self) -> dict[str, float]:
+        self._require_reachable()
+        return {job_id: when for job_id, (when, _) in self.left.items()}
+
+    async def last_words(self, job_id: str) -> LastWords | None:
+        self._require_reachable()
+        return self.left[job_id][1] if job_id in self.left else None
 
     async def spec(self, job_id: str) -> JobSpec:
         return self._supervisor(job_id).spec
