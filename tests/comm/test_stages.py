@@ -24,7 +24,7 @@ def pool() -> Iterator[WorkerPool]:
         yield pool
 
 
-layouts = st.sampled_from(LAYOUTS)
+layouts = st.sampled_from([*LAYOUTS, (6, 2), (6, 3)])  # 3 × 2, 2 × 3
 sizes = st.one_of(st.integers(1, 9), st.integers(1, 20_000))
 
 
@@ -43,7 +43,7 @@ def test_a_gather_in_stages_is_the_flat_one_to_the_bit(
 
 @settings(max_examples=25, deadline=None)
 @given(
-    layout=st.sampled_from([*LAYOUTS, (2, 2), (8, 8)]),
+    layout=st.one_of(layouts, st.sampled_from([(2, 2), (8, 8), (5, 1)])),
     num_elements=sizes,
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
@@ -54,12 +54,12 @@ def test_a_scatter_sums_over_all_workers_by_every_route(
     results = pool.run(scatter_every_way, size, workers_per_node, num_elements, dtype)
     bound = 1e-6 if dtype == torch.float32 else 1e-14
     for errors in results[:size]:
-        assert len(errors) == (5 if workers_per_node < size else 2)
+        assert len(errors) == (5 if 1 < workers_per_node < size else 2)
         assert max(errors.values()) < bound, errors
 
 
-@pytest.mark.parametrize(("size", "workers_per_node"), LAYOUTS)
-def test_no_route_sends_more_out_of_a_node_than_its_ring(
+@pytest.mark.parametrize(("size", "workers_per_node"), [*LAYOUTS, (8, 8), (8, 1)])
+def test_no_route_sends_more_than_its_ring_out_of_a_node_or_to_a_worker(
     pool: WorkerPool, size: int, workers_per_node: int
 ) -> None:
     num_elements = 50_000
@@ -67,31 +67,43 @@ def test_no_route_sends_more_out_of_a_node_than_its_ring(
     unit_bytes = 4 * size * num_elements
     ring = (size - 1) / size * unit_bytes
     between = (size - workers_per_node) / size * unit_bytes
-    most = {
-        "flat gather": ring,
-        "staged gather, between nodes": between,
-        "staged gather, inside": 0.0,
-        "flat scatter": ring,
-        "staged scatter, inside": 0.0,
-        "staged scatter, between nodes": between,
-    }
+    inside = (workers_per_node - 1) / workers_per_node * unit_bytes
+    across = (size // workers_per_node - 1) / size * unit_bytes
+    # What leaves a node, and what each worker receives, from its own node or another.
+    most = {"flat gather": (ring, ring), "flat scatter": (ring, ring)}
+    if 1 < workers_per_node < size:
+        most |= {
+            "staged gather, between nodes": (between, across),
+            "staged gather, inside": (0.0, inside),
+            "staged scatter, inside": (0.0, inside),
+            "staged scatter, between nodes": (between, across),
+        }
+    if workers_per_node == size:
+        most = {route: (0.0, received) for route, (_, received) in most.items()}
+    assert most.keys() == seen[0].keys()
     # Whose an end is; one port may serve several processes, towards different peers.
     owners = {
         (end.here, end.there): rank
         for rank, routes in enumerate(seen)
-        for end in routes["staged scatter, between nodes"]  # the last, so all are connected
+        for end in routes["flat scatter"]  # the last, so all are connected
     }
-    for route, expected in most.items():
+    for route, (expected, to_each) in most.items():
         out_of_node: Counter[int] = Counter()
+        received: Counter[int] = Counter()
         for rank, routes in enumerate(seen):
             for end in routes[route]:
                 sender = owners.get((end.there, end.here))  # others are the world's store
-                if sender is not None and sender // workers_per_node != rank // workers_per_node:
+                if sender is None:
+                    continue
+                received[rank] += end.received_bytes
+                if sender // workers_per_node != rank // workers_per_node:
                     out_of_node[sender // workers_per_node] += end.received_bytes
         # Headers and the barrier between the two looks are a few hundred bytes a message.
         slack = 0.02 * unit_bytes
         for node in range(size // workers_per_node):
             assert out_of_node[node] == pytest.approx(expected, abs=slack), (route, out_of_node)
+        for rank in range(size):
+            assert received[rank] == pytest.approx(to_each, abs=slack), (route, received)
 
 
 @pytest.mark.parametrize(

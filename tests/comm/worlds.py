@@ -131,15 +131,18 @@ def receive_by_route(
     column = torch.ones(group.grid.num_nodes * num_elements)
     scratch = Scratch()
     gathers, scatters = group.gathers, group.scatters
-    routes: dict[str, Callable[[], object]] = {
-        "flat gather": lambda: gather_flat(unit, shard, gathers),
+    staged: dict[str, Callable[[], object]] = {
         "staged gather, between nodes": lambda: gather_column(shard, gathers),
         "staged gather, inside": lambda: gather_rows(unit, column, gathers),
-        "flat scatter": lambda: scatter_flat(shard, unit, scatters, scratch, add=False),
         "staged scatter, inside": lambda: scatter_rows(column, unit, scatters, scratch, add=False),
         "staged scatter, between nodes": lambda: scatter_columns(
             shard, column, scatters, scratch, add=False
         ),
+    }
+    routes: dict[str, Callable[[], object]] = {
+        "flat gather": lambda: gather_flat(unit, shard, gathers),
+        **(staged if group.grid.has_stages else {}),
+        "flat scatter": lambda: scatter_flat(shard, unit, scatters, scratch, add=False),
     }
     received = {}
     for name, run in routes.items():

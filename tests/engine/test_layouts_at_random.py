@@ -65,6 +65,7 @@ def check_any(
     """Draw a model, a strategy and a batch, and train them on a layout."""
     num_groups, size, workers_per_node = layout
     num_heads = data.draw(st.integers(1, 3))
+    family = data.draw(st.sampled_from(["gpt2", "llama", "bert", "roberta"]))
     check(
         pool,
         text,
@@ -73,12 +74,14 @@ def check_any(
         num_groups=num_groups,
         num_micro_batches=num_groups + data.draw(st.integers(0, 3)),
         tolerance=1e-10,
+        model__family=family,
         model__num_heads=num_heads,
         # Few rows, so that some workers hold little or nothing of a parameter.
         model__hidden_size=num_heads * data.draw(st.sampled_from([2, 6, 10])),
         model__num_layers=data.draw(st.integers(1, 3)),
         model__tie_embeddings=data.draw(st.booleans()),
         engine__bucket_mib=data.draw(st.sampled_from([1e-6, 1e-3, 4.0])),
+        training__activation_checkpointing=data.draw(st.booleans()),
         training__sequence_length=data.draw(st.sampled_from([5, 8])),
         training__steps=2,
         training__precision="fp64",

@@ -161,6 +161,8 @@ STAGED = default_strategy(4, 2)
 INSIDE_A_GROUP = {
     "gather": (Strategy(), Death(2, UNITS, "gather_flat", 18), GATHER),
     "gather between nodes": (STAGED, Death(0, UNITS, "gather_column", 18), GATHER),
+    "gather inside a node": (STAGED, Death(3, UNITS, "gather_rows", 18), GATHER),
+    "scatter inside a node": (STAGED, Death(1, UNITS, "scatter_rows", 16), SCATTER),
     "scatter around the ring": (Strategy(), Death(1, UNITS, "scatter_flat", 16), SCATTER),
     "scatter between nodes": (STAGED, Death(2, UNITS, "scatter_columns", 16), SCATTER),
     "vote": (STAGED, Death(1, PARTITION, "gather_doubles", 1, is_vote), VOTE),

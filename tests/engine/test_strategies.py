@@ -238,10 +238,6 @@ def test_offload_in_bf16_over_nodes_is_the_same_to_the_bit(pool: WorkerPool, tex
         assert here["digest"] == there["digest"]
 
 
-def test_compiled_blocks_train_over_nodes_as_one_process(pool: WorkerPool, text: str) -> None:
-    check(pool, text, (4, 2), None, engine__compile=True, training__steps=2)
-
-
 def test_checkpointed_activations_and_kept_parameters_go_together(
     pool: WorkerPool, text: str
 ) -> None:
