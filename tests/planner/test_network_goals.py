@@ -207,7 +207,8 @@ def test_a_goal_whose_system_failed_or_was_not_run_is_missed_with_the_reason(
             lost = {name: goal for name, goal in found.items() if goal.ratio is None}
             # Without a result the same layout and the fastest are not known, so names may change.
             assert not compared & (found.keys() - lost.keys())
-            assert any("the fastest other" in name for name in lost)
+            is_needed = system != full_sharding(8)
+            assert any("the fastest other" in name for name in lost) is is_needed
             for name, goal in lost.items():
                 assert goal.is_missed is (goal.wanted is not None), name
                 assert goal.as_json()["not_measured"] == goal.reason == reason, name
