@@ -14,11 +14,11 @@ __all__ = ["VOCAB_SIZE", "emulated_model", "gpt2", "training_job", "write_tokens
 VOCAB_SIZE = 512
 
 
-def write_tokens(folder: Path, num_tokens: int = 1 << 20) -> Path:
-    """Write ids below `VOCAB_SIZE` that a model can learn: each is a little above the last."""
+def write_tokens(folder: Path, num_tokens: int = 1 << 20, *, vocab_size: int = VOCAB_SIZE) -> Path:
+    """Write ids below `vocab_size` that a model can learn: each is a little above the last."""
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 8, num_tokens)
-    tokens = np.cumsum(noise) * 3 % VOCAB_SIZE
+    tokens = np.cumsum(noise) * 3 % vocab_size
     path = folder / "tokens.npy"
     np.save(path, tokens.astype(np.uint16))
     return path
@@ -35,18 +35,21 @@ def gpt2(hidden_size: int, num_layers: int, num_heads: int, vocab_size: int) -> 
     }
 
 
-def emulated_model(width: int, num_layers: int, forward_s: float) -> dict[str, Any]:
+def emulated_model(
+    width: int, num_layers: int, forward_s: float, *, vocab_size: int = VOCAB_SIZE
+) -> dict[str, Any]:
     """Return the `model` part of a model whose layers take a stated time and no processor.
 
     Args:
         width: See `benchmarks.harness.emulated.build_emulated`.
         num_layers: See there.
         forward_s: See there; a layer's backward takes twice as long.
+        vocab_size: See there.
     """
     return {
         "callable": "benchmarks.harness.emulated:build_emulated",
         "arguments": {
-            "vocab_size": VOCAB_SIZE,
+            "vocab_size": vocab_size,
             "width": width,
             "num_layers": num_layers,
             "forward_s": forward_s,

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-__all__ = ["RESULTS", "build_console", "write_results"]
+__all__ = ["RESULTS", "build_console", "update_facts", "write_results"]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 _PACKAGES = ("mics-elastic", "torch", "transformers", "numpy")
@@ -37,7 +37,17 @@ def write_results(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, rows)
-    _write(path.with_suffix(".meta.json"), {**_circumstances(), **facts})
+    _write(_meta_of(path), {**_circumstances(), **facts})
+
+
+def update_facts(path: Path, **facts: Any) -> None:
+    """Change some facts beside the results in `path`, and leave the circumstances as they are."""
+    meta = _meta_of(path)
+    _write(meta, {**json.loads(meta.read_text(encoding="utf-8")), **facts})
+
+
+def _meta_of(path: Path) -> Path:
+    return path.with_suffix(".meta.json")
 
 
 def _circumstances() -> dict[str, Any]:

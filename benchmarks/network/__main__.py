@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from rich.console import Console
 
 from benchmarks.harness.jobs import VOCAB_SIZE, gpt2, training_job, write_tokens
 from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
-from benchmarks.harness.output import RESULTS, build_console, write_results
+from benchmarks.harness.output import RESULTS, build_console, update_facts, write_results
 from benchmarks.network.deepspeed_env import MICS_VERSION, NEWEST_VERSION
-from benchmarks.network.goals import evaluate
+from benchmarks.network.goals import Goal, evaluate
 from benchmarks.network.layouts import (
     Layout,
     default_systems,
@@ -42,12 +42,18 @@ MODEL = gpt2(hidden_size=384, num_layers=6, num_heads=6, vocab_size=VOCAB_SIZE)
 
 
 def main() -> int:
-    """Run the comparison; return 1 if a loss differs or our engine failed, else 0."""
+    """Run the comparison; return 1 if a loss differs or our engine failed, else 0.
+
+    With `--strict` a goal that is missed or not measured gives 1 too, and so does a machine that
+    cannot run the comparison.
+    """
     options = _parse()
     console = build_console()
+    if options.judge:
+        return _judge(console, options)
     if reason := reason_to_skip():
         console.print(f"skipped: {reason}")
-        return 0
+        return int(options.strict)
     # An end by `kill` still takes the nodes down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results: list[Measured] = []
@@ -60,24 +66,34 @@ def main() -> int:
                 results += measured
                 sound &= _check(console, measured)
                 _write(options.output, results, options)
-    goals = evaluate(results)
+    goals = _write(options.output, results, options)
     show_goals(console, goals)
-    _write(options.output, results, options)
     console.print(f"written to {options.output}")
-    missed = any(goal.is_reached is False for goal in goals)
-    return int(not sound or (options.strict and missed))
+    return int(not sound or (options.strict and _is_one_missed(goals)))
+
+
+def _judge(console: Console, options: argparse.Namespace) -> int:
+    """Hold the goals against results that are there; return 1 if one is missed and that counts."""
+    goals = evaluate(json.loads(options.output.read_text(encoding="utf-8")))
+    show_goals(console, goals)
+    update_facts(options.output, goals=[goal.as_json() for goal in goals])
+    return int(options.strict and _is_one_missed(goals))
+
+
+def _is_one_missed(goals: Sequence[Goal]) -> bool:
+    return not goals or any(goal.is_missed for goal in goals)
 
 
 def _measure_layout(
     console: Console, options: argparse.Namespace, layout: Layout, spec: JobSpec, folder: Path
 ) -> Iterator[list[Measured]]:
     """Yield the results of each link."""
-    systems = options.systems or _systems(options, layout)
     with ExitStack() as stack:
         network = stack.enter_context(EmulatedNetwork(layout.num_nodes))
         factories = Factories(network, folder, stack)
         for link_mbit in options.links:
             network.shape(link_mbit)
+            systems = options.systems or _systems(options, layout, link_mbit)
             link = "unshaped links" if link_mbit is None else f"links of {link_mbit:g} Mbit/s"
             title = f"{layout.num_nodes} nodes × {layout.workers_per_node} workers, {link}"
             with console.status(title) as status:
@@ -100,8 +116,10 @@ def _measure_layout(
             yield measured
 
 
-def _systems(options: argparse.Namespace, layout: Layout) -> list[str]:
-    return predicted_systems(layout) if options.predicted else default_systems(layout)
+def _systems(options: argparse.Namespace, layout: Layout, link_mbit: float | None) -> list[str]:
+    if options.predicted:
+        return predicted_systems(layout)
+    return default_systems(layout, link_mbit)
 
 
 def _check(console: Console, measured: Sequence[Measured]) -> bool:
@@ -133,15 +151,19 @@ def _plan(options: argparse.Namespace, link_mbit: float | None) -> Plan:
     )
 
 
-def _write(path: Path, results: Sequence[Measured], options: argparse.Namespace) -> None:
+def _write(path: Path, results: Sequence[Measured], options: argparse.Namespace) -> list[Goal]:
+    """Write what there is so far; return its goals, of which predictions alone have none."""
+    rows = [result.as_row() for result in results]
+    goals = [] if options.predicted else evaluate(rows)
     write_results(
         path,
-        [result.as_row() for result in results],
-        goals=[asdict(goal) | {"reached": goal.is_reached} for goal in evaluate(results)],
+        rows,
+        goals=[goal.as_json() for goal in goals],
         model=MODEL,
         micro_batches=NUM_MICRO_BATCHES,
         deepspeed={"zero3": NEWEST_VERSION, "mics": MICS_VERSION},
     )
+    return goals
 
 
 def _parse() -> argparse.Namespace:
@@ -155,9 +177,12 @@ def _parse() -> argparse.Namespace:
     add("--steps", type=int, help="measured steps of a turn; the default depends on the link")
     add("--warm-up", type=int, help="steps of a turn before them; the default depends on the link")
     add("--quick", action="store_true", help="one turn of one step, results kept apart")
-    add("--strict", action="store_true", help="exit with 1 if a goal is missed")
+    add("--strict", action="store_true", help="exit with 1 if a goal is missed or not measured")
+    add("--judge", action="store_true", help="run nothing: hold goals against --output's rows")
     add("--output", type=Path, help="where to write the results")
     options = parser.parse_args()
+    if options.predicted and (options.strict or options.judge):
+        parser.error("--predicted has no goals, so neither --strict nor --judge goes with it.")
     if options.output is None:
         quick = RESULTS.parent / ".cache" / "network-quick.json"
         name = "predicted.json" if options.predicted else "network.json"

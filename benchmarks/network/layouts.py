@@ -42,9 +42,13 @@ def parse_layout(text: str) -> Layout:
     return Layout(int(nodes), int(workers))
 
 
-def default_systems(layout: Layout) -> list[str]:
-    """Return the systems in the order of their turns; p = k stays inside a node."""
-    return [
+def default_systems(layout: Layout, link_mbit: float | None) -> list[str]:
+    """Return the systems in the order of their turns; p = k stays inside a node.
+
+    Full sharding of ours runs beside `fsdp2 full` on unshaped links alone: its goal is held there,
+    and over a slow link its steps take as long as those of `fsdp2 full`.
+    """
+    systems = [
         "fsdp2 full",
         "fsdp2 2d",
         "fsdp2 2d deferred",
@@ -57,13 +61,13 @@ def default_systems(layout: Layout) -> list[str]:
         "deepspeed mics",
         f"deepspeed mics p={layout.world_size}",
     ]
+    return [*systems, full_sharding(layout.world_size)] if link_mbit is None else systems
 
 
 def predicted_systems(layout: Layout) -> list[str]:
-    """Return systems of ours in many layouts, to hold predictions against, and full sharding."""
+    """Return systems of ours in many layouts, to hold predictions against."""
     in_node, whole = f"mics p={layout.workers_per_node}", f"mics p={layout.world_size}"
     return [
-        "fsdp2 full",
         full_sharding(layout.world_size),
         "mics auto",
         "mics p=1 checkpointing=true",

@@ -7,6 +7,7 @@ each of gloo's threads wakes a hundred times a second also while its system wait
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -52,9 +53,14 @@ class Measured:
     turns: list[list[Step]] = field(default_factory=list)
 
     @property
+    def counted_turns(self) -> list[list[Step]]:
+        """The steps of each turn that count."""
+        return [turn[self.num_warm_up :] for turn in self.turns]
+
+    @property
     def counted(self) -> list[Step]:
         """The steps that count."""
-        return [step for turn in self.turns for step in turn[self.num_warm_up :]]
+        return [step for turn in self.counted_turns for step in turn]
 
     @property
     def step_s(self) -> float:
@@ -80,12 +86,15 @@ class Measured:
             "step_s_median": self.step_s,
             "step_s_min": min(times),
             "step_s_max": max(times),
+            "step_s_by_turn": [[step.step_s for step in turn] for turn in self.counted_turns],
             "bytes_out_per_node_per_step": round(self.bytes_out),
             "peak_rss_bytes": max(step.peak_rss_bytes for turn in self.turns for step in turn),
             "loss": self.turns[-1][-1].loss,
         }
         if self.questions:
-            row["predicted_step_s"] = median(each.answer().step_s for each in self.questions)
+            predicted = [each.answer().step_s for each in self.questions]
+            row["predicted_step_s"] = median(predicted)
+            row["predicted_step_s_by_turn"] = predicted
             row["predicted_from"] = [each.as_json() for each in self.questions]
         return row | ({"description": self.description} if self.description else {})
 
@@ -198,12 +207,19 @@ def _take_turn(
 
 
 def largest_loss_difference(results: Sequence[Measured]) -> tuple[float, str]:
-    """Return the largest relative difference of any step's loss, and between which systems."""
+    """Return the largest relative difference of any step's loss, and between which systems.
+
+    A loss that is not finite agrees with nothing: the difference is then infinite.
+    """
     losses = {
         f"{result.system}, turn {number + 1}": [step.loss for step in turn]
         for result in results
         for number, turn in enumerate(result.turns)
     }
+    for name, of_turn in losses.items():
+        for index, loss in enumerate(of_turn):
+            if not math.isfinite(loss):
+                return math.inf, f"step {index}: {loss} by {name}"
     worst, words = 0.0, "nothing to compare"
     for index in range(min((len(of_turn) for of_turn in losses.values()), default=0)):
         low, high = (choose(losses, key=lambda name: losses[name][index]) for choose in (min, max))

@@ -43,12 +43,25 @@ def show_results(console: Console, title: str, results: Sequence[Measured]) -> N
 
 
 def show_goals(console: Console, goals: Sequence[Goal]) -> None:
-    """Print one row a goal."""
+    """Print one row a goal, and below why some were not measured."""
     table = Table(title="Goals, ratios of medians", title_justify="left")
     for heading in ("goal", "wanted", "measured", ""):
         table.add_column(heading, justify="left" if heading == "goal" else "right")
-    words = {True: "reached", False: "[red]missed[/red]", None: "not measured"}
     for goal in goals:
+        wanted = "–" if goal.wanted is None else f"{goal.wanted:g}"
         ratio = "–" if goal.ratio is None else f"{goal.ratio:.3f}"
-        table.add_row(goal.name, f"{goal.wanted:g}", ratio, words[goal.is_reached])
+        table.add_row(goal.name, wanted, ratio, _outcome(goal))
     console.print(table)
+    for goal in goals:
+        if goal.reason:
+            style = "bold red" if goal.is_missed else None
+            words = f"{goal.name}: not measured: {goal.reason}"
+            console.print(words, style=style, markup=False)
+
+
+def _outcome(goal: Goal) -> str:
+    if goal.ratio is None:
+        return "[red]not measured[/red]" if goal.is_missed else "not measured"
+    if goal.wanted is None:
+        return "no goal"
+    return "[red]missed[/red]" if goal.is_missed else "reached"

@@ -15,6 +15,7 @@ other rows are predictions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mics_core.planner.cost import predict
@@ -29,8 +30,10 @@ __all__ = [
     "GPT_100B",
     "GPT_175B",
     "LATENCY_S",
+    "OtherAssumption",
     "PublishedRow",
     "fit_constants",
+    "other_assumptions",
     "published_rows",
 ]
 
@@ -47,6 +50,7 @@ GPT_175B = TransformerSizes("gpt2", 12288, 96, 96, 49152, 50257, 2048)
 _PARTITION_SIZE = 128
 _MICRO_BATCH_SIZE = 2
 _MICRO_BATCHES = 4
+_OTHER_MICRO_BATCH_SIZES = (1, 3, 4)
 _TFLOPS_OF_MICS = 170.0
 _TFLOPS_OF_ZERO = 62.0
 
@@ -66,6 +70,23 @@ class PublishedRow:
     def error(self) -> float:
         """Predicted over published, less one."""
         return self.predicted / self.published - 1
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAssumption:
+    """What comes out where something else is assumed, with both constants fitted anew.
+
+    Args:
+        micro_batch_size: Samples of a micro-batch.
+        zero_hides: Whether ZeRO-3 hides its communication as our engine does.
+        zero_weak_scaling: ZeRO-3's weak scaling from 128 to 512 workers, in per cent.
+        reaches_mics: Whether MiCS can reach its published figure at all.
+    """
+
+    micro_batch_size: int
+    zero_hides: bool
+    zero_weak_scaling: float
+    reaches_mics: bool
 
 
 def published_rows(a100_40gb: ClusterProfile, a100_80gb: ClusterProfile) -> list[PublishedRow]:
@@ -109,46 +130,99 @@ def published_rows(a100_40gb: ClusterProfile, a100_80gb: ClusterProfile) -> list
     ]
 
 
-def fit_constants(a100_40gb: ClusterProfile) -> tuple[float, float]:
-    """Return the efficiency and the latency in seconds that give the two fitted figures."""
-    model = shape_of_transformer(GPT_100B)
+def other_assumptions(a100_40gb: ClusterProfile) -> list[OtherAssumption]:
+    """Return what other micro-batches, and a ZeRO-3 that hides what it sends, would mean.
+
+    Args:
+        a100_40gb: Nodes of 8 A100 of 40 GB at 400 Gbit/s.
+    """
+    others = [(size, False) for size in _OTHER_MICRO_BATCH_SIZES]
+    return [_assume(a100_40gb, *other) for other in [*others, (_MICRO_BATCH_SIZE, True)]]
+
+
+def _assume(a100_40gb: ClusterProfile, micro_batch_size: int, zero_hides: bool) -> OtherAssumption:
+    model, speed = shape_of_transformer(GPT_100B), _speed_of_zero(zero_hides)
+    constants = fit_constants(a100_40gb, micro_batch_size, zero_hides=zero_hides)
+    cluster = _with_constants(a100_40gb, *constants)
+    few, many = (speed(_zero(model, cluster, n, micro_batch_size)) for n in (128, 512))
+    mics = _tflops(_mics(model, cluster, 512, micro_batch_size))
+    # The search for the efficiency ends at 1, whether the figure is reached there or not.
+    return OtherAssumption(
+        micro_batch_size, zero_hides, 100 * many / few, mics > _TFLOPS_OF_MICS * 0.999
+    )
+
+
+def fit_constants(
+    a100_40gb: ClusterProfile,
+    micro_batch_size: int = _MICRO_BATCH_SIZE,
+    *,
+    zero_hides: bool = False,
+) -> tuple[float, float]:
+    """Return the efficiency and the latency in seconds that give the two fitted figures.
+
+    Args:
+        a100_40gb: Nodes of 8 A100 of 40 GB at 400 Gbit/s.
+        micro_batch_size: Samples of a micro-batch.
+        zero_hides: Whether ZeRO-3 hides its communication as our engine does.
+    """
+    model, speed = shape_of_transformer(GPT_100B), _speed_of_zero(zero_hides)
     efficiency, latency_s = EFFICIENCY, LATENCY_S
-
-    def with_constants(efficiency: float, latency_s: float) -> ClusterProfile:
-        link = Link(a100_40gb.inter_node.bandwidth_bytes_per_s, latency_s)
-        return replace(a100_40gb, efficiency=efficiency, inter_node=link)
-
     for _ in range(3):  # each constant moves the other's figure by little
         low, high = 0.1, 1.0
         for _ in range(30):
             efficiency = (low + high) / 2
-            reached = _tflops(_mics(model, with_constants(efficiency, latency_s), 512))
+            cluster = _with_constants(a100_40gb, efficiency, latency_s)
+            reached = _tflops(_mics(model, cluster, 512, micro_batch_size))
             low, high = (efficiency, high) if reached < _TFLOPS_OF_MICS else (low, efficiency)
         low, high = 0.0, 1e-2
         for _ in range(30):
             latency_s = (low + high) / 2
-            cluster = with_constants(efficiency, latency_s)
-            reached = _tflops_without_overlap(_zero(model, cluster, 512))
+            cluster = _with_constants(a100_40gb, efficiency, latency_s)
+            reached = speed(_zero(model, cluster, 512, micro_batch_size))
             low, high = (latency_s, high) if reached > _TFLOPS_OF_ZERO else (low, latency_s)
     return efficiency, latency_s
 
 
-def _mics(model: ModelShape, cluster: ClusterProfile, num_workers: int) -> Prediction:
+def _with_constants(cluster: ClusterProfile, efficiency: float, latency_s: float) -> ClusterProfile:
+    link = Link(cluster.inter_node.bandwidth_bytes_per_s, latency_s)
+    return replace(cluster, efficiency=efficiency, inter_node=link)
+
+
+def _mics(
+    model: ModelShape,
+    cluster: ClusterProfile,
+    num_workers: int,
+    micro_batch_size: int = _MICRO_BATCH_SIZE,
+) -> Prediction:
     strategy = default_strategy(_PARTITION_SIZE, cluster.workers_per_node)
-    return _run(model, cluster, num_workers, _PARTITION_SIZE, strategy)
+    return _run(model, cluster, num_workers, _PARTITION_SIZE, micro_batch_size, strategy)
 
 
-def _zero(model: ModelShape, cluster: ClusterProfile, num_workers: int) -> Prediction:
-    return _run(model, cluster, num_workers, num_workers, Strategy())
+def _zero(
+    model: ModelShape,
+    cluster: ClusterProfile,
+    num_workers: int,
+    micro_batch_size: int = _MICRO_BATCH_SIZE,
+) -> Prediction:
+    return _run(model, cluster, num_workers, num_workers, micro_batch_size, Strategy())
 
 
 def _run(
-    model: ModelShape, cluster: ClusterProfile, num_workers: int, size: int, strategy: Strategy
+    model: ModelShape,
+    cluster: ClusterProfile,
+    num_workers: int,
+    size: int,
+    micro_batch_size: int,
+    strategy: Strategy,
 ) -> Prediction:
     nodes = cluster.with_nodes(num_workers // cluster.workers_per_node)
-    layout = Layout(size, num_workers // size, _MICRO_BATCH_SIZE, strategy, is_checkpointed=True)
-    batch = num_workers * _MICRO_BATCH_SIZE * _MICRO_BATCHES
+    layout = Layout(size, num_workers // size, micro_batch_size, strategy, is_checkpointed=True)
+    batch = num_workers * micro_batch_size * _MICRO_BATCHES
     return predict(model, nodes, layout, Workload(batch))
+
+
+def _speed_of_zero(hides: bool) -> Callable[[Prediction], float]:
+    return _tflops if hides else _tflops_without_overlap
 
 
 def _tflops(prediction: Prediction) -> float:

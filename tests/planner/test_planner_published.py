@@ -18,6 +18,7 @@ from mics_core.planner.published import (
     GPT_175B,
     LATENCY_S,
     fit_constants,
+    other_assumptions,
     published_rows,
 )
 
@@ -53,6 +54,15 @@ def test_the_predictions_are_within_five_per_cent_of_the_published_figures() -> 
     assert sum(not row.is_fitted for row in rows) == 3
     for row in rows:
         assert abs(row.error) < 0.05, row
+
+
+def test_other_assumptions_do_not_explain_the_published_figures() -> None:
+    others = other_assumptions(cluster("p4d.24xlarge"))
+    found = {(each.micro_batch_size, each.zero_hides): each for each in others}
+    scaling = {key: round(each.zero_weak_scaling) for key, each in found.items()}
+    assert scaling == {(1, False): 83, (3, False): 67, (4, False): 63, (2, True): 47}
+    reached = {key for key, each in found.items() if each.reaches_mics}
+    assert reached == {(3, False), (4, False), (2, True)}
 
 
 def test_the_tables_of_the_scaling_page_are_what_the_planner_says() -> None:

@@ -3,7 +3,7 @@
 Further words set fields of the job's `engine` part, for instance
 `mics p=8 reshard=node accumulation=node`; `micro_batch=2` and `checkpointing=true` are of its
 `training` part. What the name leaves open the planner chooses, as for any job that names its
-cluster.
+cluster; with `planned=no` nothing is measured, and the engine settles it as for a job without one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class _Choice:
     spec: JobSpec
     partition_size: int
     reason: str
-    strategy: Strategy
+    strategy: Strategy | None
+    """None for what the engine settles by itself, without a planner."""
     question: Question | None
 
 
@@ -94,8 +95,10 @@ class _Mics:
 def _choose(name: str, spec: JobSpec, site: Site) -> _Choice:
     """Have the planner choose what the name leaves open, from what it measures here."""
     settings = settings_of(name)
-    size = settings.pop("p", "auto")
+    size, is_planned = settings.pop("p", "auto"), settings.pop("planned", "yes") == "yes"
     asked = _changed(spec, size if size == "auto" else int(size), settings)
+    if not is_planned:
+        return _Choice(asked, int(size), "Not planned.", None, None)
     if len({*site.nodes_of_ranks}) == 1 and size != "auto":
         # One node has no links to measure, and a measuring model would spoil its peak of memory.
         strategy = settle_strategy(asked.engine, node_grid(list(site.nodes_of_ranks)))
