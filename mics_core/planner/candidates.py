@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.amounts import amount
 from mics_core.planner.collectives import Span, all_gather, reduce_scatter
 from mics_core.planner.footprint import memory_of, usable_bytes
@@ -66,8 +67,9 @@ class Choices:
     pins: Pins = Pins()
     nodes: ClusterShape | None = None
     """The living nodes, whose placement rules then count; none for the cluster's own."""
-    batch_problem: Callable[[int, int], str | None] | None = None
-    """Says in one sentence why p and a micro-batch size do not suit the job's batch."""
+    batch_problem: Callable[[int, int], BrokenRule | None] | None = None
+    """Says why p and a micro-batch size do not suit the job's batch; none to ask that they divide
+    it."""
 
     @property
     def shape(self) -> ClusterShape:
@@ -79,15 +81,16 @@ class Choices:
         """Workers of a node."""
         return self.cluster.workers_per_node
 
-    def problem_of_batch(self, partition_size: int, micro_batch_size: int) -> str | None:
-        """Return why the batch does not divide so, in one sentence; None if it does."""
+    def problem_of_batch(self, partition_size: int, micro_batch_size: int) -> BrokenRule | None:
+        """Return why the batch does not divide so; None if it does."""
         if self.batch_problem is not None:
             return self.batch_problem(partition_size, micro_batch_size)
         samples, batch = partition_size * micro_batch_size, self.workload.global_batch_size
         if batch % samples:
-            return (
+            return BrokenRule(
                 f"the global batch of {batch} is no multiple of {partition_size} ×"
-                f" {micro_batch_size} samples."
+                f" {micro_batch_size} samples.",
+                "Change training.global_batch_size, training.micro_batch_size or partition_size.",
             )
         return None
 
@@ -99,12 +102,17 @@ class Refused:
     partition_size: int
     what: str
     """Which layouts, in few words."""
-    reason: str
-    """Why not, in one sentence."""
+    broken: BrokenRule
+    """Why not, and perhaps what to do about it."""
     cause: Literal["placement", "strategy", "batch", "memory"]
     """The kind of reason."""
     memory: Memory | None = None
     """For a lack of memory: what a worker would need."""
+
+    @property
+    def reason(self) -> str:
+        """Why not, as people read it."""
+        return _sentence(str(self.broken))
 
 
 def candidates(choices: Choices) -> Iterator[Layout | Refused]:
@@ -112,12 +120,12 @@ def candidates(choices: Choices) -> Iterator[Layout | Refused]:
     pins, shape = choices.pins, choices.shape
     if pins.partition_size == "auto" and choices.nodes is None and choices.cluster.num_nodes > 1:
         words = f"more than {choices.k} workers, but no multiple of {choices.k}"
-        rule = "A partition group fits on one node or takes whole nodes of equal size."
-        yield Refused(choices.k + 1, words, rule, "placement")
+        rule = "a partition group fits on one node or takes whole nodes of equal size."
+        yield Refused(choices.k + 1, words, BrokenRule(rule), "placement")
     for size in _sizes(choices):
         if problem := check_partition_size(size, shape):
-            reason = _sentence(f"{problem.rule} {problem.remedy}")
-            yield Refused(size, f"p = {size}", reason, "placement")
+            broken = BrokenRule(problem.rule, problem.remedy)
+            yield Refused(size, f"p = {size}", broken, "placement")
         elif against := stage_problem(pins, Layout(size, 1, 1).span(choices.k)):
             yield Refused(size, f"p = {size}", against, "strategy")
         else:
@@ -155,14 +163,15 @@ def num_groups_of(choices: Choices, partition_size: int, micro_batch_size: int) 
     return min(bounds)
 
 
-def stage_problem(pins: Pins, span: Span) -> str | None:
-    """Return, in one sentence, why a group on `span` cannot have what the job fixes, or None."""
+def stage_problem(pins: Pins, span: Span) -> BrokenRule | None:
+    """Return why a partition group on `span` cannot have what the job fixes, or None if it can."""
     pinned = [name for name in ("reshard", "accumulation") if getattr(pins, name) == "node"]
     if not pinned or span.has_stages:
         return None
-    return (
+    return BrokenRule(
         f"engine.{pinned[0]} 'node' needs a partition group over several nodes of several workers,"
-        f" and this one takes {span.num_nodes} × {span.workers}."
+        f" and this one takes {span.num_nodes} × {span.workers}.",
+        "Leave it at 'auto', or choose a partition size over several whole nodes.",
     )
 
 
@@ -246,7 +255,7 @@ def _of_size(choices: Choices, size: int) -> Iterator[Layout | Refused]:
             fitting.append(micro_batch)
         elif micro_batch == 1 or choices.pins.micro_batch_size != "auto":
             what = f"p = {size}, micro-batch {micro_batch}"
-            yield Refused(size, what, _sentence(problem), "batch")
+            yield Refused(size, what, problem, "batch")
     if not fitting:
         return
     span = Layout(size, 1, 1).span(choices.k)
@@ -277,7 +286,7 @@ def _of_kind(
             yield Refused(
                 kind.partition_size,
                 described(layout),
-                f"It needs {_needs(memory, layout)} a worker of {amount(usable)} usable.",
+                BrokenRule(f"it needs {_needs(memory, layout)} a worker of {amount(usable)} usable."),
                 "memory",
                 memory,
             )
@@ -295,4 +304,6 @@ def _needs(memory: Memory, layout: Layout) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+    """Begin with a capital, unless the first word is the name of a field."""
+    first = text.split(" ", 1)[0]
+    return text if "." in first or "_" in first else text[0].upper() + text[1:]

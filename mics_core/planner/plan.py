@@ -171,16 +171,16 @@ def _problem(choices: Choices, refused: list[Refused]) -> LayoutProblem:
         )
     batch = [each for each in refused if each.cause == "batch"]
     if batch:
-        reason, _, remedy = batch[0].reason.partition(". ")
+        broken = batch[0].broken
         return LayoutProblem(
             value,
-            f"no layout suits the batch: {reason[0].lower()}{reason[1:].removesuffix('.')}.",
-            remedy
+            f"no layout suits the batch: {broken.rule}",
+            broken.remedy
             or "Change training.global_batch_size, training.micro_batch_size or partition_size.",
         )
-    reason, _, remedy = refused[-1].reason.partition(". ")
+    broken = refused[-1].broken
     return LayoutProblem(
         value,
-        f"{reason.removesuffix('.')}.",
-        remedy or "Leave the engine's choices at 'auto', or choose another partition_size.",
+        broken.rule,
+        broken.remedy or "Leave the engine's choices at 'auto', or choose another partition_size.",
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from mics_core.errors import LayoutError, Problem, SpecificationError
+from mics_core.errors import BrokenRule, LayoutError, Problem, SpecificationError
 from mics_core.planner.candidates import Choices, Pins
 from mics_core.planner.clusters import (
     CLUSTER_NAMES,
@@ -26,6 +26,7 @@ from mics_core.planner.profile import Backend, ClusterProfile, Link
 from mics_core.planner.shape import ModelShape, UnitShape, shape_of_transformer
 from mics_core.spec.cluster import ClusterSpec, LinkSpec, load_cluster_spec
 from mics_core.spec.job import JobSpec, TransformersModel
+from mics_core.spec.rules import RuleError
 
 __all__ = [
     "batch_problem",
@@ -161,12 +162,12 @@ def pins_of(spec: JobSpec) -> Pins:
     )
 
 
-def batch_problem(spec: JobSpec, partition_size: int, micro_batch_size: int) -> str | None:
+def batch_problem(spec: JobSpec, partition_size: int, micro_batch_size: int) -> BrokenRule | None:
     """Return why the job's batch and groups do not suit a layout, or None if they do."""
     try:
         spec.num_micro_batches(partition_size, micro_batch_size)
-    except ValueError as error:
-        return str(error)
+    except RuleError as error:
+        return error.broken
     return None
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from mics_core.errors import Problem
 from mics_core.spec import job as job_module
 from mics_core.spec.job import JobSpec
+from mics_core.spec.rules import RuleError
 
 __all__ = ["problems_of", "shown"]
 
@@ -45,6 +46,7 @@ _REMEDIES = {
     "too_short": "Give at least {min_length}.",
     "tuple_type": "Give a list.",
 }
+_ANY_REMEDY = "Correct this field."
 
 
 def problems_of(error: ValidationError, root: type[BaseModel] = JobSpec) -> list[Problem]:
@@ -85,13 +87,15 @@ def _problem(detail: Any, root: type[BaseModel]) -> Problem:
         rule = "it must name a function as `package.module:function`."
         return Problem(field, value, rule, "Write it like `my_package.my_module:build`.")
     if kind == "value_error":
-        rule, _, remedy = str(detail["ctx"]["error"]).partition(". ")
-        where = _mentioned_field(field, rule)
-        return Problem(where, _value_at(detail["input"], where, field), rule + ".", remedy)
+        error = detail["ctx"]["error"]
+        if not isinstance(error, RuleError):  # some other code's, which knows no remedy
+            return Problem(field, value, f"{str(error).removesuffix('.')}.", _ANY_REMEDY)
+        where = _mentioned_field(field, error.rule)
+        return Problem(where, _value_at(detail["input"], where, field), error.rule, error.remedy)
     if kind == "model_type":  # pydantic's sentence names our class, which no reader knows
         return Problem(field, value, "this is a mapping of fields.", "Give a mapping.")
     message = detail["msg"][0].lower() + detail["msg"][1:]
-    remedy = _REMEDIES.get(kind, "Correct this field.").format_map(detail.get("ctx", {}))
+    remedy = _REMEDIES.get(kind, _ANY_REMEDY).format_map(detail.get("ctx", {}))
     return Problem(field, value, f"{message}.", remedy)
 
 

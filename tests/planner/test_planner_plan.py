@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning import CLUSTER, MODEL, choices
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.candidates import Choices, Refused, candidates, num_groups_of
 from mics_core.planner.footprint import memory_of, usable_bytes
 from mics_core.planner.layout import ClusterShape, NodeShape
@@ -259,3 +260,17 @@ def test_scaling_says_what_cannot_be() -> None:
     assert odd.mics == odd.full == "3 workers are no whole nodes of 2."
     assert isinstance(many.full, str)
     assert "batch" in many.full
+
+
+def test_a_full_stop_in_a_value_does_not_end_the_rule() -> None:
+    broken = BrokenRule("'a. b' is no batch.", "Choose another.")
+    found = refused(replace(choices(micro_batch_size=1), batch_problem=lambda *_sizes: broken))
+    assert found.problem.rule == "no layout suits the batch: 'a. b' is no batch."
+    assert found.problem.remedy == "Choose another."
+
+
+def test_the_name_of_a_field_begins_no_capital() -> None:
+    broken = BrokenRule("training.global_batch_size (8) is odd.", "Choose 9.")
+    found = refused(replace(choices(micro_batch_size=1), batch_problem=lambda *_sizes: broken))
+    reasons = {each.reason for each in found.refused if each.cause == "batch"}
+    assert reasons == {"training.global_batch_size (8) is odd. Choose 9."}
