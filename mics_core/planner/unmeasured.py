@@ -13,21 +13,16 @@ from dataclasses import dataclass, replace
 from mics_core.errors import BrokenRule
 from mics_core.planner.amounts import amount
 from mics_core.planner.candidates import Pins, stage_problem
-from mics_core.planner.collectives import Span
+from mics_core.planner.collectives import Span, span_of
 from mics_core.planner.footprint import memory_of, reserve_in_words, usable_bytes, usable_percent
-from mics_core.planner.layout import (
-    ClusterShape,
-    LayoutProblem,
-    check_partition_size,
-    placement_of,
-)
+from mics_core.planner.layout import ClusterShape, LayoutProblem, check_partition_size
 from mics_core.planner.partition import NoPartitionFits, choose_partition_size
 from mics_core.planner.prediction import Layout, Memory, Workload
 from mics_core.planner.profile import Backend
 from mics_core.planner.shape import ModelShape
 from mics_core.planner.strategy import Route, Strategy
 
-__all__ = ["MemoryChoice", "choose_by_memory", "pinned_strategy", "span_of", "stage_refusal"]
+__all__ = ["MemoryChoice", "choose_by_memory", "pinned_strategy", "stage_refusal"]
 
 _LARGEST_MICRO_BATCH = 32
 
@@ -39,14 +34,6 @@ class MemoryChoice:
     layout: Layout
     reason: str
     """Why this one, in one sentence."""
-
-
-def span_of(partition_size: int, nodes: ClusterShape) -> Span:
-    """Return where a partition group of p workers stands; one node if nothing is known."""
-    placement = placement_of(partition_size, nodes)
-    if placement is None:
-        return Span(1, partition_size)
-    return Span(placement.num_nodes, placement.workers_per_node)
 
 
 def pinned_strategy(pins: Pins, span: Span) -> Strategy:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from mics_core.errors import Problem
 from mics_core.spec import job as job_module
 from mics_core.spec.job import JobSpec
+from mics_core.spec.peaks import PeakTflops
 from mics_core.spec.rules import RuleError
 
 __all__ = ["problems_of", "shown"]
@@ -20,7 +21,9 @@ _TAGGED_MODELS: dict[tuple[int | str, ...], type[BaseModel]] = {
     ("model", "callable"): job_module.CallableModel,
     ("data", "files"): job_module.FileData,
     ("data", "callable"): job_module.CallableData,
+    ("peak_tflops", "by precision"): PeakTflops,
 }
+_TAGGED_NUMBER = ("peak_tflops", "number")
 
 _REMEDIES = {
     "bool_parsing": "Give true or false.",
@@ -100,8 +103,8 @@ def _problem(detail: Any, root: type[BaseModel]) -> Problem:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """Dotted path of a location, without pydantic's tags of the models that share a field."""
-    is_tagged = location[:2] in _TAGGED_MODELS
+    """Dotted path of a location, without pydantic's tags of the forms that share a field."""
+    is_tagged = location[:2] in (*_TAGGED_MODELS, _TAGGED_NUMBER)
     names = [str(part) for place, part in enumerate(location) if not (is_tagged and place == 1)]
     return ".".join(names) or "(job)"
 
