@@ -153,7 +153,7 @@ def _notes(chosen: Prediction, choices: Choices) -> str:
     if choices.pins.asks_for_one_group and groups > 1:
         notes += (
             "; as it stands the job asks for one group: set groups.wanted, or groups.maximum to"
-            f" scale later, to up to {groups} for more"
+            f" scale later, for more, up to {groups}"
         )
     return notes
 
