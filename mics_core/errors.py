@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 __all__ = [
+    "BrokenRule",
     "CheckpointDamagedError",
     "CheckpointError",
     "ClusterError",
@@ -75,6 +76,24 @@ def _rebuild(kind: type[MicsError], args: tuple[Any, ...], state: dict[str, Any]
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRule:
+    """What stands against something, and what to do about it.
+
+    The two are kept apart because either may hold a value with a full stop in it.
+
+    Args:
+        rule: The value and the rule that it breaks, in one sentence.
+        remedy: What to do, in one sentence; empty where nobody asks for one.
+    """
+
+    rule: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.remedy}" if self.remedy else self.rule
 
 
 @dataclass(frozen=True, slots=True)

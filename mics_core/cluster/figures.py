@@ -21,7 +21,8 @@ class JobFigures:
 
     Args:
         model_flops_per_sample: Operations of one sample, forward and backward; none if not known.
-        peak_flops_per_s: Peak of one worker; none if the job does not name its cluster.
+        peak_flops_per_s: Peak of one worker in the job's precision; none if the job does not name
+            its cluster, or that does not state it.
     """
 
     model_flops_per_sample: float | None = None
@@ -41,4 +42,6 @@ def figures_of(spec: JobSpec) -> JobFigures:
         cluster = None if name is None else find_cluster(name, backend, "resources.cluster")
     except MicsError:
         return JobFigures()
-    return JobFigures(flops, None if cluster is None else cluster.peak_flops_per_s)
+    precision = spec.training.precision
+    is_known = cluster is not None and cluster.states_peak(precision)
+    return JobFigures(flops, cluster.peak(precision) if cluster and is_known else None)

@@ -14,6 +14,7 @@ from mics_core.cluster.placement import cluster_shape
 from mics_core.data.vocabulary import vocabulary_size
 from mics_core.errors import LayoutError, Problem
 from mics_core.planner.candidates import stage_problem
+from mics_core.planner.collectives import span_of
 from mics_core.planner.layout import ClusterShape, check_partition_size
 from mics_core.planner.prediction import Layout as PlannedLayout
 from mics_core.planner.profile import Backend, ClusterProfile
@@ -23,7 +24,6 @@ from mics_core.planner.unmeasured import (
     MemoryChoice,
     choose_by_memory,
     pinned_strategy,
-    span_of,
     stage_refusal,
 )
 from mics_core.spec.job import JobSpec

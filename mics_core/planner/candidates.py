@@ -11,14 +11,20 @@ and a strategy. Whatever the job fixes is not varied. Three rules keep the numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.amounts import amount
-from mics_core.planner.collectives import Span, all_gather, reduce_scatter
+from mics_core.planner.collectives import Span, all_gather, reduce_scatter, span_of
 from mics_core.planner.footprint import memory_of, usable_bytes
-from mics_core.planner.layout import ClusterShape, check_partition_size
+from mics_core.planner.layout import (
+    ClusterShape,
+    NodeShape,
+    check_partition_size,
+    num_groups_held,
+)
 from mics_core.planner.memory import compute_bytes_per_number, reduce_bytes_per_number
 from mics_core.planner.prediction import Layout, Memory, Workload
 from mics_core.planner.profile import ClusterProfile
@@ -31,6 +37,7 @@ __all__ = [
     "Pins",
     "Refused",
     "candidates",
+    "held_up_by_batch",
     "num_groups_of",
     "stage_problem",
     "strategies",
@@ -54,6 +61,9 @@ class Pins:
     hierarchical: Literal["auto", "always", "never"] = "auto"
     largest_groups: int | None = None
     """Partition groups that the job may have at most; none for as many as the cluster holds."""
+    asks_for_one_group: bool = False
+    """Whether the job asks for one as it stands, though it is planned for as many as the cluster
+    holds; the plan then says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +76,9 @@ class Choices:
     pins: Pins = Pins()
     nodes: ClusterShape | None = None
     """The living nodes, whose placement rules then count; none for the cluster's own."""
-    batch_problem: Callable[[int, int], str | None] | None = None
-    """Says in one sentence why p and a micro-batch size do not suit the job's batch."""
+    batch_problem: Callable[[int, int], BrokenRule | None] | None = None
+    """Says why p and a micro-batch size do not suit the job's batch; none to ask that they divide
+    it."""
 
     @property
     def shape(self) -> ClusterShape:
@@ -75,19 +86,28 @@ class Choices:
         return self.nodes if self.nodes is not None else self.cluster.shape()
 
     @property
+    def eventual_shape(self) -> ClusterShape:
+        """The same nodes and those that the cluster is said to have beyond the living ones."""
+        shape = self.shape
+        missing = self.cluster.num_nodes - sum(shape.nodes_by_size.values())
+        coming = (NodeShape(f"coming-{index}", self.k) for index in range(missing))
+        return ClusterShape((*shape.nodes, *coming))
+
+    @property
     def k(self) -> int:
-        """Workers of a node."""
+        """Workers of a node; of the largest where they differ."""
         return self.cluster.workers_per_node
 
-    def problem_of_batch(self, partition_size: int, micro_batch_size: int) -> str | None:
-        """Return why the batch does not divide so, in one sentence; None if it does."""
+    def problem_of_batch(self, partition_size: int, micro_batch_size: int) -> BrokenRule | None:
+        """Return why the batch does not divide so; None if it does."""
         if self.batch_problem is not None:
             return self.batch_problem(partition_size, micro_batch_size)
         samples, batch = partition_size * micro_batch_size, self.workload.global_batch_size
         if batch % samples:
-            return (
+            return BrokenRule(
                 f"the global batch of {batch} is no multiple of {partition_size} ×"
-                f" {micro_batch_size} samples."
+                f" {micro_batch_size} samples.",
+                "Change training.global_batch_size, training.micro_batch_size or partition_size.",
             )
         return None
 
@@ -99,12 +119,17 @@ class Refused:
     partition_size: int
     what: str
     """Which layouts, in few words."""
-    reason: str
-    """Why not, in one sentence."""
+    broken: BrokenRule
+    """Why not, and perhaps what to do about it."""
     cause: Literal["placement", "strategy", "batch", "memory"]
     """The kind of reason."""
     memory: Memory | None = None
     """For a lack of memory: what a worker would need."""
+
+    @property
+    def reason(self) -> str:
+        """Why not, as people read it."""
+        return _sentence(str(self.broken))
 
 
 def candidates(choices: Choices) -> Iterator[Layout | Refused]:
@@ -112,23 +137,48 @@ def candidates(choices: Choices) -> Iterator[Layout | Refused]:
     pins, shape = choices.pins, choices.shape
     if pins.partition_size == "auto" and choices.nodes is None and choices.cluster.num_nodes > 1:
         words = f"more than {choices.k} workers, but no multiple of {choices.k}"
-        rule = "A partition group fits on one node or takes whole nodes of equal size."
-        yield Refused(choices.k + 1, words, rule, "placement")
-    for size in _sizes(choices):
+        rule = "a partition group fits on one node or takes whole nodes of equal size."
+        yield Refused(choices.k + 1, words, BrokenRule(rule), "placement")
+    eventual = choices.eventual_shape
+    for size in _sizes(choices, min(shape.num_workers, choices.workload.global_batch_size)):
         if problem := check_partition_size(size, shape):
-            reason = _sentence(f"{problem.rule} {problem.remedy}")
-            yield Refused(size, f"p = {size}", reason, "placement")
-        elif against := stage_problem(pins, Layout(size, 1, 1).span(choices.k)):
+            broken = BrokenRule(problem.rule, problem.remedy)
+            yield Refused(size, f"p = {size}", broken, "placement")
+            continue
+        span = span_of(size, shape)
+        if against := stage_problem(pins, span):
             yield Refused(size, f"p = {size}", against, "strategy")
         else:
-            yield from _of_size(choices, size)
+            yield from _of_size(choices, size, span, num_groups_held(size, eventual))
 
 
-def _sizes(choices: Choices) -> Iterable[int]:
+def held_up_by_batch(choices: Choices) -> tuple[int, BrokenRule] | None:
+    """Return the smallest partition size that the batch alone stands against, and how it does.
+
+    Nodes hold it, it suits what the job fixes, and a layout of it fits the memory.
+    """
+    pins, shape, eventual = choices.pins, choices.shape, choices.eventual_shape
+    usable = usable_bytes(choices.cluster.memory_bytes, choices.model)
+    least = 1 if pins.micro_batch_size == "auto" else pins.micro_batch_size
+    for size in _sizes(choices, shape.num_workers):
+        broken = choices.problem_of_batch(size, least)
+        if broken is None or check_partition_size(size, shape):
+            continue
+        span = span_of(size, shape)
+        if stage_problem(pins, span):
+            continue
+        groups = _bounded(choices, size, least, num_groups_held(size, eventual))
+        for kind in _kinds(choices, size, span):
+            layout = replace(kind, num_groups=groups, micro_batch_size=least)
+            if _memory(choices, layout, span).total <= usable:
+                return size, broken
+    return None
+
+
+def _sizes(choices: Choices, largest: int) -> Iterable[int]:
     """Partition sizes to look at; on equal nodes those that cannot be placed are left out."""
     if choices.pins.partition_size != "auto":
         return (choices.pins.partition_size,)
-    largest = min(choices.shape.num_workers, choices.workload.global_batch_size)
     if choices.nodes is not None:
         return range(1, largest + 1)
     inside = range(1, min(choices.k, largest) + 1)
@@ -142,27 +192,28 @@ def num_groups_of(choices: Choices, partition_size: int, micro_batch_size: int) 
     The whole cluster is counted on because the partition size is settled once, while groups come
     and go: it has to suit the largest number of them.
     """
-    cluster, workload = choices.cluster, choices.workload
-    k = choices.k
-    if partition_size <= k:
-        held = cluster.num_nodes * (k // partition_size)
-    else:
-        held = cluster.num_nodes // -(-partition_size // k)
-    micro_batches = workload.global_batch_size // (partition_size * micro_batch_size)
+    held = num_groups_held(partition_size, choices.eventual_shape)
+    return _bounded(choices, partition_size, micro_batch_size, held)
+
+
+def _bounded(choices: Choices, partition_size: int, micro_batch_size: int, held: int) -> int:
+    """Return how many of the groups that the cluster holds a layout is planned with."""
+    micro_batches = choices.workload.global_batch_size // (partition_size * micro_batch_size)
     bounds = [max(1, held), max(1, micro_batches)]
     if choices.pins.largest_groups is not None:
         bounds.append(choices.pins.largest_groups)
     return min(bounds)
 
 
-def stage_problem(pins: Pins, span: Span) -> str | None:
-    """Return, in one sentence, why a group on `span` cannot have what the job fixes, or None."""
+def stage_problem(pins: Pins, span: Span) -> BrokenRule | None:
+    """Return why a partition group on `span` cannot have what the job fixes, or None if it can."""
     pinned = [name for name in ("reshard", "accumulation") if getattr(pins, name) == "node"]
     if not pinned or span.has_stages:
         return None
-    return (
+    return BrokenRule(
         f"engine.{pinned[0]} 'node' needs a partition group over several nodes of several workers,"
-        f" and this one takes {span.num_nodes} × {span.workers}."
+        f" and this one takes {span.num_nodes} × {span.workers}.",
+        "Leave it at 'auto', or choose a partition size over several whole nodes.",
     )
 
 
@@ -237,23 +288,30 @@ def _faster_routes(choices: Choices, span: Span) -> tuple[_Routes, _Routes]:
     return (gather(units[0]), gather(units[1])), (scatter(units[0]), scatter(units[1]))
 
 
-def _of_size(choices: Choices, size: int) -> Iterator[Layout | Refused]:
-    """Yield the layouts of one placeable partition size."""
-    fitting = []
-    for micro_batch in _micro_batches(choices, size):
-        problem = choices.problem_of_batch(size, micro_batch)
-        if problem is None:
-            fitting.append(micro_batch)
-        elif micro_batch == 1 or choices.pins.micro_batch_size != "auto":
-            what = f"p = {size}, micro-batch {micro_batch}"
-            yield Refused(size, what, _sentence(problem), "batch")
-    if not fitting:
-        return
-    span = Layout(size, 1, 1).span(choices.k)
+def _of_size(choices: Choices, size: int, span: Span, held: int) -> Iterator[Layout | Refused]:
+    """Yield the layouts of one placeable partition size, of which the cluster holds so many groups.
+
+    Micro-batches that do not suit the batch are one refusal, with the reason of the smallest.
+    """
+    sizes = _micro_batches(choices, size)
+    broken = {each: choices.problem_of_batch(size, each) for each in sizes}
+    unsuited = [each for each in sizes if broken[each] is not None]
+    if unsuited and (first := broken[unsuited[0]]) is not None:
+        name = "micro-batch" if len(unsuited) == 1 else "micro-batches"
+        what = f"p = {size}, {name} {', '.join(str(each) for each in unsuited)}"
+        yield Refused(size, what, first, "batch")
+    fitting = [each for each in sizes if broken[each] is None]
+    if fitting:
+        for kind in _kinds(choices, size, span):
+            yield from _of_kind(choices, kind, span, held, fitting)
+
+
+def _kinds(choices: Choices, size: int, span: Span) -> Iterator[Layout]:
+    """Yield each choice of strategy and activations, as a layout of one sample and one group."""
     pinned = choices.pins.activation_checkpointing
     for is_checkpointed in (False, True) if pinned == "auto" else (pinned,):
         for strategy in strategies(choices, span):
-            yield from _of_kind(choices, Layout(size, 1, 1, strategy, is_checkpointed), fitting)
+            yield Layout(size, 1, 1, strategy, is_checkpointed)
 
 
 def _micro_batches(choices: Choices, size: int) -> list[int]:
@@ -265,24 +323,23 @@ def _micro_batches(choices: Choices, size: int) -> list[int]:
 
 
 def _of_kind(
-    choices: Choices, kind: Layout, micro_batches: list[int]
+    choices: Choices, kind: Layout, span: Span, held: int, micro_batches: Sequence[int]
 ) -> Iterator[Layout | Refused]:
     usable = usable_bytes(choices.cluster.memory_bytes, choices.model)
-    span = kind.span(choices.k)
     for micro_batch in micro_batches:
-        groups = num_groups_of(choices, kind.partition_size, micro_batch)
+        groups = _bounded(choices, kind.partition_size, micro_batch, held)
         layout = replace(kind, num_groups=groups, micro_batch_size=micro_batch)
-        memory = memory_of(choices.model, layout, choices.workload, span, choices.cluster.backend)
+        memory = _memory(choices, layout, span)
         if memory.total > usable:
-            yield Refused(
-                kind.partition_size,
-                described(layout),
-                f"It needs {_needs(memory, layout)} a worker of {amount(usable)} usable.",
-                "memory",
-                memory,
-            )
+            rule = f"it needs {_needs(memory, layout)} a worker of {amount(usable)} usable."
+            what = described(layout)
+            yield Refused(kind.partition_size, what, BrokenRule(rule), "memory", memory)
             return
         yield layout
+
+
+def _memory(choices: Choices, layout: Layout, span: Span) -> Memory:
+    return memory_of(choices.model, layout, choices.workload, span, choices.cluster.backend)
 
 
 def _needs(memory: Memory, layout: Layout) -> str:
@@ -295,4 +352,6 @@ def _needs(memory: Memory, layout: Layout) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+    """Begin with a capital, unless the first word is the name of a field."""
+    first = text.split(" ", 1)[0]
+    return text if "." in first or "_" in first else text[0].upper() + text[1:]

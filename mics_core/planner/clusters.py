@@ -5,23 +5,25 @@ Sources, all of the maker or the provider:
 - Networks, GPUs and GPU memory of an instance: Amazon EC2 instance types, accelerated computing
   (p3dn.24xlarge 100 Gbit/s, p4d and p4de.24xlarge 400 Gbit/s, p5.48xlarge 3200 Gbit/s, all with
   EFA; NVLink or NVSwitch inside).
-- Peak rates are dense, in fp16 or bf16 with fp32 accumulation, from NVIDIA's data sheets: V100 SXM2
-  125 TFLOP/s, A100 SXM 312 TFLOP/s, H100 SXM 989 TFLOP/s. So are memory bandwidths (900, 1555,
-  2039 and 3350 GB/s) and NVLink: 300, 600 and 900 GB/s for both directions together, hence half of
-  each is taken.
+- Peak rates are dense, in TFLOP/s, from NVIDIA's data sheets of V100 SXM2, A100 SXM and H100 SXM:
+  15.7, 19.5 and 67 in fp32, without TF32, which torch leaves off; 312 and 989 of the latter two in
+  bf16 with sums in fp32; 7.8, 19.5 and 67 in fp64, the latter two on tensor cores. A V100's tensor
+  cores know fp16 alone, which no job trains in: in bf16 it has the rate of fp32 at best.
+- So are memory bandwidths (900, 1555, 2039 and 3350 GB/s) and NVLink: 300, 600 and 900 GB/s for
+  both directions together, hence half of each is taken.
 
 Not from a source, and the same for all: the share of the peak that layers reach and the latency of
-a round between nodes, which were fitted to two published figures (`mics_core.planner.published`),
-and the latency of a round inside a node, an assumption. A network's nominal bandwidth is taken as
-it stands. So these tell what to expect before there is a cluster; measure yours with `mics probe`
-and give the file instead.
+a round between nodes, which were fitted to two published figures in half precision and are taken
+for all (`mics_core.planner.published`), and the latency of a round inside a node, an assumption. A
+network's nominal bandwidth is taken as it stands. So these tell what to expect before there is a
+cluster; measure yours with `mics probe` and give the file instead.
 """
 
 from __future__ import annotations
 
 import difflib
 
-from mics_core.planner.profile import ClusterProfile, Link
+from mics_core.planner.profile import ClusterProfile, Link, Peaks
 from mics_core.planner.published import EFFICIENCY, LATENCY_S
 
 __all__ = ["CLUSTER_NAMES", "close_cluster_names", "named_cluster", "names_a_file"]
@@ -29,13 +31,16 @@ __all__ = ["CLUSTER_NAMES", "close_cluster_names", "named_cluster", "names_a_fil
 _GIB = 1 << 30
 _INTRA_NODE_LATENCY_S = 10e-6
 _DEFAULT_NODES = 8
+_V100 = Peaks(fp32=15.7e12, bf16=15.7e12, fp64=7.8e12, lacking=("bf16",))
+_A100 = Peaks(fp32=19.5e12, bf16=312e12, fp64=19.5e12)
+_H100 = Peaks(fp32=67e12, bf16=989e12, fp64=67e12)
 
 
 def _gpus(
     name: str,
     *,
     memory_gib: int,
-    peak_tflops: float,
+    peaks: Peaks,
     memory_gb_per_s: float,
     nvlink_gb_per_s: float,
     network_gbit_per_s: float,
@@ -45,7 +50,7 @@ def _gpus(
         num_nodes=_DEFAULT_NODES,
         workers_per_node=8,
         memory_bytes=memory_gib * _GIB,
-        peak_flops_per_s=peak_tflops * 1e12,
+        peak_flops_per_s=peaks,
         intra_node=Link(nvlink_gb_per_s * 1e9 / 2, _INTRA_NODE_LATENCY_S),
         inter_node=Link(network_gbit_per_s * 1e9 / 8, LATENCY_S),
         efficiency=EFFICIENCY,
@@ -58,7 +63,7 @@ _CLUSTERS = (
     _gpus(
         "p3dn.24xlarge",
         memory_gib=32,
-        peak_tflops=125,
+        peaks=_V100,
         memory_gb_per_s=900,
         nvlink_gb_per_s=300,
         network_gbit_per_s=100,
@@ -66,7 +71,7 @@ _CLUSTERS = (
     _gpus(
         "p4d.24xlarge",
         memory_gib=40,
-        peak_tflops=312,
+        peaks=_A100,
         memory_gb_per_s=1555,
         nvlink_gb_per_s=600,
         network_gbit_per_s=400,
@@ -74,7 +79,7 @@ _CLUSTERS = (
     _gpus(
         "p4de.24xlarge",
         memory_gib=80,
-        peak_tflops=312,
+        peaks=_A100,
         memory_gb_per_s=2039,
         nvlink_gb_per_s=600,
         network_gbit_per_s=400,
@@ -82,7 +87,7 @@ _CLUSTERS = (
     _gpus(
         "p5.48xlarge",
         memory_gib=80,
-        peak_tflops=989,
+        peaks=_H100,
         memory_gb_per_s=3350,
         nvlink_gb_per_s=900,
         network_gbit_per_s=3200,

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from mics_core.planner.layout import ClusterShape, placement_of
+from mics_core.planner.memory import Precision
 from mics_core.planner.profile import Backend, ClusterProfile
 from mics_core.planner.strategy import Route
 
@@ -26,6 +28,7 @@ __all__ = [
     "reduce_scatter",
     "reduce_scatter_across",
     "reduce_scatter_inside",
+    "span_of",
 ]
 
 
@@ -62,7 +65,7 @@ class Cost:
             self.wire_s * times,
         )
 
-    def processor_s(self, cluster: ClusterProfile) -> float:
+    def processor_s(self, cluster: ClusterProfile, precision: Precision) -> float:
         """Return the time for which it takes the worker's processor from computing.
 
         On CPUs the same cores compute, copy and drive the network; a byte that goes out over TCP
@@ -72,7 +75,7 @@ class Cost:
         if cluster.backend == "nccl":
             return 0.0
         moved_bytes = _BYTES_MOVED_PER_SENT * self.worker_bytes + self.copied_bytes
-        return moved_bytes / cluster.moved_bytes_per_s
+        return moved_bytes / cluster.moved_bytes_per_s(precision)
 
 
 NOTHING = Cost()
@@ -95,6 +98,14 @@ class Span:
     def has_stages(self) -> bool:
         """Whether two stages differ from one: several nodes of several workers."""
         return self.num_nodes > 1 and self.workers > 1
+
+
+def span_of(partition_size: int, nodes: ClusterShape) -> Span:
+    """Return where a partition group of p workers stands; one node if nothing is known."""
+    placement = placement_of(partition_size, nodes)
+    if placement is None:
+        return Span(1, partition_size)
+    return Span(placement.num_nodes, placement.workers_per_node)
 
 
 def all_gather(num_bytes: float, span: Span, cluster: ClusterProfile, route: Route) -> Cost:

@@ -26,7 +26,9 @@ part of c alone. The quarter is a worker's share of a core in the runs it was he
 them (docs/scaling.md). Of the second hop only w joins this sum: its processor time has a thread of
 its own.
 
-What is not modelled: delays of launching kernels, stragglers, and congestion by other traffic.
+What is not modelled: delays of launching kernels, stragglers, congestion by other traffic, and of
+unequal nodes anything but where a partition group stands: groups are taken to share nodes, and
+links to be shared, as if all nodes were like the largest.
 """
 
 from __future__ import annotations
@@ -82,7 +84,11 @@ class _Exchanges:
 
 
 def predict(
-    model: ModelShape, cluster: ClusterProfile, layout: Layout, workload: Workload
+    model: ModelShape,
+    cluster: ClusterProfile,
+    layout: Layout,
+    workload: Workload,
+    span: Span | None = None,
 ) -> Prediction:
     """Predict one step.
 
@@ -91,11 +97,14 @@ def predict(
         cluster: The cluster.
         layout: How the job is run on it.
         workload: What of the job the layout cannot change.
+        span: Where one partition group stands; by default as on nodes of equal size.
 
     Raises:
-        ValueError: The partition size is above one node's workers and no multiple of them.
+        ValueError: No span is given and the partition size is above one node's workers and no
+            multiple of them, or the cluster's peak in the job's precision is not known.
     """
-    span = layout.span(cluster.workers_per_node)
+    if span is None:
+        span = layout.span(cluster.workers_per_node)
     micro_batches = layout.micro_batches(workload.global_batch_size)
     exchanges = _exchanges(model, cluster, layout, workload, span)
     hop = _second_hop(model, cluster, layout, workload, span)
@@ -125,7 +134,7 @@ def predict(
         tokens_per_s=samples_per_s * model.sequence_length,
         model_tflops=flops_per_s / 1e12,
         hardware_tflops=(flops_per_s + again_per_s) / 1e12,
-        mfu=flops_per_s / cluster.peak_flops_per_s,
+        mfu=flops_per_s / cluster.peak(workload.precision),
     )
 
 
@@ -201,14 +210,14 @@ def _times(
     hop: _SecondHop,
     span: Span,
 ) -> Times:
-    blocks, later = model.num_blocks, micro_batches - 1
+    blocks, later, precision = model.num_blocks, micro_batches - 1, workload.precision
     is_on_cpus = cluster.backend == "gloo"
 
     def alone(cost: Cost) -> float:
         if not is_on_cpus:
             return cost.time_s
-        copies_s = replace(cost, worker_bytes=0.0).processor_s(cluster)
-        return max(cost.time_s + copies_s, cost.processor_s(cluster) + cost.wire_s)
+        copies_s = replace(cost, worker_bytes=0.0).processor_s(cluster, precision)
+        return max(cost.time_s + copies_s, cost.processor_s(cluster, precision) + cost.wire_s)
 
     def beside(compute_s: float, *costs: Cost, hop_part: Cost = NOTHING) -> float:
         of_group = sum(costs, start=NOTHING)
@@ -216,11 +225,11 @@ def _times(
         shown_s = max(0.0, whole.time_s - compute_s)
         if not is_on_cpus:
             return shown_s
-        in_turn_s = of_group.processor_s(cluster) + whole.wire_s
+        in_turn_s = of_group.processor_s(cluster, precision) + whole.wire_s
         in_turn_s -= _COMPUTING_THAT_HIDES_WIRES * compute_s
-        return max(shown_s, whole.processor_s(cluster), in_turn_s)
+        return max(shown_s, whole.processor_s(cluster, precision), in_turn_s)
 
-    work = layout.micro_batch_size * cluster.seconds_per_flop
+    work = layout.micro_batch_size * cluster.seconds_per_flop(precision)
     block_s, root_s = model.block.flops * work, model.root.flops * work
     again_s = block_s if layout.is_checkpointed else 0.0
     backward_s = 2 * block_s + again_s
@@ -274,7 +283,7 @@ def _update_s(
     shard_bytes = num_bytes / layout.partition_size
     if workload.offload_optimizer and cluster.backend == "nccl":
         return shard_bytes / _OFFLOAD_BYTES_PER_S
-    return shard_bytes / cluster.moved_bytes_per_s
+    return shard_bytes / cluster.moved_bytes_per_s(workload.precision)
 
 
 def _summary_s(cluster: ClusterProfile, layout: Layout, span: Span) -> float:

@@ -22,6 +22,8 @@ __all__ = [
     "PlacementShape",
     "allowed_partition_sizes",
     "check_partition_size",
+    "claimed_workers",
+    "num_groups_held",
     "partition_group_of",
     "placement_of",
     "rank_in_partition_group",
@@ -101,6 +103,37 @@ def placement_of(partition_size: int, cluster: ClusterShape) -> PlacementShape |
         if partition_size % workers == 0 and partition_size // workers <= num_nodes:
             return PlacementShape(partition_size // workers, workers)
     return None
+
+
+def num_groups_held(partition_size: int, cluster: ClusterShape) -> int:
+    """Return how many partition groups of p workers stand on the cluster at once.
+
+    All are placed alike (`placement_of`): where one node holds a group, no other group is put
+    together from smaller nodes.
+    """
+    placement = placement_of(partition_size, cluster)
+    if placement is None:
+        return 0
+    nodes_by_size = cluster.nodes_by_size
+    if placement.num_nodes > 1:
+        return nodes_by_size[placement.workers_per_node] // placement.num_nodes
+    return sum(count * (workers // partition_size) for workers, count in nodes_by_size.items())
+
+
+def claimed_workers(partition_size: int, cluster: ClusterShape) -> float:
+    """Return the workers that one partition group of p takes from the cluster.
+
+    On one node that is its share of the nodes that hold such groups, workers that are too few for
+    another group included: on nodes of 8 a group of 5 takes 8 workers, one of 3 takes 4. Over
+    several nodes it is p.
+    """
+    placement = placement_of(partition_size, cluster)
+    if placement is not None and placement.num_nodes == 1:
+        sizes = [each for each in cluster.nodes_by_size.items() if each[0] >= partition_size]
+        if sizes:
+            workers = sum(size * count for size, count in sizes)
+            return workers / num_groups_held(partition_size, cluster)
+    return float(partition_size)
 
 
 def check_partition_size(partition_size: int, cluster: ClusterShape) -> LayoutProblem | None:

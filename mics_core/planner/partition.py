@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.amounts import amount
 from mics_core.planner.footprint import USABLE_PERCENT
 from mics_core.planner.layout import ClusterShape, LayoutProblem, check_partition_size
@@ -81,7 +82,7 @@ def choose_partition_size(
     activation_bytes: int,
     worker_memory_bytes: int,
     cluster: ClusterShape,
-    batch_problem: Callable[[int], str | None],
+    batch_problem: Callable[[int], BrokenRule | None],
     percent: int = USABLE_PERCENT,
 ) -> PartitionChoice | NoPartitionFits:
     """Choose the smallest partition size that fits memory, cluster and batch.
@@ -95,7 +96,7 @@ def choose_partition_size(
         activation_bytes: Activations of one micro-batch on one worker.
         worker_memory_bytes: Memory of one worker.
         cluster: The nodes; if none has workers yet, sizes up to 1024 are tried without its rules.
-        batch_problem: Says in one sentence why p does not suit the global batch; None if it does.
+        batch_problem: Says why p does not suit the global batch; None if it does.
         percent: Share of the memory that may be planned with.
 
     Returns:
@@ -124,13 +125,14 @@ def _reason_against(
     need: _Need,
     usable_bytes: int,
     cluster: ClusterShape,
-    batch_problem: Callable[[int], str | None],
+    batch_problem: Callable[[int], BrokenRule | None],
 ) -> str | None:
     if need.at(size) > usable_bytes:
         return f"{size} needs {need.described(size)}, but {amount(usable_bytes)} is usable."
     if problem := check_partition_size(size, cluster):
         return f"{problem.value} is refused: {problem.rule}"
-    return batch_problem(size)
+    broken = batch_problem(size)
+    return None if broken is None else str(broken)
 
 
 def _nothing_fits(
@@ -138,7 +140,7 @@ def _nothing_fits(
     usable_bytes: int,
     percent: int,
     cluster: ClusterShape,
-    batch_problem: Callable[[int], str | None],
+    batch_problem: Callable[[int], BrokenRule | None],
     rejected: tuple[Rejected, ...],
 ) -> NoPartitionFits:
     """Say what is missing at the size that comes closest."""
@@ -152,9 +154,10 @@ def _nothing_fits(
     more_memory = f"each worker at least {amount(-(-need.at(best) * 100 // percent))}"
     holding = [size for size in placeable if need.at(size) <= usable_bytes]
     if holding:
-        reason, _, change = (batch_problem(holding[0]) or "").partition(". ")
-        rule = f"memory and cluster allow {holding[0]}, but {reason.removesuffix('.')}."
-        remedy = (change or "Change the batch to suit it.").removesuffix(".")
+        broken = batch_problem(holding[0])
+        assert broken is not None, holding  # or it would have been chosen
+        rule = f"memory and cluster allow {holding[0]}, but {broken.rule}"
+        remedy = (broken.remedy or "Change the batch to suit it.").removesuffix(".")
         remedy += f", or give {more_memory}." if suiting else "."
     else:
         allowing = "cluster and batch allow" if suiting else "the cluster allows"

@@ -3,18 +3,22 @@
 Two layouts are compared by the time of a step, which takes the same samples in all of them, over
 the whole cluster: workers that a layout leaves idle count against it. Where the job bounds its
 groups, layouts use different numbers of workers; they are then compared by worker-seconds a step,
-so that a larger partition group does not win by its workers alone.
+so that a larger partition group does not win by its workers alone. Workers of a node that are too
+few for another group serve nobody, so they count with the groups of that node: on nodes of 8
+workers a group of 5 counts as 8, and a group of 3, of which a node holds two, as 4.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from mics_core.planner.amounts import amount, percent, seconds
-from mics_core.planner.candidates import Choices, Refused, candidates
+from mics_core.planner.candidates import Choices, Refused, candidates, held_up_by_batch
+from mics_core.planner.collectives import Span, span_of
 from mics_core.planner.cost import predict
 from mics_core.planner.footprint import reserve_in_words, usable_bytes, usable_percent
-from mics_core.planner.layout import LayoutProblem
+from mics_core.planner.layout import LayoutProblem, claimed_workers
 from mics_core.planner.prediction import Layout, Prediction
 from mics_core.planner.words import described
 
@@ -29,7 +33,8 @@ class Ranked:
 
     prediction: Prediction
     score: float
-    """Seconds of a step, or worker-seconds where the numbers of workers differ; less is better."""
+    """Seconds of a step, or worker-seconds where the numbers of workers differ, those that are too
+    few for another group included; less is better."""
     reason: str
     """Why it was chosen or not, in one sentence."""
 
@@ -82,18 +87,31 @@ def plan_layout(choices: Choices) -> Plan | NoPlan:
         The plan, or what stands against all layouts; both with a reason for each that was turned
         down.
     """
+    shape, eventual = choices.shape, choices.eventual_shape
+
+    @cache
+    def span(partition_size: int) -> Span:
+        return span_of(partition_size, shape)
+
+    @cache
+    def claimed(partition_size: int) -> float:
+        return claimed_workers(partition_size, eventual)
+
+    model, cluster, workload = choices.model, choices.cluster, choices.workload
     refused, fitting = [], []
     for found in candidates(choices):
         if isinstance(found, Refused):
             refused.append(found)
         else:
-            fitting.append(predict(choices.model, choices.cluster, found, choices.workload))
+            fitting.append(predict(model, cluster, found, workload, span(found.partition_size)))
     if not fitting:
         return NoPlan(_problem(choices, refused), tuple(refused))
     is_bounded = choices.pins.largest_groups is not None
 
     def score(prediction: Prediction) -> float:
-        return prediction.step_s * (prediction.layout.num_workers if is_bounded else 1)
+        layout = prediction.layout
+        workers = layout.num_groups * claimed(layout.partition_size) if is_bounded else 1.0
+        return prediction.step_s * workers
 
     fitting.sort(key=score)
     limit = score(fitting[0]) * _TIE
@@ -112,15 +130,32 @@ def plan_layout(choices: Choices) -> Plan | NoPlan:
 def _reason_for(chosen: Prediction, fastest: Prediction, num_fitting: int, choices: Choices) -> str:
     usable = amount(usable_bytes(choices.cluster.memory_bytes, choices.model))
     needs = f"{seconds(chosen.step_s)} a step, {amount(chosen.memory.total)} of {usable} a worker"
-    name, kept = described(chosen.layout), reserve_in_words(choices.model)
+    name, notes = described(chosen.layout), _notes(chosen, choices)
     if num_fitting == 1:
-        return f"{name} is the only layout that fits: {needs}{kept}."
+        return f"{name} is the only layout that fits: {needs}{notes}."
     if chosen is fastest:
-        return f"{name} is the fastest of {num_fitting} layouts that fit: {needs}{kept}."
+        return f"{name} is the fastest of {num_fitting} layouts that fit: {needs}{notes}."
     return (
         f"{name} is within 3 % of the fastest of {num_fitting} layouts that fit and"
-        f" {_advantage(chosen, fastest)}: {needs}{kept}."
+        f" {_advantage(chosen, fastest)}: {needs}{notes}."
     )
+
+
+def _notes(chosen: Prediction, choices: Choices) -> str:
+    """Return the end of the sentence: what a reader might not expect of the plan."""
+    notes = reserve_in_words(choices.model)
+    precision, groups = choices.workload.precision, chosen.layout.num_groups
+    if choices.cluster.lacks(precision):
+        notes += (
+            f"; workers of {choices.cluster.name} have no matrix units for {precision}, so that it"
+            " is as fast as fp32 at best"
+        )
+    if choices.pins.asks_for_one_group and groups > 1:
+        notes += (
+            "; as it stands the job asks for one group: set groups.wanted, or groups.maximum to"
+            f" scale later, for more, up to {groups}"
+        )
+    return notes
 
 
 def _reason_against(other: Prediction, chosen: Prediction, ratio: float) -> str:
@@ -153,7 +188,10 @@ def _advantage(one: Prediction, other: Prediction) -> str:
 
 
 def _problem(choices: Choices, refused: list[Refused]) -> LayoutProblem:
-    """Say what is missing where it comes closest: memory last, since it depends on the others."""
+    """Say what is missing where it comes closest: memory last, since it depends on the others.
+
+    Where the batch alone keeps out a size that memory allows, both are named.
+    """
     usable = usable_bytes(choices.cluster.memory_bytes, choices.model)
     pinned = choices.pins.partition_size
     value = f"partition_size {pinned!r} on {choices.cluster.name}"
@@ -162,8 +200,17 @@ def _problem(choices: Choices, refused: list[Refused]) -> LayoutProblem:
         closest = min(short, key=lambda each: each.memory.total if each.memory else 0.0)
         assert closest.memory is not None
         needed = -(-closest.memory.total * 100 // usable_percent(choices.model))
+        value = f"{value} with {amount(usable)} usable a worker"
+        if held_up := held_up_by_batch(choices):
+            size, broken = held_up
+            remedy = (broken.remedy or "Change the batch to suit it.").removesuffix(".")
+            return LayoutProblem(
+                value,
+                f"memory and cluster allow p = {size}, but {broken.rule}",
+                f"{remedy}, or give each worker at least {amount(needed)}.",
+            )
         return LayoutProblem(
-            f"{value} with {amount(usable)} usable a worker",
+            value,
             f"the layout that comes closest ({closest.what}) needs"
             f" {amount(closest.memory.total)} a worker{reserve_in_words(choices.model)}.",
             f"Give each worker at least {amount(needed)}, add nodes for a larger partition group,"
@@ -171,16 +218,16 @@ def _problem(choices: Choices, refused: list[Refused]) -> LayoutProblem:
         )
     batch = [each for each in refused if each.cause == "batch"]
     if batch:
-        reason, _, remedy = batch[0].reason.partition(". ")
+        broken = batch[0].broken
         return LayoutProblem(
             value,
-            f"no layout suits the batch: {reason[0].lower()}{reason[1:].removesuffix('.')}.",
-            remedy
+            f"no layout suits the batch: {broken.rule}",
+            broken.remedy
             or "Change training.global_batch_size, training.micro_batch_size or partition_size.",
         )
-    reason, _, remedy = refused[-1].reason.partition(". ")
+    broken = refused[-1].broken
     return LayoutProblem(
         value,
-        f"{reason.removesuffix('.')}.",
-        remedy or "Leave the engine's choices at 'auto', or choose another partition_size.",
+        broken.rule,
+        broken.remedy or "Leave the engine's choices at 'auto', or choose another partition_size.",
     )

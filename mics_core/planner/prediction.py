@@ -52,7 +52,7 @@ class Layout:
         return self.partition_size * self.num_groups
 
     def span(self, workers_per_node: int) -> Span:
-        """Return where one group stands on nodes of k workers.
+        """Return where one group stands on nodes of k workers each.
 
         Raises:
             ValueError: p is above k and no multiple of it.
@@ -184,7 +184,7 @@ class Prediction:
     hardware_tflops: float
     """TFLOP/s of one worker, with them; what publications of training speed usually state."""
     mfu: float
-    """Model operations as a share of the cluster's peak."""
+    """Model operations as a share of the cluster's peak in the job's precision."""
 
     @property
     def step_s(self) -> float:

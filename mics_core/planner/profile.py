@@ -6,13 +6,40 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mics_core.planner.layout import ClusterShape, NodeShape
+from mics_core.planner.memory import Precision
 
-__all__ = ["Backend", "ClusterProfile", "Link"]
+__all__ = ["Backend", "ClusterProfile", "Link", "Peaks"]
 
 Backend = Literal["gloo", "nccl"]
 """What runs the collectives: it decides how a reduce-scatter goes and what it sends."""
 
 _FLOPS_PER_BYTE: dict[Backend, float] = {"gloo": 10.0, "nccl": 200.0}
+_FLOPS_PER_BYTE_IN: dict[Backend, dict[Precision, float]] = {
+    "gloo": {"fp32": 10.0, "bf16": 10.0, "fp64": 5.0},
+    "nccl": {"fp32": 15.0, "bf16": 200.0, "fp64": 15.0},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Largest rates of one worker's matrix products in operations a second, by precision.
+
+    Args:
+        fp32: In fp32; none if it is not known, as of the others.
+        bf16: In bf16.
+        fp64: In fp64.
+        lacking: Precisions that the worker has no matrix units for: its rate there is that of fp32
+            at best.
+    """
+
+    fp32: float | None = None
+    bf16: float | None = None
+    fp64: float | None = None
+    lacking: tuple[Precision, ...] = ()
+
+    def at(self, precision: Precision) -> float | None:
+        """Return the rate of a precision, or None if it is not known."""
+        return {"fp32": self.fp32, "bf16": self.bf16, "fp64": self.fp64}[precision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +68,9 @@ class ClusterProfile:
     """Workers of each node (k)."""
     memory_bytes: int
     """Memory of one worker."""
-    peak_flops_per_s: float
-    """Largest rate of one worker's matrix products, all workers of the node busy."""
+    peak_flops_per_s: float | Peaks
+    """Largest rate of one worker's matrix products, all workers of the node busy: in every
+    precision, or in each."""
     intra_node: Link
     """Between workers of one node; the bandwidth is that of each worker."""
     inter_node: Link
@@ -56,25 +84,51 @@ class ClusterProfile:
     memory_bytes_per_s: float | None = None
     """Bytes that one worker reads and writes in its memory in a second. It bounds the optimizer's
     update and, on CPUs, what messages cost the processor. Where it is not known it is taken from
-    the peak: 200 operations a byte on GPUs, 10 on CPUs."""
+    the peak: 200 operations a byte on GPUs, 10 on CPUs; from the peak in a precision by what
+    workers usually reach in that (on GPUs 15 in fp32 and fp64, on CPUs 5 in fp64)."""
 
     @property
     def num_workers(self) -> int:
         """Workers of all nodes together."""
         return self.num_nodes * self.workers_per_node
 
-    @property
-    def seconds_per_flop(self) -> float:
-        """Time of one floating-point operation of the model on one worker."""
+    def states_peak(self, precision: Precision) -> bool:
+        """Whether the peak of one worker in `precision` is known."""
+        return not isinstance(self.peak_flops_per_s, Peaks) or (
+            self.peak_flops_per_s.at(precision) is not None
+        )
+
+    def lacks(self, precision: Precision) -> bool:
+        """Whether the workers are known to have no matrix units for `precision`."""
+        return isinstance(self.peak_flops_per_s, Peaks) and (
+            precision in self.peak_flops_per_s.lacking
+        )
+
+    def peak(self, precision: Precision) -> float:
+        """Return the largest rate of one worker's matrix products, in operations a second.
+
+        Raises:
+            ValueError: It is not known for `precision`.
+        """
+        if not isinstance(self.peak_flops_per_s, Peaks):
+            return self.peak_flops_per_s
+        found = self.peak_flops_per_s.at(precision)
+        if found is None:
+            raise ValueError(f"the peak of {self.name} in {precision} is not known.")
+        return found
+
+    def seconds_per_flop(self, precision: Precision) -> float:
+        """Return the time of one floating-point operation of the model on one worker."""
         if self.seconds_per_flop_measured is not None:
             return self.seconds_per_flop_measured
-        return 1.0 / (self.peak_flops_per_s * self.efficiency)
+        return 1.0 / (self.peak(precision) * self.efficiency)
 
-    @property
-    def moved_bytes_per_s(self) -> float:
-        """Bytes that one worker reads and writes in its memory in a second."""
+    def moved_bytes_per_s(self, precision: Precision) -> float:
+        """Return the bytes that one worker reads and writes in its memory in a second."""
         if self.memory_bytes_per_s is not None:
             return self.memory_bytes_per_s
+        if isinstance(self.peak_flops_per_s, Peaks):
+            return self.peak(precision) / _FLOPS_PER_BYTE_IN[self.backend][precision]
         return self.peak_flops_per_s / _FLOPS_PER_BYTE[self.backend]
 
     def shape(self) -> ClusterShape:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mics_core.planner.cost import predict
 from mics_core.planner.prediction import Layout, Prediction, Workload
-from mics_core.planner.profile import ClusterProfile, Link
+from mics_core.planner.profile import ClusterProfile, Link, Peaks
 from mics_core.planner.shape import ModelShape, UnitShape
 from mics_core.planner.strategy import Strategy
 
@@ -40,6 +40,9 @@ class Question:
             model[part] = UnitShape(**model[part])
         for part in ("intra_node", "inter_node"):
             cluster[part] = Link(**cluster[part])
+        if isinstance(peaks := cluster["peak_flops_per_s"], Mapping):
+            lacking = tuple(peaks["lacking"])
+            cluster["peak_flops_per_s"] = Peaks(**{**peaks, "lacking": lacking})
         layout["strategy"] = Strategy(**layout["strategy"])
         return cls(
             ModelShape(**model),

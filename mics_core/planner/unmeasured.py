@@ -10,23 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.amounts import amount
 from mics_core.planner.candidates import Pins, stage_problem
-from mics_core.planner.collectives import Span
+from mics_core.planner.collectives import Span, span_of
 from mics_core.planner.footprint import memory_of, reserve_in_words, usable_bytes, usable_percent
-from mics_core.planner.layout import (
-    ClusterShape,
-    LayoutProblem,
-    check_partition_size,
-    placement_of,
-)
+from mics_core.planner.layout import ClusterShape, LayoutProblem, check_partition_size
 from mics_core.planner.partition import NoPartitionFits, choose_partition_size
 from mics_core.planner.prediction import Layout, Memory, Workload
 from mics_core.planner.profile import Backend
 from mics_core.planner.shape import ModelShape
 from mics_core.planner.strategy import Route, Strategy
 
-__all__ = ["MemoryChoice", "choose_by_memory", "pinned_strategy", "span_of", "stage_refusal"]
+__all__ = ["MemoryChoice", "choose_by_memory", "pinned_strategy", "stage_refusal"]
 
 _LARGEST_MICRO_BATCH = 32
 
@@ -38,14 +34,6 @@ class MemoryChoice:
     layout: Layout
     reason: str
     """Why this one, in one sentence."""
-
-
-def span_of(partition_size: int, nodes: ClusterShape) -> Span:
-    """Return where a partition group of p workers stands; one node if nothing is known."""
-    placement = placement_of(partition_size, nodes)
-    if placement is None:
-        return Span(1, partition_size)
-    return Span(placement.num_nodes, placement.workers_per_node)
 
 
 def pinned_strategy(pins: Pins, span: Span) -> Strategy:
@@ -67,7 +55,7 @@ def choose_by_memory(
     pins: Pins,
     memory_bytes: int,
     nodes: ClusterShape,
-    batch_problem: Callable[[int, int], str | None],
+    batch_problem: Callable[[int, int], BrokenRule | None],
     backend: Backend = "nccl",
 ) -> MemoryChoice | LayoutProblem:
     """Choose what the job leaves open of its layout.
@@ -78,7 +66,7 @@ def choose_by_memory(
         pins: What the job fixes.
         memory_bytes: Memory of one worker.
         nodes: The living nodes; if none has workers yet, placement is not checked.
-        batch_problem: Says in one sentence why p and a micro-batch size do not suit the batch.
+        batch_problem: Says why p and a micro-batch size do not suit the batch; None if they do.
         backend: What runs the collectives.
 
     Returns:
@@ -146,13 +134,9 @@ def choose_by_memory(
     return MemoryChoice(layout, f"{words.removesuffix('.')}{reserve_in_words(model)}.")
 
 
-def stage_refusal(partition_size: int, rule: str) -> LayoutProblem:
-    """Return what `stage_problem` found as a problem with its remedy."""
-    return LayoutProblem(
-        f"partition_size {partition_size}",
-        rule,
-        "Leave it at 'auto', or choose a partition size over several whole nodes.",
-    )
+def stage_refusal(partition_size: int, broken: BrokenRule) -> LayoutProblem:
+    """Return what `stage_problem` found as a problem of the layout."""
+    return LayoutProblem(f"partition_size {partition_size}", broken.rule, broken.remedy)
 
 
 def _reason(pins: Pins, layout: Layout, reason: str, memory: Memory, usable: int) -> str:
@@ -173,12 +157,13 @@ def _nothing_fits(
     layout: Layout,
     memory: Memory,
     usable: int,
-    batch_problem: Callable[[int, int], str | None],
+    batch_problem: Callable[[int, int], BrokenRule | None],
 ) -> LayoutProblem:
     size, micro_batch = layout.partition_size, layout.micro_batch_size
     value = f"partition_size {size} with micro-batches of {micro_batch}"
     if against := batch_problem(size, micro_batch):
-        return LayoutProblem(value, against, "Change training.global_batch_size or partition_size.")
+        remedy = against.remedy or "Change training.global_batch_size or partition_size."
+        return LayoutProblem(value, against.rule, remedy)
     return LayoutProblem(
         value,
         f"it needs {amount(memory.total)} a worker, but {amount(usable)} is usable.",

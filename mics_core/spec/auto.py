@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from mics_core.spec.rules import RuleError
+
 __all__ = ["CountOrAuto", "SwitchOrAuto"]
 
 
@@ -16,8 +18,9 @@ def _one_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
             return validate(value)
     except ValidationError:
         pass
-    raise ValueError(
-        "this is a positive whole number or 'auto'. Leave it at 'auto' to have the planner choose."
+    raise RuleError(
+        "this is a positive whole number or 'auto'.",
+        "Leave it at 'auto' to have the planner choose.",
     )
 
 
@@ -29,8 +32,9 @@ def _switch_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         return validate(value)
     except ValidationError:
-        raise ValueError(
-            "this is a boolean or 'auto'. Give true or false, or 'auto' to have the planner choose."
+        raise RuleError(
+            "this is a boolean or 'auto'.",
+            "Give true or false, or 'auto' to have the planner choose.",
         ) from None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mics_core.errors import ScaleError
 from mics_core.spec.job import GroupsSpec, JobSpec
+from mics_core.spec.rules import RuleError
 
 __all__ = ["Continuation", "GroupsChange"]
 
@@ -80,7 +81,6 @@ class GroupsChange:
         groups = spec.groups.model_copy(update={"minimum": low, "wanted": number, "maximum": high})
         try:
             spec.model_copy(update={"groups": groups}).num_micro_batches(partition_size)
-        except ValueError as error:
-            rule, _, remedy = str(error).partition(". ")
-            raise ScaleError(f"{rule}.", field="maximum", remedy=remedy) from None
+        except RuleError as error:
+            raise ScaleError(error.rule, field="maximum", remedy=error.remedy) from None
         return groups

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.job import SpecModel
+from mics_core.spec.peaks import PeakOrPeaks
 from mics_core.spec.problems import problems_of, shown
 from mics_core.spec.yaml_file import read_yaml
 
@@ -44,14 +45,16 @@ class ClusterSpec(SpecModel):
     """Workers of each node (k): its GPUs, or as many CPU workers as it holds."""
     memory_gib: float = Field(gt=0.0)
     """Memory of one worker in GiB."""
-    peak_tflops: float = Field(gt=0.0)
-    """Largest rate of one worker's matrix products in TFLOP/s, all workers of the node busy."""
+    peak_tflops: PeakOrPeaks
+    """Largest rate of one worker's matrix products in TFLOP/s, all workers of the node busy: one
+    number, which counts for every precision, or one for each that jobs train in, such as `{fp32:
+    19.5, bf16: 312}`. `mics probe` writes what it measured, in bf16 on GPUs, in fp32 on CPUs."""
     efficiency: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of `peak_tflops` that a model's layers reach when nothing waits for communication."""
     memory_gb_per_s: float | None = Field(default=None, gt=0.0)
     """Bytes that one worker reads and writes in its memory in a second, in GB, all workers of the
-    node busy. Left out, it is taken from `peak_tflops`: 200 operations a byte on GPUs, 10 on
-    CPUs."""
+    node busy. Left out, it is taken from `peak_tflops`, at 200 operations a byte on GPUs and 10 on
+    CPUs; in the fp32 and fp64 of a mapping at 15 on GPUs, in its fp64 at 5 on CPUs."""
     intra_node: LinkSpec
     """Between workers of one node; the bandwidth is that of each worker."""
     inter_node: LinkSpec

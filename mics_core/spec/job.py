@@ -21,6 +21,7 @@ from pydantic import (
 
 from mics_core.spec.auto import CountOrAuto, SwitchOrAuto
 from mics_core.spec.presets import ask_for_sizes_or_preset, expand_preset
+from mics_core.spec.rules import RuleError
 
 CALLABLE_PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
@@ -71,9 +72,9 @@ class TransformersModel(SpecModel):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> TransformersModel:
         if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"num_heads ({self.num_heads}) must divide hidden_size ({self.hidden_size})."
-                " Choose a number of heads that divides the width."
+            raise RuleError(
+                f"num_heads ({self.num_heads}) must divide hidden_size ({self.hidden_size}).",
+                "Choose a number of heads that divides the width.",
             )
         return self
 
@@ -124,11 +125,11 @@ class TokenizerSpec(SpecModel):
     @model_validator(mode="after")
     def _path_where_needed(self) -> TokenizerSpec:
         if self.kind == "file" and not self.path:
-            raise ValueError("kind 'file' needs a path. Name the tokenizer.json in `path`.")
+            raise RuleError("kind 'file' needs a path.", "Name the tokenizer.json in `path`.")
         if self.kind == "bytes" and (self.path or self.end_of_document):
-            raise ValueError(
-                "kind 'bytes' takes neither path nor end_of_document."
-                " Set kind to 'file' or leave them out."
+            raise RuleError(
+                "kind 'bytes' takes neither path nor end_of_document.",
+                "Set kind to 'file' or leave them out.",
             )
         return self
 
@@ -152,7 +153,8 @@ class OptimizerSpec(SpecModel):
     @model_validator(mode="after")
     def _betas_below_one(self) -> OptimizerSpec:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"betas {self.betas} must each be in [0, 1). The usual are 0.9, 0.95.")
+            rule = f"betas {self.betas} must each be in [0, 1)."
+            raise RuleError(rule, "The usual are 0.9, 0.95.")
         return self
 
 
@@ -206,15 +208,16 @@ class TrainingSpec(SpecModel):
     @model_validator(mode="after")
     def _micro_batches_divide_the_batch(self) -> TrainingSpec:
         if self.micro_batch_size != "auto" and self.global_batch_size % self.micro_batch_size:
-            raise ValueError(
+            raise RuleError(
                 f"micro_batch_size ({self.micro_batch_size}) must divide global_batch_size"
-                f" ({self.global_batch_size}). Choose a global batch size that is a multiple of"
-                f" {self.micro_batch_size}."
+                f" ({self.global_batch_size}).",
+                f"Choose a global batch size that is a multiple of {self.micro_batch_size}.",
             )
         if self.schedule.warmup_steps > self.steps:
-            raise ValueError(
+            raise RuleError(
                 f"schedule.warmup_steps ({self.schedule.warmup_steps}) must not exceed steps"
-                f" ({self.steps}). Shorten the warm-up or train for longer."
+                f" ({self.steps}).",
+                "Shorten the warm-up or train for longer.",
             )
         return self
 
@@ -248,9 +251,10 @@ class GroupsSpec(SpecModel):
     @model_validator(mode="after")
     def _ordered(self) -> GroupsSpec:
         if not self.minimum <= self.wanted <= self.upper_bound:
-            raise ValueError(
+            raise RuleError(
                 f"minimum ({self.minimum}) ≤ wanted ({self.wanted}) ≤ maximum"
-                f" ({self.upper_bound}) must hold. Put the three in this order."
+                f" ({self.upper_bound}) must hold.",
+                "Put the three in this order.",
             )
         return self
 
@@ -316,9 +320,10 @@ class EngineSpec(SpecModel):
     def _node_needs_stages(self) -> EngineSpec:
         for field in ("reshard", "accumulation"):
             if getattr(self, field) == "node" and self.hierarchical == "never":
-                raise ValueError(
+                raise RuleError(
                     f"{field} 'node' needs the collectives in two stages, which hierarchical"
-                    f" 'never' forbids. Leave hierarchical at 'auto', or set {field} to 'auto'."
+                    " 'never' forbids.",
+                    f"Leave hierarchical at 'auto', or set {field} to 'auto'.",
                 )
         return self
 
@@ -393,7 +398,7 @@ class JobSpec(SpecModel):
                 1 while that is `auto`.
 
         Raises:
-            ValueError: The global batch is no whole number of them, or the largest number of
+            RuleError: The global batch is no whole number of them, or the largest number of
                 groups leaves a group without one.
         """
         training = self.training
@@ -402,20 +407,21 @@ class JobSpec(SpecModel):
             micro_batch_size = 1 if stated == "auto" else stated
         group_samples = partition_size * micro_batch_size
         if training.global_batch_size % group_samples:
-            raise ValueError(
+            raise RuleError(
                 f"training.global_batch_size ({training.global_batch_size}) must be a multiple of"
                 f" partition_size × micro_batch_size ({partition_size} ×"
-                f" {micro_batch_size} = {group_samples}). Choose"
-                f" {-(-training.global_batch_size // group_samples) * group_samples}, or a smaller"
-                " micro-batch."
+                f" {micro_batch_size} = {group_samples}).",
+                f"Choose {-(-training.global_batch_size // group_samples) * group_samples}, or a"
+                " smaller micro-batch.",
             )
         num_micro_batches = training.global_batch_size // group_samples
         if num_micro_batches < self.groups.upper_bound:
-            raise ValueError(
+            raise RuleError(
                 f"groups.maximum ({self.groups.upper_bound}) must not exceed the"
                 f" {num_micro_batches} micro-batches of a step (global_batch_size"
                 f" {training.global_batch_size} / {group_samples}), or a group would have nothing"
-                " to do. Lower groups.maximum or micro_batch_size, or raise global_batch_size."
+                " to do.",
+                "Lower groups.maximum or micro_batch_size, or raise global_batch_size.",
             )
         return num_micro_batches
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from mics_core.errors import LayoutError, Problem, SpecificationError
+from mics_core.errors import BrokenRule, LayoutError, Problem, SpecificationError
 from mics_core.planner.candidates import Choices, Pins
 from mics_core.planner.clusters import (
     CLUSTER_NAMES,
@@ -22,10 +22,12 @@ from mics_core.planner.layout import ClusterShape
 from mics_core.planner.parameters import TransformerSizes
 from mics_core.planner.plan import NoPlan, Plan, plan_layout
 from mics_core.planner.prediction import Layout, Workload
-from mics_core.planner.profile import Backend, ClusterProfile, Link
+from mics_core.planner.profile import Backend, ClusterProfile, Link, Peaks
 from mics_core.planner.shape import ModelShape, UnitShape, shape_of_transformer
 from mics_core.spec.cluster import ClusterSpec, LinkSpec, load_cluster_spec
 from mics_core.spec.job import JobSpec, TransformersModel
+from mics_core.spec.peaks import PeakTflops
+from mics_core.spec.rules import RuleError
 
 __all__ = [
     "batch_problem",
@@ -81,13 +83,23 @@ def profile_of(spec: ClusterSpec, backend: Backend) -> ClusterProfile:
         num_nodes=spec.nodes,
         workers_per_node=spec.workers_per_node,
         memory_bytes=int(spec.memory_gib * _GIB),
-        peak_flops_per_s=spec.peak_tflops * 1e12,
+        peak_flops_per_s=_peaks(spec.peak_tflops),
         intra_node=_link(spec.intra_node),
         inter_node=_link(spec.inter_node),
         efficiency=spec.efficiency,
         backend=backend,
         memory_bytes_per_s=None if spec.memory_gb_per_s is None else spec.memory_gb_per_s * 1e9,
     )
+
+
+def _peaks(tflops: float | PeakTflops) -> float | Peaks:
+    if not isinstance(tflops, PeakTflops):
+        return tflops * 1e12
+
+    def flops(rate: float | None) -> float | None:
+        return None if rate is None else rate * 1e12
+
+    return Peaks(flops(tflops.fp32), flops(tflops.bf16), flops(tflops.fp64))
 
 
 def _link(spec: LinkSpec) -> Link:
@@ -147,7 +159,7 @@ def pins_of(spec: JobSpec) -> Pins:
     """Return what a job fixes of its layout.
 
     A job that asks for one group, which is the default, is planned for all that the cluster holds:
-    it says nothing of how many there will be.
+    it says nothing of how many there will be. The plan's reason says so.
     """
     groups = spec.groups.upper_bound
     return Pins(
@@ -158,15 +170,16 @@ def pins_of(spec: JobSpec) -> Pins:
         accumulation=spec.engine.accumulation,
         hierarchical=spec.engine.hierarchical,
         largest_groups=groups if groups > 1 else None,
+        asks_for_one_group=groups == 1,
     )
 
 
-def batch_problem(spec: JobSpec, partition_size: int, micro_batch_size: int) -> str | None:
+def batch_problem(spec: JobSpec, partition_size: int, micro_batch_size: int) -> BrokenRule | None:
     """Return why the job's batch and groups do not suit a layout, or None if they do."""
     try:
         spec.num_micro_batches(partition_size, micro_batch_size)
-    except ValueError as error:
-        return str(error)
+    except RuleError as error:
+        return error.broken
     return None
 
 
@@ -180,7 +193,18 @@ def choices_of(
         model: The shape of its model.
         cluster: The cluster.
         nodes: The living nodes, if there are any.
+
+    Raises:
+        SpecificationError: The cluster's peak in the job's precision is not known.
     """
+    precision = spec.training.precision
+    if not cluster.states_peak(precision):
+        rule = f"the peak of a worker of {cluster.name} in {precision} is not known."
+        remedy = (
+            f"Add `{precision}` to peak_tflops of the cluster file, or give one number there for"
+            " every precision."
+        )
+        raise SpecificationError([Problem("training.precision", repr(precision), rule, remedy)])
     memory_gib = spec.resources.memory_gib
     if memory_gib is not None:
         cluster = replace(cluster, memory_bytes=int(memory_gib * _GIB))
@@ -201,6 +225,7 @@ def plan_job(
 
     Raises:
         LayoutError: Nothing fits; names the value, the rule and the remedy.
+        SpecificationError: The cluster's peak in the job's precision is not known.
     """
     found = plan_layout(choices_of(spec, model, cluster, nodes))
     if isinstance(found, NoPlan):

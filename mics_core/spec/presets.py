@@ -12,6 +12,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from mics_core.spec.rules import RuleError
+
 __all__ = ["MODEL_PRESETS", "ask_for_sizes_or_preset", "expand_preset"]
 
 
@@ -75,7 +77,7 @@ def expand_preset(value: Any) -> Any:
     The preset's name is kept, so that a reader still sees it.
 
     Raises:
-        ValueError: There is no such preset; names close ones.
+        RuleError: There is no such preset; names close ones.
     """
     if not isinstance(value, Mapping) or value.get("preset") is None:
         return value
@@ -84,7 +86,7 @@ def expand_preset(value: Any) -> Any:
     if fields is None:
         close = difflib.get_close_matches(str(name)[:40], MODEL_PRESETS, n=3, cutoff=0.5)
         hint = f"Did you mean {_listed(close)}?" if close else f"Known: {_listed(MODEL_PRESETS)}."
-        raise ValueError(f"preset must be a known model. {hint}")
+        raise RuleError("preset must be a known model.", hint)
     return {**fields, **value}
 
 

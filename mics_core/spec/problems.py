@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 from mics_core.errors import Problem
 from mics_core.spec import job as job_module
 from mics_core.spec.job import JobSpec
+from mics_core.spec.peaks import PeakTflops
+from mics_core.spec.rules import RuleError
 
 __all__ = ["problems_of", "shown"]
 
@@ -19,7 +21,9 @@ _TAGGED_MODELS: dict[tuple[int | str, ...], type[BaseModel]] = {
     ("model", "callable"): job_module.CallableModel,
     ("data", "files"): job_module.FileData,
     ("data", "callable"): job_module.CallableData,
+    ("peak_tflops", "by precision"): PeakTflops,
 }
+_TAGGED_NUMBER = ("peak_tflops", "number")
 
 _REMEDIES = {
     "bool_parsing": "Give true or false.",
@@ -45,6 +49,7 @@ _REMEDIES = {
     "too_short": "Give at least {min_length}.",
     "tuple_type": "Give a list.",
 }
+_ANY_REMEDY = "Correct this field."
 
 
 def problems_of(error: ValidationError, root: type[BaseModel] = JobSpec) -> list[Problem]:
@@ -85,19 +90,21 @@ def _problem(detail: Any, root: type[BaseModel]) -> Problem:
         rule = "it must name a function as `package.module:function`."
         return Problem(field, value, rule, "Write it like `my_package.my_module:build`.")
     if kind == "value_error":
-        rule, _, remedy = str(detail["ctx"]["error"]).partition(". ")
-        where = _mentioned_field(field, rule)
-        return Problem(where, _value_at(detail["input"], where, field), rule + ".", remedy)
+        error = detail["ctx"]["error"]
+        if not isinstance(error, RuleError):  # some other code's, which knows no remedy
+            return Problem(field, value, f"{str(error).removesuffix('.')}.", _ANY_REMEDY)
+        where = _mentioned_field(field, error.rule)
+        return Problem(where, _value_at(detail["input"], where, field), error.rule, error.remedy)
     if kind == "model_type":  # pydantic's sentence names our class, which no reader knows
         return Problem(field, value, "this is a mapping of fields.", "Give a mapping.")
     message = detail["msg"][0].lower() + detail["msg"][1:]
-    remedy = _REMEDIES.get(kind, "Correct this field.").format_map(detail.get("ctx", {}))
+    remedy = _REMEDIES.get(kind, _ANY_REMEDY).format_map(detail.get("ctx", {}))
     return Problem(field, value, f"{message}.", remedy)
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """Dotted path of a location, without pydantic's tags of the models that share a field."""
-    is_tagged = location[:2] in _TAGGED_MODELS
+    """Dotted path of a location, without pydantic's tags of the forms that share a field."""
+    is_tagged = location[:2] in (*_TAGGED_MODELS, _TAGGED_NUMBER)
     names = [str(part) for place, part in enumerate(location) if not (is_tagged and place == 1)]
     return ".".join(names) or "(job)"
 

@@ -190,7 +190,7 @@ class JobStatus(StatusModel):
     """Operations of one sample, forward and backward, by the planner's formula; none for a model
     that it does not know. What is done again for activation checkpointing is not among them."""
     peak_flops_per_s: float | None = None
-    """Peak of one worker, if the job names its cluster."""
+    """Peak of one worker in the job's precision, if the job names its cluster."""
     groups: list[GroupStatus]
     """All groups ever, by id; those that are gone keep their last reason."""
     generations: list[GenerationRecord]

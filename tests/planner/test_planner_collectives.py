@@ -54,9 +54,10 @@ def test_messages_take_the_processor_on_cpus_alone(
     num_bytes: float, span: Span, route: Route
 ) -> None:
     cost = reduce_scatter(num_bytes, span, CLUSTER, route)
-    assert cost.processor_s(NCCL) == 0
+    assert cost.processor_s(NCCL, "fp32") == 0
     passes = 27 * cost.worker_bytes + cost.copied_bytes
-    assert cost.processor_s(replace(CLUSTER, memory_bytes_per_s=1e6)) == pytest.approx(passes / 1e6)
+    slow = replace(CLUSTER, memory_bytes_per_s=1e6)
+    assert cost.processor_s(slow, "fp32") == pytest.approx(passes / 1e6)
 
 
 def test_a_flat_gather_over_nodes_runs_at_the_pace_of_the_network() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from mics_core.planner.cost import predict
 from mics_core.planner.footprint import memory_of
 from mics_core.planner.parameters import TransformerSizes
 from mics_core.planner.prediction import Layout, Prediction
-from mics_core.planner.profile import ClusterProfile
+from mics_core.planner.profile import ClusterProfile, Peaks
 from mics_core.planner.shape import shape_of_transformer
 from mics_core.planner.strategy import Strategy
 
@@ -44,6 +45,52 @@ def test_a_measured_time_of_an_operation_goes_before_the_peak() -> None:
     measured = replace(CLUSTER, seconds_per_flop_measured=1e-8)
     times = predict(MODEL, measured, layout(1), workload(16)).times
     assert times.forward == pytest.approx(16 * (4e6 + 5e5) * 1e-8)
+
+
+PEAKS = Peaks(fp32=1e9, bf16=16e9)
+
+
+def test_computing_and_mfu_go_by_the_peak_in_the_jobs_precision() -> None:
+    profile = replace(CLUSTER, peak_flops_per_s=PEAKS)
+    single, half = (
+        predict(MODEL, profile, layout(1), workload(16, precision=precision))
+        for precision in ("fp32", "bf16")
+    )
+    assert single.times.forward == pytest.approx(run(1).times.forward)
+    assert half.times.forward == pytest.approx(single.times.forward / 16)
+    assert single.mfu == pytest.approx(1e12 * single.model_tflops / 1e9)
+    assert half.mfu == pytest.approx(1e12 * half.model_tflops / 16e9)
+    with pytest.raises(ValueError, match="the peak of test in fp64 is not known"):
+        predict(MODEL, profile, layout(1), workload(16, precision="fp64"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "peak", "precision", "bytes_per_s"),
+    [
+        ("nccl", 1e9, "fp32", 1e9 / 200),
+        ("nccl", PEAKS, "bf16", 16e9 / 200),
+        ("nccl", PEAKS, "fp32", 1e9 / 15),
+        ("gloo", 1e9, "fp64", 1e9 / 10),
+        ("gloo", PEAKS, "fp32", 1e9 / 10),
+        ("gloo", Peaks(fp64=1e9), "fp64", 1e9 / 5),
+    ],
+)
+def test_a_rate_of_memory_that_is_not_known_follows_the_peak_in_the_jobs_precision(
+    backend: Any, peak: float | Peaks, precision: Any, bytes_per_s: float
+) -> None:
+    profile = replace(CLUSTER, backend=backend, peak_flops_per_s=peak, memory_bytes_per_s=None)
+    asked = workload(16, precision=precision)
+    update_s = predict(MODEL, profile, layout(1), asked).times.optimizer
+    num_bytes = 7 * (8 if precision == "fp64" else 4) * 4400
+    assert update_s == pytest.approx(num_bytes / bytes_per_s)
+
+
+def test_on_cpus_messages_take_the_processor_by_the_peak_in_the_jobs_precision() -> None:
+    peaks = Peaks(fp32=1e7, bf16=1e9)
+    derived = replace(CLUSTER, peak_flops_per_s=peaks, memory_bytes_per_s=None)
+    stated = replace(CLUSTER, peak_flops_per_s=1e7, memory_bytes_per_s=1e6)
+    found = [predict(MODEL, each, layout(2), workload(16)).times for each in (derived, stated)]
+    assert found[0] == found[1]
 
 
 def test_the_busiest_group_decides_the_micro_batches() -> None:

@@ -12,6 +12,8 @@ from mics_core.planner.layout import (
     PlacementShape,
     allowed_partition_sizes,
     check_partition_size,
+    claimed_workers,
+    num_groups_held,
     partition_group_of,
     placement_of,
     rank_in_partition_group,
@@ -53,6 +55,27 @@ def test_uneven_clusters_hold_what_one_node_or_equal_nodes_hold() -> None:
                 or any(size in range(k, k * workers.count(k) + 1, k) for k in workers if k)
             }
             assert set(allowed_partition_sizes(shape)) == expected
+
+
+def test_groups_of_one_size_are_all_placed_alike() -> None:
+    assert num_groups_held(3, cluster(8, 8)) == 4
+    assert num_groups_held(16, cluster(8, 8, 8)) == 1
+    # One node holds a group of 8, so no other is put together from nodes of 4.
+    assert num_groups_held(8, cluster(8, 4, 4)) == 1
+    assert num_groups_held(4, cluster(8, 4, 4)) == 4
+    assert num_groups_held(12, cluster(8, 4, 4, 4)) == 1
+    assert num_groups_held(16, cluster(4, 4, 4, 4, 8)) == 1
+    assert num_groups_held(7, cluster(4, 4)) == 0
+    assert num_groups_held(2, ClusterShape()) == 0
+
+
+def test_a_group_claims_the_workers_that_it_leaves_to_nobody() -> None:
+    claimed = {size: claimed_workers(size, cluster(8, 8)) for size in (*range(1, 9), 16)}
+    assert claimed == {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8, 16: 16}
+    assert claimed_workers(3, cluster(8, 4, 4)) == 4
+    assert claimed_workers(5, cluster(8, 4, 4)) == 8
+    assert claimed_workers(12, cluster(8, 4, 4, 4)) == 12
+    assert claimed_workers(3, ClusterShape()) == 3
 
 
 def test_a_placement_takes_nodes_that_are_there() -> None:

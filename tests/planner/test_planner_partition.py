@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.layout import ClusterShape, NodeShape, check_partition_size
 from mics_core.planner.memory import (
     Optimizer,
@@ -26,8 +27,11 @@ def cluster(num_nodes: int, workers_per_node: int) -> ClusterShape:
     return ClusterShape(tuple(nodes))
 
 
-def divides(batch: int) -> Callable[[int], str | None]:
-    return lambda size: f"{size} does not divide the batch of {batch}." if batch % size else None
+def divides(batch: int) -> Callable[[int], BrokenRule | None]:
+    def problem(size: int) -> BrokenRule | None:
+        return BrokenRule(f"{size} does not divide the batch of {batch}.") if batch % size else None
+
+    return problem
 
 
 def choose(
@@ -114,7 +118,7 @@ def test_memory_is_named_even_if_the_batch_suits_no_size() -> None:
         activation_bytes=20,
         worker_memory_bytes=100,
         cluster=cluster(1, 4),
-        batch_problem=lambda size: f"{size} is no size.",
+        batch_problem=lambda size: BrokenRule(f"{size} is no size."),
     )
     assert isinstance(outcome, NoPartitionFits)
     assert "the largest size that the cluster allows, 4, needs 280 bytes" in outcome.problem.rule
@@ -167,3 +171,17 @@ def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
     assert activation_bytes(sizes, micro_batch_size=1, precision="fp32") == 2 * one
     kept = activation_bytes(sizes, micro_batch_size=1, precision="bf16", is_checkpointed=True)
     assert kept < one / 2
+
+
+def test_a_full_stop_in_a_value_does_not_end_the_rule() -> None:
+    outcome = choose_partition_size(
+        model_state_bytes=60,
+        unit_bytes=lambda _size: 10,
+        activation_bytes=20,
+        worker_memory_bytes=100,
+        cluster=cluster(1, 1),
+        batch_problem=lambda _size: BrokenRule("'a. b' is no batch.", "Choose another."),
+    )
+    assert isinstance(outcome, NoPartitionFits)
+    assert outcome.problem.rule == "memory and cluster allow 1, but 'a. b' is no batch."
+    assert outcome.problem.remedy == "Choose another."

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning import CLUSTER, MODEL, choices
+from planning import CLUSTER, MODEL, choices, workload
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.candidates import Choices, Refused, candidates, num_groups_of
+from mics_core.planner.collectives import Span
+from mics_core.planner.cost import predict
 from mics_core.planner.footprint import memory_of, usable_bytes
 from mics_core.planner.layout import ClusterShape, NodeShape
 from mics_core.planner.plan import NoPlan, Plan, plan_layout
@@ -46,6 +49,18 @@ def test_a_replica_that_fits_one_worker_is_not_partitioned_for_a_fast_network() 
     assert found.choice.layout.num_groups == 8
     assert found.reason.startswith("p = 1, 8 groups, micro-batch 1 is ")
     assert found.reason.endswith(" a worker.")
+
+
+def test_a_plan_for_more_groups_than_the_job_asks_for_says_how_to_ask() -> None:
+    many = planned(choices(micro_batch_size=1, asks_for_one_group=True))
+    assert many.choice.layout.num_groups > 1
+    assert many.reason.endswith(
+        " a worker; as it stands the job asks for one group: set groups.wanted, or groups.maximum"
+        f" to scale later, for more, up to {many.choice.layout.num_groups}."
+    )
+    assert many.choice.layout == planned(choices(micro_batch_size=1)).choice.layout
+    whole = planned(choices(micro_batch_size=1, partition_size=8, asks_for_one_group=True))
+    assert "asks for one group" not in whole.reason
 
 
 def test_a_slow_network_keeps_the_second_hop_small() -> None:
@@ -126,6 +141,39 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_remedy() -> None:
     assert "training.global_batch_size" in found.problem.remedy
 
 
+def test_a_batch_that_keeps_out_what_the_memory_allows_is_named_beside_the_memory() -> None:
+    # p = 6 fits the memory and p = 4 does not; 20 samples are no multiple of 6, and 4 too few.
+    for batch in (20, 4):
+        short = choices(batch=batch, memory_bytes=49_000, micro_batch_size="auto")
+        found = refused(short)
+        assert "memory" in {each.cause for each in found.refused if each.partition_size == 4}
+        assert found.problem.value.endswith("usable a worker")
+        assert found.problem.rule == (
+            f"memory and cluster allow p = 6, but the global batch of {batch} is no multiple of"
+            " 6 × 1 samples."
+        )
+        assert found.problem.remedy.startswith("Change training.global_batch_size, ")
+        assert ", or give each worker at least " in found.problem.remedy
+        assert isinstance(plan_layout(replace(short, workload=workload(24))), Plan)
+
+
+def test_micro_batches_that_do_not_divide_the_batch_are_one_refusal_a_size() -> None:
+    asked = choices(batch=20, micro_batch_size="auto")
+    found = [each for each in candidates(asked) if isinstance(each, Refused)]
+    told = {each.partition_size: each for each in found if each.cause == "batch"}
+    assert len(told) == sum(each.cause == "batch" for each in found)
+    assert {size: each.what for size, each in told.items()} == {
+        1: "p = 1, micro-batches 8, 16",
+        2: "p = 2, micro-batches 4, 8",
+        4: "p = 4, micro-batches 2, 4",
+        6: "p = 6, micro-batches 1, 2",
+        8: "p = 8, micro-batches 1, 2",
+    }
+    assert told[2].reason.startswith("The global batch of 20 is no multiple of 2 × 4 samples.")
+    even = [each for each in candidates(choices(batch=16)) if isinstance(each, Refused)]
+    assert [each.what for each in even if each.cause == "batch"] == ["p = 6, micro-batches 1, 2"]
+
+
 def test_what_is_kept_by_node_needs_a_group_over_nodes() -> None:
     found = refused(choices(partition_size=2, micro_batch_size=1, reshard="node"))
     assert found.problem.rule.startswith("engine.reshard 'node' needs")
@@ -201,6 +249,66 @@ def test_bounded_groups_are_compared_by_worker_seconds() -> None:
     assert eight.prediction.step_s < found.choice.prediction.step_s
 
 
+def test_workers_that_are_too_few_for_another_group_count_against_bounded_groups() -> None:
+    # Nearly all of a step is computing, so that 64 workers take it in 40/64 of the time of 40.
+    asked = choices(
+        batch=640,
+        micro_batch_size=1,
+        largest_groups=16,
+        memory_bytes=50_000,
+        intra_node=Link(1e12, 0.0),
+        inter_node=Link(1e12, 0.0),
+    )
+    asked = replace(asked, cluster=asked.cluster.with_nodes(8, 8))
+    found = planned(asked)
+    everything = {each.layout.partition_size: each for each in (*found.others, found.choice)}
+    assert min(everything) == 5
+    five, eight = everything[5], everything[8]
+    assert (five.layout.num_groups, eight.layout.num_groups) == (8, 8)
+    assert eight.prediction.step_s < five.prediction.step_s
+    assert found.choice.layout.partition_size == 8
+    assert five.score == five.prediction.step_s * 64
+    assert "slower than the choice by" in five.reason
+
+
+def living_on(asked: Choices, *workers: int) -> Choices:
+    """The same job on living nodes, of a cluster as the driver then describes it."""
+    nodes = ClusterShape(tuple(NodeShape(str(i), count) for i, count in enumerate(workers)))
+    return replace(asked, nodes=nodes, cluster=asked.cluster.with_nodes(len(workers), max(workers)))
+
+
+def test_groups_on_unequal_nodes_are_counted_by_the_placement_rules() -> None:
+    for workers, size, held in (
+        ((8, 4, 4), 8, 1),
+        ((8, 4, 4), 4, 4),
+        ((8, 4, 4, 4), 12, 1),
+        ((4, 4, 4, 4, 8), 16, 1),
+        ((8, 8, 4), 16, 1),
+    ):
+        asked = living_on(choices(batch=960, micro_batch_size=1, partition_size=size), *workers)
+        assert num_groups_of(asked, size, 1) == held, (workers, size)
+        assert {each.num_groups for each in layouts(asked)} == {held}
+    # Two more nodes of 8 are to come.
+    asked = living_on(choices(batch=960), 8, 4, 4)
+    asked = replace(asked, cluster=asked.cluster.with_nodes(5))
+    assert num_groups_of(asked, 8, 1) == 3
+
+
+@pytest.mark.parametrize(
+    ("workers", "size", "span"),
+    [((8, 4, 4, 4), 12, Span(3, 4)), ((4, 4, 4, 4, 8), 16, Span(4, 4))],
+)
+def test_a_group_on_unequal_nodes_is_costed_where_it_stands(
+    workers: tuple[int, ...], size: int, span: Span
+) -> None:
+    asked = choices(batch=960, micro_batch_size=1, partition_size=size, reshard="node")
+    asked = living_on(asked, *workers)
+    found = planned(asked)
+    for ranked in (found.choice, *found.others):
+        by_hand = predict(MODEL, asked.cluster, ranked.layout, asked.workload, span)
+        assert ranked.prediction == by_hand
+
+
 def test_living_nodes_decide_what_can_be_placed() -> None:
     living = ClusterShape((NodeShape("a", 2), NodeShape("b", 2)))
     asked = replace(choices(micro_batch_size=1), nodes=living)
@@ -259,3 +367,17 @@ def test_scaling_says_what_cannot_be() -> None:
     assert odd.mics == odd.full == "3 workers are no whole nodes of 2."
     assert isinstance(many.full, str)
     assert "batch" in many.full
+
+
+def test_a_full_stop_in_a_value_does_not_end_the_rule() -> None:
+    broken = BrokenRule("'a. b' is no batch.", "Choose another.")
+    found = refused(replace(choices(micro_batch_size=1), batch_problem=lambda *_sizes: broken))
+    assert found.problem.rule == "no layout suits the batch: 'a. b' is no batch."
+    assert found.problem.remedy == "Choose another."
+
+
+def test_the_name_of_a_field_begins_no_capital() -> None:
+    broken = BrokenRule("training.global_batch_size (8) is odd.", "Choose 9.")
+    found = refused(replace(choices(micro_batch_size=1), batch_problem=lambda *_sizes: broken))
+    reasons = {each.reason for each in found.refused if each.cause == "batch"}
+    assert reasons == {"training.global_batch_size (8) is odd. Choose 9."}

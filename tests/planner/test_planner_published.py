@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from mics_core.planner.clusters import CLUSTER_NAMES, close_cluster_names, named_cluster
+from mics_core.planner.memory import Precision
 from mics_core.planner.parameters import count_parameters
 from mics_core.planner.profile import ClusterProfile
 from mics_core.planner.published import (
@@ -84,3 +85,39 @@ def test_named_clusters_are_found_and_close_names_proposed() -> None:
     assert (found.num_workers, found.inter_node.bandwidth_bytes_per_s) == (24, 50e9)
     assert named_cluster("p4x") is None
     assert "p4d.24xlarge" in close_cluster_names("p4d.24xl")
+
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp64")
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops", "memory_gib", "memory_gb_per_s", "nvlink_gb_per_s", "network_gb_per_s"),
+    [
+        ("p3dn.24xlarge", (15.7, 15.7, 7.8), 32, 900, 150, 12.5),
+        ("p4d.24xlarge", (19.5, 312, 19.5), 40, 1555, 300, 50),
+        ("p4de.24xlarge", (19.5, 312, 19.5), 80, 2039, 300, 50),
+        ("p5.48xlarge", (67, 989, 67), 80, 3350, 450, 400),
+    ],
+)
+def test_a_named_cluster_has_the_figures_of_its_sources(
+    name: str,
+    tflops: tuple[float, ...],
+    memory_gib: int,
+    memory_gb_per_s: float,
+    nvlink_gb_per_s: float,
+    network_gb_per_s: float,
+) -> None:
+    found = cluster(name)
+    assert (found.num_nodes, found.workers_per_node) == (8, 8)
+    assert [found.peak(precision) / 1e12 for precision in PRECISIONS] == list(tflops)
+    assert found.memory_bytes == memory_gib << 30
+    assert found.memory_bytes_per_s == memory_gb_per_s * 1e9
+    assert found.intra_node.bandwidth_bytes_per_s == nvlink_gb_per_s * 1e9
+    assert found.inter_node.bandwidth_bytes_per_s == network_gb_per_s * 1e9
+
+
+def test_every_named_cluster_states_every_precision_and_says_which_it_lacks() -> None:
+    lacking = {name: [p for p in PRECISIONS if cluster(name).lacks(p)] for name in CLUSTER_NAMES}
+    assert lacking.pop("p3dn.24xlarge") == ["bf16"]
+    assert set(map(tuple, lacking.values())) == {()}
+    assert all(cluster(name).states_peak(p) for name in CLUSTER_NAMES for p in PRECISIONS)

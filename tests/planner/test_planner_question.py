@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,21 @@ from planning import BY_NODE, CLUSTER, MODEL, layout, workload
 from mics_core.planner.candidates import Choices, Pins
 from mics_core.planner.cost import predict
 from mics_core.planner.plan import Plan, plan_layout
+from mics_core.planner.profile import ClusterProfile, Peaks
 from mics_core.planner.question import Question
 
 pytestmark = pytest.mark.pure
 
 
-def test_a_question_survives_json_and_has_the_same_answer() -> None:
-    question = Question(MODEL, CLUSTER, layout(4, 2, strategy=BY_NODE), workload(16))
+BY_PRECISION = replace(CLUSTER, peak_flops_per_s=Peaks(fp32=1e9, bf16=1e9, lacking=("bf16",)))
+
+
+@pytest.mark.parametrize("cluster", [CLUSTER, BY_PRECISION], ids=["one peak", "by precision"])
+def test_a_question_survives_json_and_has_the_same_answer(cluster: ClusterProfile) -> None:
+    question = Question(MODEL, cluster, layout(4, 2, strategy=BY_NODE), workload(16))
     again = Question.from_json(json.loads(json.dumps(question.as_json())))
     assert again == question
-    assert again.answer() == predict(MODEL, CLUSTER, question.layout, question.workload)
+    assert again.answer() == predict(MODEL, cluster, question.layout, question.workload)
 
 
 def test_on_the_measured_networks_no_plan_sends_more_than_is_needed() -> None:

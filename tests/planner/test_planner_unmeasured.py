@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from planning import MODEL, workload
 
+from mics_core.errors import BrokenRule
 from mics_core.planner.candidates import Pins
 from mics_core.planner.collectives import Span
 from mics_core.planner.layout import ClusterShape, LayoutProblem, NodeShape
@@ -23,8 +24,9 @@ NODES = ClusterShape(tuple(NodeShape(f"node-{index}", 2) for index in range(4)))
 def choose(
     memory_bytes: int, batch: int = 64, model: ModelShape = MODEL, **pins: Any
 ) -> MemoryChoice | LayoutProblem:
-    def batch_problem(size: int, micro_batch: int) -> str | None:
-        return None if batch % (size * micro_batch) == 0 else f"{batch} does not divide."
+    def batch_problem(size: int, micro_batch: int) -> BrokenRule | None:
+        suits = batch % (size * micro_batch) == 0
+        return None if suits else BrokenRule(f"{batch} does not divide.", "Take another.")
 
     fixed = {"micro_batch_size": 1, "activation_checkpointing": False} | pins
     return choose_by_memory(

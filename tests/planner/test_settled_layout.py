@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mics_core.errors import LayoutError, SpecificationError
-from mics_core.planner.layout import ClusterShape, NodeShape
+from mics_core.planner.layout import ClusterShape, NodeShape, num_groups_held
 from mics_core.planner.strategy import Strategy, default_strategy
 from mics_core.spec import parse_job_spec
 
@@ -100,6 +100,36 @@ def test_living_nodes_go_before_the_file(settle: Settle, cluster_file: str) -> N
         settle(3, 3, partition_size=4, resources={"cluster": cluster_file})
     none_yet = settle(partition_size=4, resources={"cluster": cluster_file})
     assert none_yet.partition_size == 4
+
+
+@pytest.mark.parametrize(
+    ("workers", "size", "nodes"),
+    [
+        pytest.param((8, 4, 4, 4), 12, 3, id="12 on 1 x 8 + 3 x 4"),
+        pytest.param((8, 4, 4), 8, 1, id="8 on 1 x 8 + 2 x 4"),
+        pytest.param((4, 4, 4, 4, 8), 16, 4, id="16 on 4 x 4 + 1 x 8"),
+    ],
+)
+def test_on_unequal_living_nodes_a_group_stands_where_the_placement_rules_put_it(
+    settle: Settle, cluster_file: str, workers: tuple[int, ...], size: int, nodes: int
+) -> None:
+    found = settle(
+        *workers,
+        partition_size=size,
+        training={"global_batch_size": 192},
+        engine={"hierarchical": "always"},
+        resources={"cluster": cluster_file},
+    )
+    assert found.partition_size == size
+    assert found.reason.startswith(f"p = {size}, 1 group, micro-batch 2")
+    assert (found.strategy.gather_block == "hierarchical") == (nodes > 1)
+
+
+def test_a_choice_on_unequal_living_nodes_can_be_placed(settle: Settle, cluster_file: str) -> None:
+    for workers in ((8, 4, 4, 4), (8, 4, 4), (4, 4, 4, 4, 8), (3, 5)):
+        found = settle(*workers, groups={"maximum": 4}, resources={"cluster": cluster_file})
+        nodes = ClusterShape(tuple(NodeShape(str(i), count) for i, count in enumerate(workers)))
+        assert num_groups_held(found.partition_size, nodes) >= 1
 
 
 @pytest.mark.parametrize("cluster", [False, True])

@@ -47,6 +47,17 @@ def test_the_plan_shows_the_best_layouts_and_the_choice(job_file: Path) -> None:
     assert "layouts that fit" in result.stdout
 
 
+def test_a_plan_for_more_groups_than_the_job_asks_for_says_so(
+    job_file: Path, tmp_path: Path
+) -> None:
+    said = "as it stands the job asks for one group: set groups.wanted, or groups.maximum"
+    assert said in " ".join(mics(job_file, "--cluster", "p4d.24xlarge").stdout.split())
+    asking = write(tmp_path / "more.yaml", groups={"maximum": 4})
+    result = mics(asking, "--cluster", "p4d.24xlarge")
+    assert result.exit_code == 0, result.output
+    assert "asks for one group" not in result.stdout
+
+
 def test_all_layouts_come_with_the_reason_against_them(job_file: Path) -> None:
     result = mics(job_file, "--cluster", "p4d.24xlarge", "--nodes", 2, "--all")
     assert result.exit_code == 0, result.output

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mics_core.errors import Problem, SpecificationError
+from mics_core.planner.profile import Peaks
 from mics_core.spec.cluster import (
     ClusterSpec,
     LinkSpec,
@@ -15,6 +16,7 @@ from mics_core.spec.cluster import (
     parse_cluster_spec,
     write_cluster_spec,
 )
+from mics_core.spec.planning import profile_of
 
 pytestmark = pytest.mark.pure
 
@@ -70,6 +72,19 @@ def test_a_file_written_by_hand_may_leave_the_efficiency_out(tmp_path: Path) -> 
     assert spec.inter_node == LinkSpec(bandwidth_gbit_per_s=1.0, latency_us=200.0)
 
 
+def test_a_peak_is_one_number_or_one_for_each_precision(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    assert profile_of(CLUSTER, "nccl").peak("fp64") == 312e12
+    for precisions, peaks in (
+        ({"fp32": 19.5, "bf16": 312, "fp64": 9.7}, Peaks(19.5e12, 312e12, 9.7e12)),
+        ({"bf16": 312}, Peaks(bf16=312e12)),
+    ):
+        spec = parse_cluster_spec(changed(peak_tflops=precisions))
+        write_cluster_spec(spec, file)
+        assert load_cluster_spec(file) == spec
+        assert profile_of(spec, "nccl").peak_flops_per_s == peaks
+
+
 @pytest.mark.parametrize("value", [None, [], "a text", 3])
 def test_a_file_without_fields_is_refused(value: Any) -> None:
     (problem,) = problems_of(value)
@@ -85,6 +100,11 @@ def test_a_file_without_fields_is_refused(value: Any) -> None:
         ({"nodes": 1.5}, "nodes", "Give a whole number."),
         ({"efficiency": 1.5}, "efficiency", "Give at most 1.0."),
         ({"peak_tflops": float("inf")}, "peak_tflops", "Give a finite number."),
+        ({"peak_tflops": 0}, "peak_tflops", "Give a number above 0.0."),
+        ({"peak_tflops": "many"}, "peak_tflops", "Give a number."),
+        ({"peak_tflops": {}}, "peak_tflops", "Give one for those that jobs train in."),
+        ({"peak_tflops": {"bf16": 0}}, "peak_tflops.bf16", "Give a number above 0.0."),
+        ({"peak_tflops": {"fp16": 1}}, "peak_tflops.fp16", "Did you mean"),
         ({"name": ""}, "name", "Give at least 1 character."),
         ({"intra_node": 3}, "intra_node", "Give a mapping."),
         (

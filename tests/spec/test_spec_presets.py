@@ -157,7 +157,9 @@ def test_what_a_job_fixes_reaches_the_planner() -> None:
     assert (workload.precision, workload.optimizer) == ("bf16", "sgd")
     assert workload.has_momentum
     assert workload.bucket_bytes == 2 << 20
-    assert pins_of(parse_job_spec(job())).largest_groups is None
+    assert not pins.asks_for_one_group
+    alone = pins_of(parse_job_spec(job()))
+    assert (alone.largest_groups, alone.asks_for_one_group) == (None, True)
 
 
 def test_only_models_that_formulas_describe_are_counted_by_them() -> None:

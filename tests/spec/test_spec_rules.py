@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError, model_validator
 
-from mics_core.errors import SpecificationError
+from mics_core.errors import BrokenRule, ScaleError, SpecificationError
 from mics_core.spec import parse_job_spec
+from mics_core.spec.changes import GroupsChange
+from mics_core.spec.job import JobSpec, SpecModel
+from mics_core.spec.planning import batch_problem
+from mics_core.spec.problems import problems_of
+from mics_core.spec.rules import RuleError
 
 pytestmark = pytest.mark.pure
 
@@ -151,3 +157,52 @@ def test_a_specification_survives_json() -> None:
     spec = parse_job_spec(job(partition_size=2, groups={"wanted": 2}, model__options={"a": [1]}))
     assert parse_job_spec(spec.model_dump()) == spec
     assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+
+
+STOPPED = "name 'a. b' is taken."
+
+
+class Named(SpecModel):
+    name: str
+
+    @model_validator(mode="after")
+    def _is_free(self) -> Named:
+        raise RuleError(STOPPED, "Choose another.")
+
+
+class Foreign(SpecModel):
+    name: str
+
+    @model_validator(mode="after")
+    def _is_right(self) -> Foreign:
+        raise ValueError("'a. b' is wrong")
+
+
+def test_a_full_stop_in_a_value_does_not_end_the_rule() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Named(name="a. b")
+    (problem,) = problems_of(caught.value, Named)
+    assert (problem.field, problem.value) == ("name", "'a. b'")
+    assert (problem.rule, problem.remedy) == (STOPPED, "Choose another.")
+
+
+def test_an_error_of_other_code_is_a_rule_as_a_whole() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Foreign(name="a. b")
+    (problem,) = problems_of(caught.value, Foreign)
+    assert (problem.rule, problem.remedy) == ("'a. b' is wrong.", "Correct this field.")
+
+
+def test_rule_and_remedy_stay_apart_on_their_way_to_planner_and_scaling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = parse_job_spec(job(groups={"wanted": 2}))
+
+    def refuse(*_numbers: int) -> int:
+        raise RuleError(STOPPED, "Choose another.")
+
+    monkeypatch.setattr(JobSpec, "num_micro_batches", refuse)
+    assert batch_problem(spec, 2, 1) == BrokenRule(STOPPED, "Choose another.")
+    with pytest.raises(ScaleError) as caught:
+        GroupsChange(wanted=1).applied_to(spec, 1, 2)
+    assert (caught.value.message, caught.value.remedy) == (STOPPED, "Choose another.")
