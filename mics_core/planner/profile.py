@@ -57,6 +57,9 @@ class ClusterProfile:
     """Bytes that one worker reads and writes in its memory in a second. It bounds the optimizer's
     update and, on CPUs, what messages cost the processor. Where it is not known it is taken from
     the peak: 200 operations a byte on GPUs, 10 on CPUs."""
+    host_bytes_per_s: float = 10e9
+    """Bytes that go between a GPU and the host's memory in a second, one way, all GPUs of the node
+    busy; and bytes that the host's update of offloaded states moves for one worker."""
 
     @property
     def num_workers(self) -> int:

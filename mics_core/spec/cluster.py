@@ -52,6 +52,10 @@ class ClusterSpec(SpecModel):
     """Bytes that one worker reads and writes in its memory in a second, in GB, all workers of the
     node busy. Left out, it is taken from `peak_tflops`: 200 operations a byte on GPUs, 10 on
     CPUs."""
+    host_gb_per_s: float = Field(default=10.0, gt=0.0)
+    """Bytes that go between a worker's GPU and the host's memory in a second, one way, in GB, all
+    GPUs of the node busy: what `engine.offload_optimizer` costs. The update on the host is taken to
+    move as much a worker. `mics probe` does not measure it."""
     intra_node: LinkSpec
     """Between workers of one node; the bandwidth is that of each worker."""
     inter_node: LinkSpec
