@@ -47,7 +47,8 @@ class ClusterSpec(SpecModel):
     peak_tflops: float = Field(gt=0.0)
     """Largest rate of one worker's matrix products in TFLOP/s, all workers of the node busy."""
     efficiency: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Share of `peak_tflops` that a model's layers reach when nothing waits for communication."""
+    """Share of `peak_tflops` that a model's layers reach when nothing waits for communication;
+    `mics probe` measures it with one block like GPT-2's."""
     memory_gb_per_s: float | None = Field(default=None, gt=0.0)
     """Bytes that one worker reads and writes in its memory in a second, in GB, all workers of the
     node busy. Left out, it is taken from `peak_tflops`: 200 operations a byte on GPUs, 10 on
