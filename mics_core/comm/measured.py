@@ -47,7 +47,7 @@ class ProbeSettings:
             hides how unevenly the ranks leave a barrier.
         size_budget_s: Sizes whose windows would take longer than this together are left out,
             except the smallest two, which a fit needs.
-        compute_s: Time for the matrix products.
+        compute_s: Time for the matrix products, and again for a model's block.
     """
 
     message_bytes: tuple[int, ...] = (
@@ -195,6 +195,8 @@ class ProbeReport:
         intra_node: Within each node, all nodes at once; none with one worker a node.
         inter_node: Between workers of the same local rank, all k rings at once; none on one node.
         tflops: Each worker's rate of matrix products in TFLOP/s, all busy at once, by rank.
+        block_tflops: Each worker's rate in forward and backward of a block like GPT-2's, all busy,
+            by rank.
         memory_bytes_per_s: Bytes that each worker reads and writes in a second, all busy, by rank.
         memory_bytes: Memory of the smallest device; none on the CPU, whose workers share a node's.
         seconds: What the measurement took.
@@ -205,6 +207,7 @@ class ProbeReport:
     intra_node: LinkFit | None
     inter_node: LinkFit | None
     tflops: tuple[float, ...]
+    block_tflops: tuple[float, ...]
     memory_bytes_per_s: tuple[float, ...]
     memory_bytes: int | None
     seconds: float
@@ -270,12 +273,15 @@ def cluster_findings(
             "intra_node was set equal to inter_node: with one worker a node there is no link"
             " within a node to measure."
         )
+    peak_tflops = statistics.median(report.tflops)
     spec = ClusterSpec(
         name=name,
         nodes=len(report.nodes),
         workers_per_node=report.workers_per_node,
         memory_gib=_rounded(memory_gib),
-        peak_tflops=_rounded(statistics.median(report.tflops)),
+        peak_tflops=_rounded(peak_tflops),
+        # The slowest worker's, for all wait for it. Other work may have slowed the products alone.
+        efficiency=min(1.0, _rounded(min(report.block_tflops) / peak_tflops)),
         memory_gb_per_s=_rounded(statistics.median(report.memory_bytes_per_s) / 1e9),
         intra_node=intra_node,
         inter_node=inter_node,

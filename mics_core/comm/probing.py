@@ -1,4 +1,4 @@
-"""Measures the links between the workers of a world, and their matrix products.
+"""Measures the links between the workers of a world, and what each of them computes.
 
 Every worker calls `measure_cluster` on the default process group that it is in already: under Ray
 (`mics_core.cluster.probe`), under `torchrun`, or in network namespaces. The links are measured in
@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from mics_core.comm.measured import (
     SizeTimings,
     fit_link,
 )
+from mics_core.comm.probe_block import block_tflops
 from mics_core.errors import LayoutError, Problem
 
 __all__ = ["measure_cluster", "measure_link"]
@@ -71,6 +73,7 @@ def measure_cluster(
             rings = [list(ring) for ring in zip(*ranks, strict=True)]
             inter = measure_link(rings, device, control, workers_per_node, settings)
         tflops = _measure_products(device, control, settings.compute_s)
+        of_block = _measure_block(device, control, settings.compute_s)
         moved = _measure_memory(device, control, settings.compute_s / 2)
         memory = _gather([_memory_bytes(device)], control)
     finally:
@@ -81,6 +84,7 @@ def measure_cluster(
         intra_node=intra,
         inter_node=inter,
         tflops=tuple(tflops),
+        block_tflops=tuple(of_block),
         memory_bytes_per_s=tuple(moved),
         memory_bytes=int(min(row[0] for row in memory)) or None,
         seconds=time.perf_counter() - start,
@@ -202,7 +206,7 @@ def _measure_products(
 ) -> list[float]:
     """Return each worker's best rate of square matrix products, in TFLOP/s, by rank."""
     is_cuda = device.type == "cuda"
-    widths, dtype = ((4096, 8192), torch.bfloat16) if is_cuda else ((512, 1024), torch.float32)
+    widths, dtype = (4096, 8192) if is_cuda else (512, 1024), _dtype_of_products(device)
     best = 0.0
     for width in widths:
         left = torch.randn(width, width, dtype=dtype, device=device)
@@ -218,6 +222,24 @@ def _measure_products(
             _synchronize(device)
         best = max(best, 2.0 * width**3 * count / elapsed_s / 1e12)
     return [row[0] for row in _gather([best], control)]
+
+
+def _measure_block(
+    device: torch.device, control: dist.ProcessGroup, compute_s: float
+) -> list[float]:
+    """Return each worker's rate in a model's block, all busy, in TFLOP/s, by rank."""
+    rate = block_tflops(
+        device,
+        _dtype_of_products(device),
+        compute_s,
+        synchronize=partial(_synchronize, device),
+        begin=partial(dist.barrier, group=control),
+    )
+    return [row[0] for row in _gather([rate], control)]
+
+
+def _dtype_of_products(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _measure_memory(

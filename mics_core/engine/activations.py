@@ -19,7 +19,6 @@ __all__ = ["Activations", "count_activations"]
 
 _MOST_PARAMETERS_ON_CPU = 1 << 26  # 256 MiB in fp32
 _MOST_OPERATIONS_ON_CPU = 2e11  # some seconds
-_COPIES_OF_LOGITS_IN_LOSS = 2  # the logits and their gradient; autograd saves a third
 _BYTES_PER_NUMBER = 4
 
 
@@ -30,9 +29,11 @@ class Activations:
     block: int
     """That backward needs of one block; the mean where they differ."""
     root: int
-    """That backward needs of what is outside the blocks, and of the loss."""
+    """That backward needs of what is outside the blocks, without the loss."""
     block_inputs: int
     """That enter a block."""
+    logits: int
+    """That the loss is taken of; what it needs for each is `planner.memory.logit_bytes`."""
 
 
 def count_activations(
@@ -117,14 +118,13 @@ def _run(model: nn.Module, blocks: Sequence[str], length: int, device: str) -> A
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             out = model(input_ids=ids)
             logits = getattr(out, "logits", out)
-            rows = logits.reshape(-1, logits.shape[-1]).float()
-            nn.functional.cross_entropy(rows, ids.reshape(-1))
     finally:
         saved.remove()
     root = saved.bytes_of.pop(None) // _BYTES_PER_NUMBER
     whole = sum(saved.bytes_of.values()) // _BYTES_PER_NUMBER
     return Activations(
         block=-(-whole // len(blocks)) if blocks else 0,
-        root=root + _COPIES_OF_LOGITS_IN_LOSS * logits.numel(),
+        root=root,
         block_inputs=saved.inputs,
+        logits=logits.numel(),
     )

@@ -50,6 +50,7 @@ def count_shape(spec: JobSpec) -> ModelShape:
             block=replace(counted.block, activations=found.block),
             root=replace(counted.root, activations=found.root),
             block_inputs=found.block_inputs,
+            logits=found.logits,
             knows_activations=True,
         )
     formula = shape_of_transformer(transformer_sizes(spec, spec.model, vocabulary_size(spec)))

@@ -344,10 +344,11 @@ def _memory(choices: Choices, layout: Layout, span: Span) -> Memory:
 
 def _needs(memory: Memory, layout: Layout) -> str:
     held = memory.gathered + memory.gradients + memory.buckets + memory.update
+    copies = f" + {amount(memory.copies)} of copies for others" if memory.copies else ""
     return (
         f"{amount(memory.total)} ({amount(memory.model_states)} of model states at p ="
         f" {layout.partition_size} + {amount(held)} of gathered units, gradients and update"
-        f" + {amount(memory.activations)} of activations)"
+        f" + {amount(memory.activations)} of activations{copies})"
     )
 
 

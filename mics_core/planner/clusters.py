@@ -11,6 +11,11 @@ Sources, all of the maker or the provider:
   cores know fp16 alone, which no job trains in: in bf16 it has the rate of fp32 at best.
 - So are memory bandwidths (900, 1555, 2039 and 3350 GB/s) and NVLink: 300, 600 and 900 GB/s for
   both directions together, hence half of each is taken.
+- Between a GPU and the host: 16 lanes of PCI Express, one way, of the older of the two ends'
+  generations; 15.75 GB/s in generation 3 and 31.5 GB/s in generation 4 (8 and 16 GT/s a lane,
+  128 of 130 bits). V100 SXM2 has generation 3, A100 SXM 4 and H100 SXM 5, by NVIDIA's data sheets;
+  the processors are of Intel's Skylake (p3dn) and Cascade Lake (p4d, p4de), with generation 3, and
+  of AMD's third EPYC (p5), with generation 4. GPUs that share lanes by a switch get less.
 
 Not from a source, and the same for all: the share of the peak that layers reach and the latency of
 a round between nodes, which were fitted to two published figures in half precision and are taken
@@ -34,6 +39,7 @@ _DEFAULT_NODES = 8
 _V100 = Peaks(fp32=15.7e12, bf16=15.7e12, fp64=7.8e12, lacking=("bf16",))
 _A100 = Peaks(fp32=19.5e12, bf16=312e12, fp64=19.5e12)
 _H100 = Peaks(fp32=67e12, bf16=989e12, fp64=67e12)
+_PCIE_3_GB_PER_S = 15.75
 
 
 def _gpus(
@@ -44,6 +50,7 @@ def _gpus(
     memory_gb_per_s: float,
     nvlink_gb_per_s: float,
     network_gbit_per_s: float,
+    pcie_gb_per_s: float,
 ) -> ClusterProfile:
     return ClusterProfile(
         name=name,
@@ -56,6 +63,7 @@ def _gpus(
         efficiency=EFFICIENCY,
         backend="nccl",
         memory_bytes_per_s=memory_gb_per_s * 1e9,
+        host_bytes_per_s=pcie_gb_per_s * 1e9,
     )
 
 
@@ -67,6 +75,7 @@ _CLUSTERS = (
         memory_gb_per_s=900,
         nvlink_gb_per_s=300,
         network_gbit_per_s=100,
+        pcie_gb_per_s=_PCIE_3_GB_PER_S,
     ),
     _gpus(
         "p4d.24xlarge",
@@ -75,6 +84,7 @@ _CLUSTERS = (
         memory_gb_per_s=1555,
         nvlink_gb_per_s=600,
         network_gbit_per_s=400,
+        pcie_gb_per_s=_PCIE_3_GB_PER_S,
     ),
     _gpus(
         "p4de.24xlarge",
@@ -83,6 +93,7 @@ _CLUSTERS = (
         memory_gb_per_s=2039,
         nvlink_gb_per_s=600,
         network_gbit_per_s=400,
+        pcie_gb_per_s=_PCIE_3_GB_PER_S,
     ),
     _gpus(
         "p5.48xlarge",
@@ -91,6 +102,7 @@ _CLUSTERS = (
         memory_gb_per_s=3350,
         nvlink_gb_per_s=900,
         network_gbit_per_s=3200,
+        pcie_gb_per_s=2 * _PCIE_3_GB_PER_S,
     ),
 )
 

@@ -25,6 +25,7 @@ __all__ = [
     "all_gather",
     "all_gather_inside",
     "all_reduce",
+    "ordered_exchange",
     "reduce_scatter",
     "reduce_scatter_across",
     "reduce_scatter_inside",
@@ -208,6 +209,46 @@ def all_reduce(num_bytes: float, span: Span, num_groups: int, cluster: ClusterPr
     rounds, piece = 2 * (num_nodes - 1), num_bytes / num_nodes
     of_worker = piece / (span.workers * sharing)
     return inner + _rounds(rounds, across.time_s(piece), piece, of_worker)
+
+
+def ordered_exchange(
+    num_bytes: float,
+    span: Span,
+    num_groups: int,
+    num_nodes_of_tree: int,
+    num_slices: int,
+    cluster: ClusterProfile,
+) -> Cost:
+    """Sum gradients across partition groups in one order (`mics_core.engine.ordered_hop`).
+
+    Each member sends 1/N of each of its K nodes of the tree to each other, an all-to-all, and what
+    it finished of the sum goes round to all. Neither knows stages: members of one node too send
+    each of their nodes to other nodes by themselves.
+
+    Args:
+        num_bytes: The whole gradient; each replication group sums up 1/p of it.
+        span: Where one partition group stands.
+        num_groups: Partition groups (N).
+        num_nodes_of_tree: Nodes of the tree that a member sends (K).
+        num_slices: Slices in which the gradient goes.
+        cluster: The cluster.
+    """
+    if num_groups == 1:
+        return NOTHING
+    shard, others = num_bytes / span.size, num_groups - 1
+    sharing = 1
+    if span.num_nodes == 1:
+        sharing = min(num_groups, max(1, cluster.workers_per_node // span.workers))
+    sent = (num_nodes_of_tree + 1) * shard * others / num_groups
+    outside = num_nodes_of_tree * sharing * (num_groups - sharing) / num_groups
+    if num_groups > sharing:
+        outside += others / num_groups  # one of the members on a node hands the sum on
+    of_node = span.workers * outside * shard
+    link = cluster.inter_node if of_node else cluster.intra_node
+    wire_s = of_node / cluster.inter_node.bandwidth_bytes_per_s
+    time_s = max(wire_s, sent / cluster.intra_node.bandwidth_bytes_per_s)
+    time_s += num_slices * 2 * others * link.latency_s
+    return Cost(time_s, of_node, sent, wire_s=time_s if of_node else 0.0)
 
 
 def _ring(piece_bytes: float, rounds: int, cluster: ClusterProfile) -> Cost:

@@ -15,6 +15,8 @@ block's all-gather and reduce-scatter, G and S those of the root's.
   there. The last bucket and the root's show whole.
 - The update moves the optimizer's states through memory once. Two gathers of a few numbers end the
   step: 2(p - 1) rounds inside the group and N - 1 across groups.
+- With `determinism: bitwise` each micro-batch is reduced as far as its last would be, its sum is
+  copied and added to others, and the second hop shows whole, as it begins after backward.
 
 On CPUs a collective also takes a time h of the processor that computes (`Cost.processor_s`), which
 nothing can hide: what shows beside computing time c is at least max(h, time - c) there. That of
@@ -29,6 +31,13 @@ its own.
 What is not modelled: delays of launching kernels, stragglers, congestion by other traffic, and of
 unequal nodes anything but where a partition group stands: groups are taken to share nodes, and
 links to be shared, as if all nodes were like the largest.
+
+[Note: what offload copies]
+On GPUs FSDP2 copies a shard from the host before each of its gathers, also where the columns of
+`reshard: node` spare the wire, and each micro-batch's reduced gradient to the host. Both run on the
+streams of gather and scatter, and hide as these do; with p = 1 it copies shards on the stream that
+computes. The gradient of the step is copied once more, and waited for, before the host updates
+(`UnitDriver.hand_over`).
 """
 
 from __future__ import annotations
@@ -42,19 +51,22 @@ from mics_core.planner.collectives import (
     all_gather,
     all_gather_inside,
     all_reduce,
+    ordered_exchange,
     reduce_scatter,
     reduce_scatter_across,
     reduce_scatter_inside,
 )
 from mics_core.planner.footprint import memory_of
 from mics_core.planner.memory import compute_bytes_per_number, reduce_bytes_per_number
+from mics_core.planner.ordering import most_nodes
 from mics_core.planner.prediction import Layout, Prediction, Times, Traffic, Workload
 from mics_core.planner.profile import ClusterProfile
 from mics_core.planner.shape import ModelShape
 
 __all__ = ["predict"]
 
-_OFFLOAD_BYTES_PER_S = 10e9  # between GPU and host, and of the host's update beside it
+_NUMBERS_IN_SLICE = 1 << 20  # of `mics_core.engine.ordered_hop`
+_MOVED_TO_KEEP_A_SUM = 5  # numbers: copy the micro-batch's, read two sums and write one
 _COMPUTING_THAT_HIDES_WIRES = 0.25  # on CPUs; see [Note: the step in time]
 
 
@@ -170,6 +182,18 @@ def _exchanges(
             reduce_scatter_across(block * reduce, span, cluster),
             reduce_scatter_across(root * reduce, span, cluster),
         )
+    if workload.determinism == "bitwise":
+        scatter = last  # each micro-batch's gradient stands by itself
+    if _copies_from_host(cluster, workload):
+        # In the shards' precision, whatever is gathered.
+        def copied(parameters: int) -> Cost:
+            shard_bytes = parameters * reduce / layout.partition_size
+            return Cost(shard_bytes / cluster.host_bytes_per_s)
+
+        copies = _Pair(copied(block), copied(root))
+        whole, scatter, last = whole + copies, scatter + copies, last + copies
+        if strategy.reshard != "never":
+            again = again + copies
     return _Exchanges(whole, again, again, scatter, last)
 
 
@@ -186,6 +210,8 @@ def _second_hop(
     model: ModelShape, cluster: ClusterProfile, layout: Layout, workload: Workload, span: Span
 ) -> _SecondHop:
     """Blocks go in buckets of at least the wanted size, the root by itself."""
+    if workload.determinism == "bitwise":
+        return _ordered_hop(model, cluster, layout, workload, span)
     reduce = reduce_bytes_per_number(workload.precision)
     groups, blocks = layout.num_groups, model.num_blocks
     root = all_reduce(model.root.parameters * reduce, span, groups, cluster)
@@ -198,6 +224,28 @@ def _second_hop(
     bucket = all_reduce(blocks_per_bucket * block_bytes, span, groups, cluster)
     beside = bucket * ((buckets - 1) / (blocks - 1)) if blocks > 1 else NOTHING
     return _SecondHop(bucket * buckets + root, beside, bucket.time_s + root.time_s)
+
+
+def _ordered_hop(
+    model: ModelShape, cluster: ClusterProfile, layout: Layout, workload: Workload, span: Span
+) -> _SecondHop:
+    """All of it after backward; with what it takes to keep and add up each micro-batch's sum."""
+    reduce = reduce_bytes_per_number(workload.precision)
+    whole = model.parameters * reduce
+    shard = whole / span.size
+    samples = layout.partition_size * layout.micro_batch_size
+    nodes = most_nodes(max(1, workload.global_batch_size // samples), layout.num_groups)
+    slices = -(-model.parameters // (span.size * _NUMBERS_IN_SLICE))
+    cost = ordered_exchange(whole, span, layout.num_groups, nodes, slices, cluster)
+    sums = layout.micro_batches(workload.global_batch_size)
+    added_s = _MOVED_TO_KEEP_A_SUM * sums * shard / cluster.moved_bytes_per_s(workload.precision)
+    cost = replace(cost, time_s=cost.time_s + added_s)
+    return _SecondHop(cost, NOTHING, cost.time_s)
+
+
+def _copies_from_host(cluster: ClusterProfile, workload: Workload) -> bool:
+    """Whether shards lie in the host's memory; see [Note: what offload copies]."""
+    return workload.offload_optimizer and cluster.backend == "nccl"
 
 
 def _times(
@@ -219,10 +267,18 @@ def _times(
         copies_s = replace(cost, worker_bytes=0.0).processor_s(cluster, precision)
         return max(cost.time_s + copies_s, cost.processor_s(cluster, precision) + cost.wire_s)
 
-    def beside(compute_s: float, *costs: Cost, hop_part: Cost = NOTHING) -> float:
-        of_group = sum(costs, start=NOTHING)
+    # FSDP2 fetches nothing ahead for one worker.
+    fetches_ahead = layout.partition_size > 1
+
+    def beside(
+        compute_s: float, gather: Cost, scatter: Cost = NOTHING, hop_part: Cost = NOTHING
+    ) -> float:
+        of_group = gather + scatter
         whole = of_group + hop_part
         shown_s = max(0.0, whole.time_s - compute_s)
+        if not fetches_ahead:
+            behind_s = scatter.time_s + hop_part.time_s
+            shown_s = gather.time_s + max(0.0, behind_s - compute_s)
         if not is_on_cpus:
             return shown_s
         in_turn_s = of_group.processor_s(cluster, precision) + whole.wire_s
@@ -246,9 +302,7 @@ def _times(
         if not blocks:
             return shown
         shown += beside(2 * root_s, gather.block) + alone(scatter.block)
-        return shown + (blocks - 1) * beside(
-            backward_s, gather.block, scatter.block, hop_part=hop_part
-        )
+        return shown + (blocks - 1) * beside(backward_s, gather.block, scatter.block, hop_part)
 
     last = backward_shows(exchanges.last_scatter)
     last_with_hop = backward_shows(exchanges.last_scatter, hop.beside_block) + hop.tail_s
@@ -281,8 +335,9 @@ def _update_s(
     bytes_per_number = reduce_bytes_per_number(workload.precision)
     num_bytes = (3 + 2 * num_moments) * bytes_per_number * model.parameters
     shard_bytes = num_bytes / layout.partition_size
-    if workload.offload_optimizer and cluster.backend == "nccl":
-        return shard_bytes / _OFFLOAD_BYTES_PER_S
+    if _copies_from_host(cluster, workload):
+        gradient_bytes = bytes_per_number * model.parameters / layout.partition_size
+        return (shard_bytes + gradient_bytes) / cluster.host_bytes_per_s
     return shard_bytes / cluster.moved_bytes_per_s(workload.precision)
 
 

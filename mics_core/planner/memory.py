@@ -18,8 +18,9 @@ __all__ = [
     "Precision",
     "activation_bytes",
     "activation_numbers_of_block",
-    "activation_numbers_of_root",
+    "checkpointed_bytes_per_parameter",
     "compute_bytes_per_number",
+    "logit_bytes",
     "model_state_bytes_per_parameter",
     "reduce_bytes_per_number",
 ]
@@ -27,7 +28,9 @@ __all__ = [
 Precision = Literal["fp32", "bf16", "fp64"]
 Optimizer = Literal["adamw", "sgd"]
 
-_COPIES_OF_LOGITS = 3  # the logits, their log-probabilities, and the gradient
+_COPIES_OF_LOGITS = 3
+"""Log-probabilities, the loss' gradient by them, and its gradient by the logits: what is alive
+while `log_softmax` is differentiated. Forward holds less: the logits and the log-probabilities."""
 
 
 def compute_bytes_per_number(precision: Precision) -> int:
@@ -41,7 +44,22 @@ def model_state_bytes_per_parameter(
     """Return the bytes of all model states of one parameter.
 
     Parameter, gradient and the optimizer's moments (two for AdamW, one for SGD with momentum), 4
-    bytes each, 8 in fp64. With bf16 they are kept in fp32, and a bf16 copy is added.
+    bytes each, 8 in fp64. With bf16 they are kept in fp32: FSDP2 casts a shard each time that it
+    gathers a unit, and holds nothing in bf16 beside it.
+
+    Args:
+        precision: Precision of the training.
+        optimizer: The update rule.
+        has_momentum: For SGD: whether it keeps a momentum.
+    """
+    kept = checkpointed_bytes_per_parameter(precision, optimizer, has_momentum=has_momentum)
+    return kept + reduce_bytes_per_number(precision)
+
+
+def checkpointed_bytes_per_parameter(
+    precision: Precision, optimizer: Optimizer = "adamw", *, has_momentum: bool = False
+) -> int:
+    """Return the bytes of one parameter in a checkpoint: of all model states but the gradient.
 
     Args:
         precision: Precision of the training.
@@ -49,9 +67,16 @@ def model_state_bytes_per_parameter(
         has_momentum: For SGD: whether it keeps a momentum.
     """
     num_moments = 2 if optimizer == "adamw" else int(has_momentum)
-    bytes_per_number = 8 if precision == "fp64" else 4
-    copy_bytes = 2 if precision == "bf16" else 0
-    return (2 + num_moments) * bytes_per_number + copy_bytes
+    return (1 + num_moments) * reduce_bytes_per_number(precision)
+
+
+def logit_bytes(precision: Precision) -> int:
+    """Return the bytes of one logit while the loss is differentiated.
+
+    Three numbers of 4 bytes, of 8 in fp64. In bf16 it is no less, for the trainer takes the loss in
+    fp32; the logits in bf16 are gone by then.
+    """
+    return _COPIES_OF_LOGITS * reduce_bytes_per_number(precision)
 
 
 def activation_bytes(
@@ -61,7 +86,7 @@ def activation_bytes(
     precision: Precision,
     is_checkpointed: bool = False,
 ) -> int:
-    """Estimate the activations that one worker holds at the end of a forward pass.
+    """Estimate the activations that one worker holds at most within a micro-batch.
 
     Args:
         sizes: Sizes of the model.
@@ -72,14 +97,15 @@ def activation_bytes(
     Returns:
         Bytes; an estimate, which dropout and unfused operations exceed by a few per cent.
     """
-    block = activation_numbers_of_block(sizes)
+    compute = compute_bytes_per_number(precision)
+    block = activation_numbers_of_block(sizes) * compute
+    logits = sizes.vocab_size * logit_bytes(precision)
     if is_checkpointed:
-        blocks = sizes.num_layers * sizes.hidden_size + block
+        # Nothing is computed again before the loss has been differentiated.
+        per_token = sizes.num_layers * sizes.hidden_size * compute + max(block, logits)
     else:
-        blocks = sizes.num_layers * block
-    per_token = blocks + activation_numbers_of_root(sizes)
-    num_tokens = micro_batch_size * sizes.sequence_length
-    return num_tokens * per_token * compute_bytes_per_number(precision)
+        per_token = sizes.num_layers * block + logits
+    return micro_batch_size * sizes.sequence_length * per_token
 
 
 def activation_numbers_of_block(sizes: TransformerSizes) -> int:
@@ -93,11 +119,6 @@ def activation_numbers_of_block(sizes: TransformerSizes) -> int:
     num_narrow = 10 if sizes.family == "llama" else 8
     num_wide = {"llama": 4, "gpt2": 5}.get(sizes.family, 2)
     return num_narrow * sizes.hidden_size + num_wide * sizes.intermediate_size
-
-
-def activation_numbers_of_root(sizes: TransformerSizes) -> int:
-    """Return the numbers of one token that backward needs of what is outside the blocks."""
-    return _COPIES_OF_LOGITS * sizes.vocab_size
 
 
 def reduce_bytes_per_number(precision: Precision) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from mics_core.planner.collectives import Span
 from mics_core.planner.memory import Optimizer, Precision
@@ -28,7 +29,15 @@ class Workload:
     bucket_bytes: int = 4 * _MIB
     """Gradients go across partition groups in buckets of whole units of at least this size."""
     offload_optimizer: bool = False
-    """Whether the optimizer's state is in the host's memory; for GPUs alone."""
+    """Whether shards and optimizer are in the host's memory; for GPUs alone."""
+    determinism: Literal["relaxed", "bitwise"] = "relaxed"
+    """`bitwise`: gradients are added up in one order, whoever computes them."""
+    minimum_groups: int = 1
+    """Partition groups that the run has at least; copies of the states are divided among them."""
+    writes_checkpoints: bool = False
+    """Whether workers copy their part of the states to have it written beside the steps."""
+    is_elastic: bool = False
+    """Whether groups may join the run: its members then copy their part of the states for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +101,18 @@ class Memory(_Sum):
     gathered: float
     """Parameters of other workers: the unit in use, the one ahead, and what is kept of a step."""
     gradients: float
-    """Gradients on their way: a whole unit's, copies for the reduction, and sums kept a node."""
+    """Gradients on their way: a whole unit's and that of what is outside the blocks, copies for the
+    reduction, sums kept a node, and sums kept to be added up in one order."""
     activations: float
-    """Activations of one micro-batch; an estimate."""
+    """Activations of one micro-batch, with the loss' copies of the logits where these come on top
+    of the largest need; an estimate."""
     buckets: float
     """Buckets of the second hop."""
     update: float
-    """What the optimizer needs beyond all that is free while it works: a gradient shard more, as
-    its state is made, and in every step of SGD."""
+    """What the end of a step needs beyond all that is free then: a gradient shard more, as the
+    optimizer's state is made, and in every step of SGD."""
+    copies: float = 0.0
+    """On CPUs, copies of the states: for a checkpoint, and for a group that joins."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,9 @@ class ClusterProfile:
     update and, on CPUs, what messages cost the processor. Where it is not known it is taken from
     the peak: 200 operations a byte on GPUs, 10 on CPUs; from the peak in a precision by what
     workers usually reach in that (on GPUs 15 in fp32 and fp64, on CPUs 5 in fp64)."""
+    host_bytes_per_s: float = 10e9
+    """Bytes that go between a GPU and the host's memory in a second, one way, all GPUs of the node
+    busy; and bytes that the host's update of offloaded states moves for one worker."""
 
     @property
     def num_workers(self) -> int:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mics_core.planner.memory import (
-    activation_numbers_of_block,
-    activation_numbers_of_root,
-)
+from mics_core.planner.memory import activation_numbers_of_block
 from mics_core.planner.parameters import TransformerSizes, count_parameters
 
 __all__ = ["ModelShape", "UnitShape", "shape_of_counts", "shape_of_transformer"]
@@ -48,6 +45,8 @@ class ModelShape:
     """Parameters of the largest block; 0 for blocks that are alike."""
     knows_activations: bool = True
     """Whether the activations are counted; else they are 0, and memory is kept for them."""
+    logits: int = 0
+    """Logits of one sample, of which the loss needs copies (`memory.logit_bytes`)."""
 
     @property
     def parameters(self) -> int:
@@ -92,11 +91,10 @@ def shape_of_transformer(sizes: TransformerSizes) -> ModelShape:
             2.0 * length * matrices + 4.0 * length * length * hidden,
             length * activation_numbers_of_block(sizes),
         ),
-        root=UnitShape(
-            counts.root, 2.0 * length * head, length * activation_numbers_of_root(sizes)
-        ),
+        root=UnitShape(counts.root, 2.0 * length * head),
         sequence_length=length,
         block_inputs=length * hidden,
+        logits=length * sizes.vocab_size,
     )
 
 

@@ -87,12 +87,14 @@ def choose_by_memory(
         strategy = pinned_strategy(pins, span_of(size, nodes))
         return replace(least, partition_size=size, strategy=strategy)
 
-    def unit_bytes(size: int) -> int:
-        parts = memory(of_size(size))
-        return int(parts.gathered + parts.gradients + parts.buckets + parts.update)
-
     if pins.partition_size == "auto":
         parts = memory(least)
+
+        def unit_bytes(size: int) -> int:
+            # Of more workers another moment may need most, with less activations and more units.
+            found = memory(of_size(size))
+            return int(found.total - found.model_states - parts.activations)
+
         found = choose_partition_size(
             model_state_bytes=int(parts.model_states),
             unit_bytes=unit_bytes,

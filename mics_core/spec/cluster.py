@@ -50,11 +50,16 @@ class ClusterSpec(SpecModel):
     number, which counts for every precision, or one for each that jobs train in, such as `{fp32:
     19.5, bf16: 312}`. `mics probe` writes what it measured, in bf16 on GPUs, in fp32 on CPUs."""
     efficiency: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Share of `peak_tflops` that a model's layers reach when nothing waits for communication."""
+    """Share of `peak_tflops` that a model's layers reach when nothing waits for communication;
+    `mics probe` measures it with one block like GPT-2's."""
     memory_gb_per_s: float | None = Field(default=None, gt=0.0)
     """Bytes that one worker reads and writes in its memory in a second, in GB, all workers of the
     node busy. Left out, it is taken from `peak_tflops`, at 200 operations a byte on GPUs and 10 on
     CPUs; in the fp32 and fp64 of a mapping at 15 on GPUs, in its fp64 at 5 on CPUs."""
+    host_gb_per_s: float = Field(default=10.0, gt=0.0)
+    """Bytes that go between a worker's GPU and the host's memory in a second, one way, in GB, all
+    GPUs of the node busy: what `engine.offload_optimizer` costs. The update on the host is taken to
+    move as much a worker. `mics probe` does not measure it."""
     intra_node: LinkSpec
     """Between workers of one node; the bandwidth is that of each worker."""
     inter_node: LinkSpec

@@ -89,6 +89,7 @@ def profile_of(spec: ClusterSpec, backend: Backend) -> ClusterProfile:
         efficiency=spec.efficiency,
         backend=backend,
         memory_bytes_per_s=None if spec.memory_gb_per_s is None else spec.memory_gb_per_s * 1e9,
+        host_bytes_per_s=spec.host_gb_per_s * 1e9,
     )
 
 
@@ -152,6 +153,10 @@ def workload_of(spec: JobSpec) -> Workload:
         has_momentum=training.optimizer.momentum > 0,
         bucket_bytes=int(spec.engine.bucket_mib * _MIB),
         offload_optimizer=spec.engine.offload_optimizer and bool(spec.resources.gpus),
+        determinism=training.determinism,
+        minimum_groups=spec.groups.minimum,
+        writes_checkpoints=spec.checkpoint.directory is not None,
+        is_elastic=spec.groups.upper_bound > 1,
     )
 
 

@@ -158,6 +158,12 @@ def _origin(found: ProbedCluster) -> tuple[str, ...]:
                 f"{kind}: repetitions ±{fit.spread:.0%},"
                 f" all sizes within a factor of {fit.worst_factor:.2f} of the fit."
             )
+    lines.append(
+        "efficiency: forward and backward of a block like GPT-2's, on the slowest of"
+        f" {len(report.block_tflops)} workers, all busy: {min(report.block_tflops):.4g} TFLOP/s."
+    )
+    if report.memory_bytes is not None:
+        lines.append("host_gb_per_s: as it is where nobody says otherwise, not measured.")
     return (*lines, *found.findings.notes)
 
 
@@ -193,7 +199,8 @@ def _print_report(found: ProbedCluster, output: Path) -> None:
     low, high = min(report.tflops), max(report.tflops)
     console.print(
         f"worker  {spec.peak_tflops:.4g} TFLOP/s (from {low:.4g} to {high:.4g} over"
-        f" {len(report.tflops)}), {spec.memory_gib:.4g} GiB"
+        f" {len(report.tflops)}), of which a block like GPT-2's reaches {spec.efficiency:.0%};"
+        f" {spec.memory_gib:.4g} GiB"
     )
     for note in found.findings.notes:
         console.print(Text.assemble(("note ", "yellow"), note))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from dataclasses import asdict
@@ -90,9 +91,11 @@ def test_the_program_writes_a_file_that_loads_again(cluster: LocalCluster, tmp_p
     assert spec.memory_gib > 0.0
     assert spec.memory_gib >= float(f"{memory / 2 / 2**30:.3g}") * 0.99
     assert "between nodes, a node" in done.stdout
+    assert f"of which a block like GPT-2's reaches {spec.efficiency:.0%};" in done.stdout
     assert f"mics plan job.yaml --cluster {file}" in done.stdout
     assert "Measuring 4 workers on 2 nodes." in done.stderr
     assert file.read_text(encoding="utf-8").startswith("# Measured by `mics probe` on ")
+    assert "# efficiency: forward and backward of a block like GPT-2's" in file.read_text("utf-8")
     expect_nothing_left()
 
 
@@ -108,6 +111,9 @@ def test_the_program_tells_programs_everything(cluster: LocalCluster, tmp_path: 
     assert answer["measured"]["intra_node"] is None
     assert answer["measured"]["inter_node"]["ring_size"] == 2
     assert len(answer["measured"]["tflops"]) == 2
+    slowest = min(answer["measured"]["block_tflops"])
+    share = slowest / statistics.median(answer["measured"]["tflops"])
+    assert answer["cluster"]["efficiency"] == pytest.approx(min(1.0, share), rel=1e-3)
 
 
 def test_an_open_layout_is_settled_on_the_cluster_as_the_plan_prints_it(

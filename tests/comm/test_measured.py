@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -53,7 +54,15 @@ def report_of(
 ) -> ProbeReport:
     names = tuple(f"n{number}" for number in range(nodes))
     return ProbeReport(
-        names, 2, intra, inter, (0.1, 0.3, 0.2, 9.0), (2e9, 4e9, 3e9, 3e9), memory_bytes, 1.0
+        names,
+        2,
+        intra,
+        inter,
+        tflops=(0.1, 0.3, 0.2, 9.0),
+        block_tflops=(0.2, 0.1, 0.15, 6.0),
+        memory_bytes_per_s=(2e9, 4e9, 3e9, 3e9),
+        memory_bytes=memory_bytes,
+        seconds=1.0,
     )
 
 
@@ -115,6 +124,7 @@ def test_a_report_becomes_a_cluster() -> None:
     findings = cluster_findings(report_of(intra, inter), name="x")
     assert findings.notes == ()
     assert findings.spec.peak_tflops == 0.25
+    assert findings.spec.efficiency == 0.4  # the slowest worker, over the peak
     assert findings.spec.memory_gb_per_s == 3
     assert findings.spec.memory_gib == 8.0
     assert findings.spec.intra_node == link_spec(intra)
@@ -136,6 +146,12 @@ def test_one_worker_a_node_takes_the_link_between_nodes_and_says_so() -> None:
     findings = cluster_findings(report_of(None, inter), name="x")
     assert findings.spec.intra_node == findings.spec.inter_node == link_spec(inter)
     assert "set equal to inter_node" in findings.notes[0]
+
+
+def test_a_block_that_is_faster_than_the_products_reaches_all_of_the_peak() -> None:
+    inter = fit_link(2, 1, timings(2, 1e-4, 1e9))
+    report = replace(report_of(None, inter), block_tflops=(0.3, 0.4, 0.3, 0.3))
+    assert cluster_findings(report, name="x").spec.efficiency == 1.0
 
 
 def test_memory_that_nobody_knows_is_refused() -> None:

@@ -34,9 +34,12 @@ def test_every_rank_has_the_same_report_of_a_whole_world(pool: WorkerPool) -> No
     for other in reports:
         assert (other.intra_node, other.inter_node) == (report.intra_node, report.inter_node)
         assert other.tflops == report.tflops
+        assert other.block_tflops == report.block_tflops
     assert (report.nodes, report.workers_per_node) == (("a", "b"), 2)
     assert len(report.tflops) == 4
     assert all(rate > 0.0 for rate in report.tflops)
+    assert len(report.block_tflops) == 4
+    assert all(rate > 0.0 for rate in report.block_tflops)
     assert len(report.memory_bytes_per_s) == 4
     # No memory moves a byte in less than a picosecond, none that trains in more than a microsecond.
     assert all(1e6 < rate < 1e12 for rate in report.memory_bytes_per_s)

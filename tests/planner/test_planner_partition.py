@@ -146,7 +146,7 @@ def test_an_unknown_cluster_bounds_nothing_but_memory_and_batch() -> None:
     ("precision", "optimizer", "has_momentum", "num_bytes"),
     [
         ("fp32", "adamw", False, 16),
-        ("bf16", "adamw", False, 18),
+        ("bf16", "adamw", False, 16),
         ("fp64", "adamw", False, 32),
         ("fp32", "sgd", False, 8),
         ("fp32", "sgd", True, 12),
@@ -162,15 +162,17 @@ def test_model_states_are_parameter_gradient_and_moments(
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing() -> None:
     sizes = TransformerSizes("gpt2", 1024, 24, 16, 4096, 50257, 1024)
     # Korthikanti et al. give 34 bytes per token, layer and unit of width in half precision, of
-    # which two are dropout masks; GPT-2's unfused GELU keeps three steps of width 4096 more. The
-    # rest are the three copies of the logits.
-    per_token = 24 * (32 + 2 * 3 * 4) * 1024 + 2 * 3 * 50257
+    # which two are dropout masks; GPT-2's unfused GELU keeps three steps of width 4096 more. A
+    # logit is three numbers in fp32.
+    blocks, logits = 24 * (32 + 2 * 3 * 4) * 1024, 12 * 50257
     one = activation_bytes(sizes, micro_batch_size=1, precision="bf16")
-    assert one == 1024 * per_token
+    assert one == 1024 * (blocks + logits)
     assert activation_bytes(sizes, micro_batch_size=4, precision="bf16") == 4 * one
-    assert activation_bytes(sizes, micro_batch_size=1, precision="fp32") == 2 * one
+    in_fp32 = activation_bytes(sizes, micro_batch_size=1, precision="fp32")
+    assert in_fp32 == 1024 * (2 * blocks + logits)
     kept = activation_bytes(sizes, micro_batch_size=1, precision="bf16", is_checkpointed=True)
-    assert kept < one / 2
+    # Of each block its input; no block is computed again while there are logits.
+    assert kept == 1024 * (24 * 2 * 1024 + logits)
 
 
 def test_a_full_stop_in_a_value_does_not_end_the_rule() -> None:

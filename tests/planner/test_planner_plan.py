@@ -106,18 +106,25 @@ def test_every_layout_that_was_not_chosen_says_why() -> None:
 
 
 def test_a_lack_of_memory_names_the_parts() -> None:
-    short = choices(memory_bytes=50_000, micro_batch_size=1, partition_size=1)
+    short = choices(memory_bytes=50_000, micro_batch_size=2, partition_size=1)
     found = refused(short)
-    # 70400 bytes of states, 450 numbers of activations, two buckets of 4000, and what the gradient
-    # of the first update, 17600 bytes, needs beyond the last two.
+    # 70400 bytes of states, 900 numbers of activations, 1600 bytes of the head's gradient, two
+    # buckets of 4000, and what the gradient of the first update, 17600 bytes, needs beyond these.
     assert found.refused[0].reason == (
-        "It needs 85.9 KiB (68.8 KiB of model states at p = 1 + 15.4 KiB of gathered units,"
-        " gradients and update + 1.76 KiB of activations) a worker of 43.9 KiB usable."
+        "It needs 85.9 KiB (68.8 KiB of model states at p = 1 + 13.7 KiB of gathered units,"
+        " gradients and update + 3.52 KiB of activations) a worker of 43.9 KiB usable."
     )
     assert found.problem.value == "partition_size 1 on test with 43.9 KiB usable a worker"
-    assert "the layout that comes closest (p = 1, 8 groups, micro-batch 1" in found.problem.rule
+    assert "the layout that comes closest (p = 1, 8 groups, micro-batch 2" in found.problem.rule
     assert "Give each worker at least" in found.problem.remedy
     assert "activation_checkpointing" in found.problem.remedy
+
+
+def test_copies_of_the_states_are_named_where_memory_is_short() -> None:
+    short = choices(memory_bytes=50_000, micro_batch_size=1, partition_size=2)
+    elastic = replace(short.workload, is_elastic=True)
+    found = refused(replace(short, workload=elastic))
+    assert "of activations + 25.8 KiB of copies for others) a worker" in found.refused[0].reason
 
 
 def test_too_little_memory_for_a_replica_takes_a_larger_group() -> None:
@@ -144,7 +151,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_remedy() -> None:
 def test_a_batch_that_keeps_out_what_the_memory_allows_is_named_beside_the_memory() -> None:
     # p = 6 fits the memory and p = 4 does not; 20 samples are no multiple of 6, and 4 too few.
     for batch in (20, 4):
-        short = choices(batch=batch, memory_bytes=49_000, micro_batch_size="auto")
+        short = choices(batch=batch, memory_bytes=45_000, micro_batch_size="auto")
         found = refused(short)
         assert "memory" in {each.cause for each in found.refused if each.partition_size == 4}
         assert found.problem.value.endswith("usable a worker")

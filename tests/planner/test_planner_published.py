@@ -83,6 +83,7 @@ def test_named_clusters_are_found_and_close_names_proposed() -> None:
     found = named_cluster("p4d.24xlarge", 3)
     assert found is not None
     assert (found.num_workers, found.inter_node.bandwidth_bytes_per_s) == (24, 50e9)
+    assert found.host_bytes_per_s == 15.75e9
     assert named_cluster("p4x") is None
     assert "p4d.24xlarge" in close_cluster_names("p4d.24xl")
 

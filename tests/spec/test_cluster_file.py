@@ -26,6 +26,7 @@ CLUSTER = ClusterSpec(
     workers_per_node=8,
     memory_gib=39.5,
     peak_tflops=312.0,
+    host_gb_per_s=25.0,
     intra_node=LinkSpec(bandwidth_gbit_per_s=2400.0, latency_us=9.5),
     inter_node=LinkSpec(bandwidth_gbit_per_s=400.0, latency_us=0.0),
 )
@@ -69,6 +70,7 @@ def test_a_file_written_by_hand_may_leave_the_efficiency_out(tmp_path: Path) -> 
     file.write_text(BY_HAND, encoding="utf-8")
     spec = load_cluster_spec(str(file))
     assert (spec.nodes, spec.memory_gib, spec.efficiency) == (4, 16.0, 0.5)
+    assert spec.host_gb_per_s == 10.0
     assert spec.inter_node == LinkSpec(bandwidth_gbit_per_s=1.0, latency_us=200.0)
 
 
@@ -114,7 +116,7 @@ def test_a_file_without_fields_is_refused(value: Any) -> None:
         ),
         ({"inter_node": {"latency_us": 1}}, "inter_node.bandwidth_gbit_per_s", "Add `bandwidth"),
         ({"node": 2}, "node", "Did you mean `nodes`?"),
-        ({"gpus": 2}, "gpus", "Known here: efficiency, inter_node, intra_node, memory_gb_per_s"),
+        ({"gpus": 2}, "gpus", "Known here: efficiency, host_gb_per_s, inter_node, intra_node"),
         ({3: 2}, "3", "Put the name in quotes"),
         (
             {"inter_node": {"bandwidth_gbit": 1, "bandwidth_gbit_per_s": 1, "latency_us": 1}},

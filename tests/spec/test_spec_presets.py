@@ -157,9 +157,26 @@ def test_what_a_job_fixes_reaches_the_planner() -> None:
     assert (workload.precision, workload.optimizer) == ("bf16", "sgd")
     assert workload.has_momentum
     assert workload.bucket_bytes == 2 << 20
+    assert (workload.is_elastic, workload.writes_checkpoints) == (True, False)
     assert not pins.asks_for_one_group
     alone = pins_of(parse_job_spec(job()))
     assert (alone.largest_groups, alone.asks_for_one_group) == (None, True)
+
+
+def test_what_takes_memory_of_a_job_reaches_the_planner() -> None:
+    usual = workload_of(parse_job_spec(job()))
+    assert (usual.determinism, usual.minimum_groups) == ("relaxed", 1)
+    assert (usual.is_elastic, usual.writes_checkpoints) == (False, False)
+    spec = parse_job_spec(
+        job(
+            groups={"minimum": 2, "wanted": 2},
+            checkpoint={"directory": "/checkpoints"},
+            training__determinism="bitwise",
+        )
+    )
+    asked = workload_of(spec)
+    assert (asked.determinism, asked.minimum_groups) == ("bitwise", 2)
+    assert (asked.is_elastic, asked.writes_checkpoints) == (True, True)
 
 
 def test_only_models_that_formulas_describe_are_counted_by_them() -> None:
@@ -194,6 +211,9 @@ def test_a_cluster_is_a_file_or_a_name(tmp_path: Path) -> None:
     assert (found.num_workers, found.backend) == (6, "gloo")
     assert found.inter_node.bandwidth_bytes_per_s == 1.25e8
     assert found.inter_node.latency_s == pytest.approx(1e-4)
+    assert found.host_bytes_per_s == 10e9
+    path.write_text(f"{CLUSTER}host_gb_per_s: 25\n")
+    assert find_cluster(str(path), "nccl").host_bytes_per_s == 25e9
     assert find_cluster("p4d.24xlarge", "gloo").backend == "nccl"
     for name, rule in (("p4d.24xl", "neither a known cluster"), ("no.yaml", "cannot be read")):
         with pytest.raises(SpecificationError, match=rule):
