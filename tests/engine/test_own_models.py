@@ -1,0 +1,183 @@
+"""Models of one's own that call blocks repeatedly, freeze or leave out some, or break a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mics_core.spec.job import JobSpec
+from tests.engine.jobs import relative_difference, small_job, train_in_one_process
+from tests.engine.layouts import train_over_groups
+from tests.engine.observing import train_observed
+from tests.engine.worker_pool import WorkerPool, running_pool
+
+TOLERANCE = 1e-10
+# Groups and partition size; one worker that holds everything does without FSDP2.
+LAYOUTS = [(1, 2), (2, 2), (2, 1)]
+MODELS: dict[str, dict[str, Any]] = {
+    "a block called three times": {"order": [0, 1, 1, 2, 1]},
+    "all blocks called twice": {"order": [0, 1, 2, 0, 1, 2]},
+    "a block that is never called": {"order": [0, 2]},
+    "parameters without a gradient": {"has_unused": True},
+    "frozen parameters": {"frozen": ["embedding", "blocks.0.norm", "blocks.2.linear.weight"]},
+    "a frozen block": {"frozen": ["blocks.1."]},
+    "frozen blocks at the beginning": {"frozen": ["embedding", "blocks.0.", "blocks.1.norm"]},
+    "all but the blocks frozen": {"frozen": ["embedding", "norm", "output"]},
+    "a frozen block called twice": {"order": [0, 1, 2, 1], "frozen": ["blocks.1."]},
+    "all at once": {"order": [1, 0, 1], "frozen": ["blocks.0.", "norm"], "has_unused": True},
+}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with running_pool(4) as pool:
+        yield pool
+
+
+def own_job(text: str, layout: tuple[int, int], arguments: object, **changes: Any) -> JobSpec:
+    num_groups, size = layout
+    builder = changes.pop("builder", "build")
+    usual: dict[str, Any] = {
+        "model": {"callable": f"tests.engine.own_models:{builder}", "arguments": arguments},
+        "partition_size": size,
+        # Two micro-batches for each group, and one more.
+        "training__global_batch_size": (2 * num_groups + 1) * size,
+        "training__precision": "fp64",
+        "training__steps": 2,
+        "groups__wanted": num_groups,
+        "engine__bucket_mib": 1e-6,  # each unit leaves as soon as it is complete
+    }
+    return small_job(text, **usual | changes)
+
+
+def check(pool: WorkerPool, spec: JobSpec, layout: tuple[int, int], tolerance: float) -> None:
+    results = pool.run(train_over_groups, spec, *layout)
+    ours = [result for result in results if result is not None]
+    gold = train_in_one_process(
+        spec.model_copy(update={"training": spec.training.model_copy(update={"precision": "fp64"})})
+    )
+    for result in ours:
+        assert result["losses"] == pytest.approx(gold.losses, rel=tolerance)
+        assert result["norms"] == pytest.approx(gold.norms, rel=tolerance)
+    assert relative_difference(ours[0]["parameters"], gold.parameters) < tolerance
+    for rank in range(layout[1]):
+        assert len({result["digest"] for result in ours[rank :: layout[1]]}) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "groups{}-p{}".format(*layout))
+@pytest.mark.parametrize("name", MODELS)
+def test_own_models_train_as_one_process(
+    pool: WorkerPool, text: str, name: str, layout: tuple[int, int]
+) -> None:
+    check(pool, own_job(text, layout, MODELS[name]), layout, TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training__activation_checkpointing": True},
+        {"engine__reshard": "never"},
+        {"engine__compile": True},
+        {"engine__offload_optimizer": True},
+        {"training__determinism": "bitwise"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_blocks_may_be_called_repeatedly_whatever_else_is_asked(
+    pool: WorkerPool, text: str, changes: dict[str, Any]
+) -> None:
+    spec = own_job(text, (2, 2), {"order": [0, 1, 1, 2, 1]}, **changes)
+    check(pool, spec, (2, 2), TOLERANCE)
+
+
+def test_blocks_may_be_called_repeatedly_by_one_worker_in_bf16(pool: WorkerPool, text: str) -> None:
+    # It goes through FSDP2, for its precision, and has nobody to scatter to.
+    spec = own_job(text, (2, 1), {"order": [0, 1, 1, 2, 1]}, training__precision="bf16")
+    check(pool, spec, (2, 1), 2e-2)
+
+
+def test_blocks_may_lie_in_lists_of_lists(pool: WorkerPool, text: str) -> None:
+    spec = own_job(text, (2, 2), {}, builder="build_nested")
+    check(pool, spec, (2, 2), TOLERANCE)
+
+
+def test_a_block_that_is_never_called_counts_with_a_zero_gradient_everywhere(
+    pool: WorkerPool, text: str
+) -> None:
+    """So weight decay moves it alike, whoever holds it."""
+    decay = {"kind": "adamw", "learning_rate": 1e-2, "weight_decay": 0.5}
+    alone, over_two = (
+        pool.run(
+            train_over_groups,
+            own_job(
+                text,
+                (1, size),
+                {"order": [0, 2]},
+                training__optimizer=decay,
+                training__global_batch_size=4,
+            ),
+            1,
+            size,
+        )[0]["parameters"]
+        for size in (1, 2)
+    )
+    assert relative_difference(over_two, alone) < TOLERANCE
+
+
+def test_buckets_leave_during_backward_past_a_frozen_block(pool: WorkerPool, text: str) -> None:
+    spec = own_job(text, (2, 2), {"frozen": ["blocks.1."]})
+    for _, seen in filter(None, pool.run(train_observed, spec, 2, 2, 2, None)):
+        assert len(seen.sizes) == 3 * 2  # of blocks 2 and 0 and of what is outside, in two steps
+        assert seen.left_during_backward == 2 * 2
+        assert not seen.missed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "groups{}-p{}".format(*layout))
+def test_a_gradient_that_is_not_finite_is_applied_by_nobody(
+    pool: WorkerPool, text: str, tmp_path: Path, layout: tuple[int, int]
+) -> None:
+    num_groups, size = layout
+    spec = own_job(
+        text,
+        layout,
+        {"first_call": 2},  # two micro-batches a step and group, so from the second step on
+        builder="build_poisoned",
+        training__global_batch_size=2 * num_groups * size,
+        training__steps=4,
+        checkpoint={"directory": str(tmp_path), "interval_steps": 1},
+    )
+    with pytest.raises(AssertionError) as caught:
+        pool.run(train_over_groups, spec, *layout)
+    told = str(caught.value)
+    assert told.count("The gradient norm of step 1 is") == num_groups * size  # each worker, once
+    assert "the step was not applied. Lower training.optimizer.learning_rate" in told
+    assert not list(tmp_path.glob("step-*[2-9]"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "groups{}-p{}".format(*layout))
+def test_a_step_without_a_label_names_the_data_and_the_step(
+    pool: WorkerPool, text: str, layout: tuple[int, int]
+) -> None:
+    num_groups, size = layout
+    spec = own_job(
+        text,
+        layout,
+        {},
+        data={
+            "kind": "callable",
+            "callable": "tests.engine.own_models:build_unlabelled",
+            "arguments": {"length": 16},
+        },
+        training__global_batch_size=2 * num_groups * size,
+    )
+    with pytest.raises(AssertionError) as caught:
+        pool.run(train_over_groups, spec, *layout)
+    told = str(caught.value)
+    wanted = f"None of the {2 * num_groups * size} samples of step 0, from"
+    assert told.count(f"{wanted} tests.engine.own_models:build_unlabelled, has a label") == (
+        num_groups * size
+    )
+    assert "raise training.global_batch_size" in told
