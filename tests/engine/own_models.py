@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 WIDTH, VOCABULARY = 18, 257
 
@@ -28,13 +29,19 @@ class Own(nn.Module):
         order: The block that is called at each place; one may stand several times, or nowhere.
         frozen: Beginnings of the names of the parameters that are not trained.
         has_unused: Whether a parameter outside the blocks and one inside take no part.
+        recomputes: Whether it recomputes the activations of its blocks itself.
     """
 
     def __init__(
-        self, order: Sequence[int] = (0, 1, 2), frozen: Sequence[str] = (), has_unused: bool = False
+        self,
+        order: Sequence[int] = (0, 1, 2),
+        frozen: Sequence[str] = (),
+        has_unused: bool = False,
+        recomputes: bool = False,
     ) -> None:
         super().__init__()
         self.order = order
+        self.recomputes = recomputes
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.blocks = nn.ModuleList(Block() for _ in range(3))
         self.norm = nn.LayerNorm(WIDTH)
@@ -48,7 +55,11 @@ class Own(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: Any = None) -> torch.Tensor:
         hidden = self.embedding(input_ids)
         for place in self.order:
-            hidden = self.blocks[place](hidden)
+            block = self.blocks[place]
+            if self.recomputes:
+                hidden = checkpoint(block, hidden, use_reentrant=False)
+            else:
+                hidden = block(hidden)
         logits: torch.Tensor = self.output(self.norm(hidden))
         return logits
 

@@ -27,6 +27,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "frozen blocks at the beginning": {"frozen": ["embedding", "blocks.0.", "blocks.1.norm"]},
     "all but the blocks frozen": {"frozen": ["embedding", "norm", "output"]},
     "a frozen block called twice": {"order": [0, 1, 2, 1], "frozen": ["blocks.1."]},
+    "blocks that it recomputes itself": {"recomputes": True},
+    "blocks that it calls twice and recomputes": {"order": [0, 1, 1, 2], "recomputes": True},
     "all at once": {"order": [1, 0, 1], "frozen": ["blocks.0.", "norm"], "has_unused": True},
 }
 
@@ -127,11 +129,38 @@ def test_a_block_that_is_never_called_counts_with_a_zero_gradient_everywhere(
     assert relative_difference(over_two, alone) < TOLERANCE
 
 
-def test_buckets_leave_during_backward_past_a_frozen_block(pool: WorkerPool, text: str) -> None:
-    spec = own_job(text, (2, 2), {"frozen": ["blocks.1."]})
+def test_frozen_parameters_go_on_from_a_checkpoint_in_another_layout(
+    pool: WorkerPool, text: str, tmp_path: Path
+) -> None:
+    def job(layout: tuple[int, int], steps: int) -> JobSpec:
+        return own_job(
+            text,
+            layout,
+            {"frozen": ["blocks.1.", "norm"], "order": [0, 1, 2, 0], "has_unused": True},
+            training__global_batch_size=4,
+            training__steps=steps,
+            checkpoint={"directory": str(tmp_path)},
+        )
+
+    pool.run(train_over_groups, job((2, 2), 2), 2, 2)
+    gold = train_in_one_process(job((1, 1), 4))
+    ours = pool.run(train_over_groups, job((2, 1), 4), 2, 1)[0]
+    assert ours["losses"] == pytest.approx(gold.losses[2:], rel=TOLERANCE)
+    assert relative_difference(ours["parameters"], gold.parameters) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "num_buckets"),
+    [({"frozen": ["blocks.1."]}, 3), ({"recomputes": True}, 4)],
+    ids=["past a frozen block", "of blocks that are recomputed"],
+)
+def test_buckets_leave_during_backward(
+    pool: WorkerPool, text: str, arguments: dict[str, Any], num_buckets: int
+) -> None:
+    spec = own_job(text, (2, 2), arguments)
     for _, seen in filter(None, pool.run(train_observed, spec, 2, 2, 2, None)):
-        assert len(seen.sizes) == 3 * 2  # of blocks 2 and 0 and of what is outside, in two steps
-        assert seen.left_during_backward == 2 * 2
+        assert len(seen.sizes) == 2 * num_buckets  # in two steps
+        assert seen.left_during_backward == 2 * (num_buckets - 1)
         assert not seen.missed
 
 
