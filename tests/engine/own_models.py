@@ -81,6 +81,18 @@ class Nested(Own):
         return logits
 
 
+class Normalised(Own):
+    """Normalises over the samples of a micro-batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics = nn.BatchNorm1d(VOCABULARY)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: Any = None) -> torch.Tensor:
+        logits: torch.Tensor = self.statistics(super().forward(input_ids).mT).mT
+        return logits
+
+
 class _Poison(torch.autograd.Function):
     """Does nothing forward, and gives no finite gradient backward."""
 
@@ -112,6 +124,10 @@ def build(**options: Any) -> nn.Module:
 
 def build_nested() -> nn.Module:
     return Nested()
+
+
+def build_normalised() -> nn.Module:
+    return Normalised()
 
 
 def build_poisoned(first_call: int) -> nn.Module:

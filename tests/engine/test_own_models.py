@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 
+from mics_core.engine.build import build_trainer
+from mics_core.engine.trainer import Trainer
 from mics_core.spec.job import JobSpec
+from tests.engine import layouts
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
 from tests.engine.observing import train_observed
@@ -147,6 +152,41 @@ def test_frozen_parameters_go_on_from_a_checkpoint_in_another_layout(
     ours = pool.run(train_over_groups, job((2, 1), 4), 2, 1)[0]
     assert ours["losses"] == pytest.approx(gold.losses[2:], rel=TOLERANCE)
     assert relative_difference(ours["parameters"], gold.parameters) < TOLERANCE
+
+
+def statistics_of_training(
+    spec: JobSpec, num_groups: int, size: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return a worker's running means before and after training."""
+    seen: list[torch.Tensor] = []
+
+    def build(*arguments: Any, **options: Any) -> Trainer:
+        trainer = build_trainer(*arguments, **options)
+        means = trainer.model.get_buffer("statistics.running_mean")
+        seen.extend((means.clone(), means))
+        return trainer
+
+    with mock.patch.object(layouts, "build_trainer", build):
+        result = train_over_groups(spec, num_groups, size)
+    return None if result is None else (seen[0], seen[1])
+
+
+def test_running_statistics_stay_with_each_worker_and_a_checkpoint_holds_one_workers(
+    pool: WorkerPool, text: str, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "builder": "build_normalised",
+        "training__global_batch_size": 4,
+        "checkpoint": {"directory": str(tmp_path)},
+    }
+    first = own_job(text, (2, 2), {}, **changes)
+    begun, ended = zip(*pool.run(statistics_of_training, first, 2, 2), strict=True)
+    assert all(torch.equal(means, torch.zeros_like(means)) for means in begun)
+    assert not any(torch.equal(ended[0], means) for means in ended[1:])
+    second = own_job(text, (2, 1), {}, training__steps=3, **changes)
+    found = list(filter(None, pool.run(statistics_of_training, second, 2, 1)))
+    assert all(torch.equal(begun_again, found[0][0]) for begun_again, _ in found)
+    assert any(torch.equal(found[0][0], means) for means in ended)
 
 
 @pytest.mark.parametrize(
