@@ -81,9 +81,31 @@ What is written, and when, is in [operations](operations.md#checkpoints).""",
 The builder runs on the meta device. The module's `forward(input_ids, attention_mask=None)` takes
 int64 tensors of shape (micro-batch, sequence) and returns logits of shape (micro-batch, sequence,
 vocabulary), or an object with `.logits`. `attention_mask` is passed only if a sample brings one.
-Every submodule that holds parameters or buffers itself needs `reset_parameters()`. Elements of the
-outermost `nn.ModuleList`s become the units of sharding. The module must be importable on every
-node. An example is [examples/own-model](../examples/own-model/model.py).""",
+The module must be importable on every node. An example is
+[examples/own-model](../examples/own-model/model.py).
+
+- **Initial values** are drawn in memory after the builder has run, so what a constructor writes is
+  lost. Every submodule that holds parameters or buffers itself needs `reset_parameters()`, or the
+  model an `_init_weights(module)` as in transformers; what that leaves unset `reset_parameters()`
+  sets. A floating-point parameter or buffer that neither sets is refused by name; integers cannot
+  be checked.
+- **Units.** Elements of the outermost `nn.ModuleList`s become the units of sharding; of a list or
+  dictionary of modules among them its elements do. All else is one more unit. A unit is gathered
+  when its module is called, so call it, and not a method of its own or a part of it.
+- **Repeated calls.** A unit may be called any number of times in a forward, also none. One that is
+  called more than once sends its gradient to the other groups at the end of backward.
+- **Ties.** A parameter that several modules share must lie in one unit, as an embedding and an
+  output outside the lists do. One that is in two units is refused, and so is a module that a list
+  holds twice: list it once and call it again. Modules with buffers alone may be shared.
+- **Frozen parameters** (`requires_grad=False`) may be anywhere, also whole units; they are sharded
+  and gathered like the others, and never change. At least one parameter must be trained.
+- **A parameter without a gradient** in a step counts with a zero gradient, unlike in plain
+  PyTorch: weight decay and momentum still move it. Freeze what should stay.
+- **A parameter has a dimension**, along which it is sharded: `(1,)` in the place of a scalar.
+- **Buffers** stay with each worker and are not averaged. The running statistics of `BatchNorm` are
+  those of the worker's own micro-batches; a checkpoint holds one worker's, which all start from.
+  What normalises over samples also makes the loss depend on the micro-batch size, so prefer
+  `LayerNorm`.""",
     "CallableData": """\
 The builder returns a collection with `__len__` and `__getitem__`, the same in every process. An
 item is a mapping with `input_ids`, `labels` and perhaps `attention_mask`, integers of shape

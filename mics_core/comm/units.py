@@ -123,8 +123,13 @@ class UnitScatter(ReduceScatter):
 
     FSDP2 takes a buffer for the sum from `allocate` and makes the parameters' `.grad` views of it.
     It is given the unit's part of the step's gradient buffer each time, and the sums are added up
-    in it here, beside the computation. The `.grad` of the last micro-batch must therefore be
-    cleared before each backward, or FSDP2 would add the buffer to itself.
+    in it here, beside the computation. The `.grad` of the last scatter must therefore be cleared
+    before the next, or FSDP2 would add the buffer to itself.
+
+    FSDP2 scatters after the backward of each call of a unit. Autograd has the gradient of a
+    parameter only when all calls have been through, so the scatters before the last may send zeros,
+    and a call whose inputs need no gradient is scattered at the end of backward or with another. A
+    unit that was called more than once is therefore complete when the whole backward is.
 
     Args:
         name: The unit, for error messages.
@@ -134,7 +139,9 @@ class UnitScatter(ReduceScatter):
         thread: Where collectives run on the host; none on a GPU.
         scratch: Buffers shared by all units of the thread.
         total: The unit's part of the gradient buffer (n).
-        done: Called after the last micro-batch's sum is complete, on the thread that made it.
+        clear: Clears the `.grad` of the unit's parameters.
+        done: Called once the last micro-batch's sum is complete, on the thread that made it; not
+            for a unit that this micro-batch called more than once.
     """
 
     def __init__(
@@ -147,6 +154,7 @@ class UnitScatter(ReduceScatter):
         thread: CommThread | None,
         scratch: ScatterScratch,
         total: torch.Tensor,
+        clear: Callable[[], None],
         done: Callable[[], None],
     ):
         self._what = f"reduce-scatter of unit {name}"
@@ -156,17 +164,30 @@ class UnitScatter(ReduceScatter):
         self._thread = thread
         self._scratch = scratch
         self._total = total
+        self._clear = clear
         self._done = done
         self._node_sum: torch.Tensor | None = None
         self._before: torch.Tensor | None = None
         self._is_output = False
         self._is_empty = True
         self._is_last = True
+        self._num_calls = 0
+        self._completes = False
         self._pending: list[PendingWork] = []
 
     def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
-        """Say which micro-batch of the step the next backward belongs to."""
+        """Say which micro-batch of the step the next forward and backward belong to."""
         self._is_empty, self._is_last = self._is_empty or is_first, is_last
+        self._num_calls, self._completes = 0, False
+
+    def called(self) -> None:
+        """Note a call of the unit's forward."""
+        self._num_calls += 1
+
+    def begin_last_backward(self) -> None:
+        """Say that the backward of the step's last micro-batch begins; what is recomputed in it
+        calls units again, and does not count."""
+        self._completes = self._num_calls <= 1
 
     def allocate(
         self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device
@@ -177,6 +198,7 @@ class UnitScatter(ReduceScatter):
             return self._allocate_alone(dtype, device)
         if num_elements == self._total.numel():
             assert dtype == self._total.dtype, (dtype, self._total.dtype)
+            self._clear()
             return self._total
         assert num_elements == self._total.numel() * self._groups.grid.num_workers, size
         return torch.empty(*size, dtype=dtype, device=device)
@@ -194,7 +216,13 @@ class UnitScatter(ReduceScatter):
         All workers of the partition group must call it. It does not wait; `wait` does.
         """
         assert output_tensor.data_ptr() == self._total.data_ptr()
-        job = partial(self._scatter, input_tensor, add=not self._is_empty, is_last=self._is_last)
+        job = partial(
+            self._scatter,
+            input_tensor,
+            add=not self._is_empty,
+            is_last=self._is_last,
+            completes=self._completes,
+        )
         self._is_empty = False
         if self._thread is None:
             job()
@@ -223,9 +251,13 @@ class UnitScatter(ReduceScatter):
         assert output.data_ptr() == self._total.data_ptr()
         if self._before is not None:
             output.add_(self._before)
+            if self._before.is_cuda:
+                # It comes from the stream of scatters, which could be given its memory again while
+                # this stream still reads it.
+                self._before.record_stream(torch.cuda.current_stream(self._before.device))
             self._before = None
         self._is_empty = False
-        if self._is_last:
+        if self._completes:
             self._done()
 
     def _allocate_alone(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -234,13 +266,14 @@ class UnitScatter(ReduceScatter):
         if not self._is_output:
             if not self._is_empty:
                 self._before = self._total.clone()
+            self._clear()
             return self._total
         return torch.empty(self._total.numel(), dtype=dtype, device=device)
 
-    def _scatter(self, values: torch.Tensor, *, add: bool, is_last: bool) -> None:
+    def _scatter(self, values: torch.Tensor, *, add: bool, is_last: bool, completes: bool) -> None:
         with collective(self._what):
             self._sum(values, add=add, is_last=is_last)
-        if is_last:
+        if completes:
             self._done()
 
     def _sum(self, values: torch.Tensor, *, add: bool, is_last: bool) -> None:

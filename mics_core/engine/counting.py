@@ -15,6 +15,7 @@ from torch import nn
 
 from mics_core.data.vocabulary import vocabulary_size
 from mics_core.engine.activations import count_activations
+from mics_core.engine.contract import check_model
 from mics_core.engine.models import build_meta_model
 from mics_core.engine.sharding import block_names
 from mics_core.errors import MicsError
@@ -34,11 +35,12 @@ def count_shape(spec: JobSpec) -> ModelShape:
     over one sample; where it cannot run here they stay unknown.
 
     Raises:
-        SpecificationError: The model cannot be built.
+        SpecificationError: The model cannot be built, or breaks a rule.
     """
     model = build_meta_model(spec)
     total = _count(model)
     names, length = block_names(model), spec.training.sequence_length
+    check_model(model, names)  # here, before anything is started
     blocks = tuple(_count(model.get_submodule(name)) for name in names)
     counted = shape_of_counts(blocks, total - sum(blocks), length)
     if not isinstance(spec.model, TransformersModel):

@@ -61,15 +61,19 @@ def lay_out_units(
 
     Args:
         units: Name and shard size of each unit, in the order in which backward completes them.
-        bucket_elements: A bucket is closed as soon as it holds at least so many numbers.
+        bucket_elements: A bucket is closed as soon as it holds at least so many numbers and
+            further ones follow.
     """
     layouts: list[UnitLayout] = []
     buckets: list[Bucket] = []
     first, start, end = 0, 0, 0
+    last_of_numbers = max((place for place, (_, count) in enumerate(units) if count), default=-1)
     for index, (name, num_elements) in enumerate(units):
         layouts.append(UnitLayout(name, end, num_elements, len(buckets)))
         end += num_elements
-        if end - start >= bucket_elements or index == len(units) - 1:
+        # Units without trainable numbers, if they come last, get no bucket of their own.
+        is_full = end - start >= bucket_elements and index < last_of_numbers
+        if is_full or index == len(units) - 1:
             end = start + math.ceil((end - start) / _PADDING) * _PADDING
             buckets.append(Bucket(range(first, index + 1), start, end - start))
             first, start = index + 1, end

@@ -26,7 +26,7 @@ def build_meta_model(spec: JobSpec) -> nn.Module:
     A user's `module:callable` is called with its arguments and must return an `nn.Module` whose
     `forward(input_ids, attention_mask=None)` takes int64 tensors of shape (micro_batch, sequence)
     and returns logits of shape (micro_batch, sequence, vocabulary), or an object with `.logits`.
-    Every submodule that holds parameters itself must have `reset_parameters()`.
+    What else is asked of it is in `docs/job-specification.md`, at `model`: your own.
 
     Raises:
         SpecificationError: The model cannot be imported or built; names the field and the cause.

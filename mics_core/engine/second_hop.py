@@ -58,7 +58,8 @@ class SecondHop:
             summary: Computes this worker's summary of the step, which is gathered first.
         """
         self._replication = replication
-        self._complete = [False] * len(self._buffer.units)
+        # A unit that is frozen as a whole has no gradient and never reports.
+        self._complete = [unit.num_elements == 0 for unit in self._buffer.units]
         self._next_bucket, self._error, self._rows = 0, "", []
         self._left = threading.Semaphore(0)
         self._num_sent = 0

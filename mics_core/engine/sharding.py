@@ -8,9 +8,8 @@ partition size starts from the same model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
@@ -25,8 +24,9 @@ from torch.distributed.fsdp import (
 )
 
 from mics_core.data.order import stream_seed
+from mics_core.engine.contract import check_model
 from mics_core.engine.gradients import shard_elements
-from mics_core.errors import Problem, SpecificationError
+from mics_core.engine.initial_values import draw_initial_values
 
 __all__ = ["ShardedModel", "ShardingOptions", "Unit", "block_names", "shard_model"]
 
@@ -106,18 +106,27 @@ class ShardedModel:
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """Return the names of the model's blocks: the elements of its outermost module lists."""
+    """Return the names of the model's blocks: the elements of its outermost module lists.
+
+    A list or dictionary of modules among these has no forward of its own; its elements are blocks.
+    """
     names: list[str] = []
+    lists: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not any(
-            name.startswith(f"{known}.") for known in names
+            name.startswith(f"{outer}.") for outer in lists
         ):
-            names += [
-                f"{name}.{index}"
-                for index, block in enumerate(module)
-                if next(block.parameters(), None) is not None
-            ]
+            lists.append(name)
+            names += _elements(name, module)
     return names
+
+
+def _elements(name: str, module: nn.Module) -> Iterator[str]:
+    for key, element in module._modules.items():
+        if isinstance(element, nn.ModuleList | nn.ModuleDict):
+            yield from _elements(f"{name}.{key}", element)
+        elif element is not None and next(element.parameters(), None) is not None:
+            yield f"{name}.{key}"
 
 
 def shard_model(
@@ -133,12 +142,13 @@ def shard_model(
         options: Memory layout.
 
     Raises:
-        SpecificationError: A module with parameters of its own has no way to initialise them.
+        SpecificationError: The model breaks a rule (`mics_core.engine.contract`), or leaves a
+            parameter without an initial value.
     """
     names = block_names(model)
+    check_model(model, names)
     blocks = {model.get_submodule(name) for name in names}
     inside_blocks = {module for block in blocks for module in block.modules()}
-    _check_initialisable(model)
     units: list[Unit] = []
     for index, name in enumerate(names):
         block = model.get_submodule(name)
@@ -213,43 +223,12 @@ def _materialise(
     if options.initialise:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(stream_seed(options.seed, unit))
-            for module in modules:
-                _initialise(model, module)
+            draw_initial_values(model, modules)
     for module in modules:
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 dtype = options.shard_dtype if tensor.is_floating_point() else tensor.dtype
                 tensor.data = tensor.data.to(device=options.device, dtype=dtype)
-
-
-def _initialise(model: nn.Module, module: nn.Module) -> None:
-    """Set the initial values of `module`'s own parameters and buffers."""
-    if hasattr(model, "_init_weights"):  # the convention of transformers, for children first
-        cast("Callable[[nn.Module], None]", model._init_weights)(module)
-    elif reset := _reset_of(module):
-        reset()
-
-
-def _reset_of(module: nn.Module) -> Callable[[], object] | None:
-    return getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-
-
-def _check_initialisable(model: nn.Module) -> None:
-    if hasattr(model, "_init_weights"):
-        return
-    for name, module in model.named_modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if own and _reset_of(module) is None:
-            raise SpecificationError(
-                [
-                    Problem(
-                        "model",
-                        f"{name or '(root)'} ({type(module).__name__})",
-                        "it holds parameters or buffers but has no reset_parameters().",
-                        "Add a method reset_parameters() that sets their initial values.",
-                    )
-                ]
-            )
 
 
 def _post_order(module: nn.Module) -> Iterator[nn.Module]:

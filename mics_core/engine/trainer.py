@@ -10,7 +10,8 @@ A step goes through these exchanges, none of which asks a server:
 3. The workers of the group exchange the summaries that they have gathered and vote: has everybody's
    second hop succeeded? The same exchange adds up the squared gradient norm.
 4. If all said yes, each applies the optimizer; else nobody does, the gradient is thrown away, and
-   the group waits for the next generation.
+   the group waits for the next generation. Loss, token count and gradient norm are looked at first.
+   They are the same numbers on all workers, so if one is not finite all fail before any update.
 
 So inside a partition group a step is committed by all workers or by none. Two groups may disagree
 when a member dies during step 2; entering the next generation compares the committed steps, and who
@@ -42,15 +43,15 @@ from mics_core.comm.replication import ReplicationGroup
 from mics_core.data.batches import Batch, build_batch
 from mics_core.data.masking import build_masking
 from mics_core.data.order import micro_batches_of_group, positions_of_worker, stream_seed
-from mics_core.data.samples import Samples
+from mics_core.data.samples import IGNORED_LABEL, Samples
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE, CheckpointReport
 from mics_core.engine.optimizer import learning_rate
 from mics_core.engine.state import local_tensor
 from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
 from mics_core.engine.units import UnitDriver
-from mics_core.errors import GroupFailedError, ReplicationError
-from mics_core.spec.job import JobSpec
+from mics_core.errors import DataError, GroupFailedError, ReplicationError
+from mics_core.spec.job import CallableData, FileData, JobSpec
 
 __all__ = ["StepBroken", "Trainer"]
 
@@ -129,7 +130,9 @@ class Trainer:
             The commit, or why there is none; the same kind on all workers of a partition group.
 
         Raises:
-            GroupFailedError: A sample was used twice or left out, or the loss is not finite.
+            GroupFailedError: A sample was used twice or left out, or the loss or the gradient is
+                not finite. No worker has applied the step.
+            DataError: No sample of the step has a label.
         """
         active = range(replication.size) if active is None else active
         error = ""
@@ -166,7 +169,7 @@ class Trainer:
         total = combine(groups)
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
         norm = math.sqrt(sum(square for _, square, *_ in votes)) * scale
-        self._check(step, total, groups)
+        self._check(step, total, groups, norm)
         scale *= self._clipping(norm)
         if self._catch_up is None:
             self._apply(step, scale, listened=listens)
@@ -308,7 +311,7 @@ class Trainer:
             logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
         )
 
-    def _check(self, step: int, total: Summary, groups: list[Summary]) -> None:
+    def _check(self, step: int, total: Summary, groups: list[Summary], norm: float) -> None:
         whole = total.covers(0, self.spec.training.global_batch_size)
         runs = all(group.covers(*_run_of(group)) for group in groups)
         if not (whole and runs):
@@ -321,6 +324,21 @@ class Trainer:
             raise GroupFailedError(
                 f"The loss of step {step} is {total.loss_sum}: training has diverged.",
                 remedy="Lower training.optimizer.learning_rate, add warm-up or gradient_clipping.",
+            )
+        if not total.num_tokens:
+            raise DataError(
+                f"None of the {int(total.num_samples)} samples of step {step}, from"
+                f" {_source(self.spec.data)}, has a label: all are {IGNORED_LABEL}.",
+                remedy="Leave out samples without labels, or raise training.global_batch_size.",
+                field="data",
+            )
+        if not math.isfinite(norm):
+            raise GroupFailedError(
+                f"The gradient norm of step {step} is {norm}, while the loss is finite; the step"
+                " was not applied.",
+                remedy="Lower training.optimizer.learning_rate or add warm-up; if it comes in the"
+                " first steps, look for an operation whose gradient is not finite, such as the"
+                " square root of zero.",
             )
 
     def _clipping(self, norm: float) -> float:
@@ -340,6 +358,10 @@ class Trainer:
             group["lr"] = learning_rate(step, self.spec.training)
         self.optimizer.step()
         self._units.end_step()
+
+
+def _source(data: FileData | CallableData) -> str:
+    return data.callable if isinstance(data, CallableData) else ", ".join(data.paths)
 
 
 def _wait_for_nobody() -> None:

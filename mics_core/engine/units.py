@@ -6,7 +6,7 @@ second hop starts unit by unit.
 
 [Note: gradients of a step]
 FSDP2 adds a micro-batch's gradient to `.grad` in the thread that runs backward. Here `.grad` is
-cleared before each backward, FSDP2 sets it to views of the gradient buffer, and the scatter adds
+cleared before each scatter, FSDP2 sets it to views of the gradient buffer, and the scatter adds
 up in the buffer itself. A model that one worker holds whole has no scatter: its `.grad` are views
 of the buffer from the beginning, and autograd adds to them in place.
 """
@@ -18,6 +18,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -121,8 +122,6 @@ class UnitDriver:
             return
         for scatter in self._scatters:
             scatter.begin_micro_batch(is_first=is_first or alone, is_last=is_last or alone)
-        # See [Note: gradients of a step].
-        self._clear_gradients()
         if self._strategy.reshard == "never" and isinstance(self._root, FSDPModule):
             self._root.set_reshard_after_backward(is_last)
 
@@ -132,6 +131,8 @@ class UnitDriver:
         """Begin the backward with which the second hop overlaps."""
         self.link_use.begin()
         self._second_hop.begin(replication, summary)
+        for scatter in self._scatters:
+            scatter.begin_last_backward()
 
     def listen(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Take no micro-batches in this step, and receive the others' gradient."""
@@ -187,7 +188,8 @@ class UnitDriver:
         """Give the optimizer the gradient, where it does not see the buffer itself.
 
         With offload FSDP2 has copied every micro-batch's sum to the host before the second hop;
-        the true gradient replaces these copies. Without micro-batches nothing has set gradients.
+        the true gradient replaces these copies. Without micro-batches nothing has set gradients,
+        and neither has FSDP2 those of a unit that took no part: they are zero, on every member.
 
         Args:
             listened: Whether the step had no micro-batches here.
@@ -196,9 +198,10 @@ class UnitDriver:
             if listened:
                 self._set_whole_gradients()
             return
-        if not (self._offloads or listened):
-            return
+        replaces = self._offloads or listened
         for index, unit in enumerate(self._units):
+            if not (replaces or any(_lacks_gradient(each) for each in unit.parameters)):
+                continue
             part, offset = self.gradients.of_unit(index), 0
             if self._offloads:
                 part = part.cpu()
@@ -298,10 +301,13 @@ class UnitDriver:
             thread=threads[1],
             scratch=scratch,
             total=self.gradients.of_unit(index),
+            clear=partial(_clear, unit.parameters),
             done=partial(self._second_hop.unit_complete, index),
         )
         module.set_custom_all_gather(gather)
         module.set_custom_reduce_scatter(scatter)
+        # Compiled blocks run it as it is, like the hooks of FSDP2.
+        module.register_forward_pre_hook(torch.compiler.disable(lambda *_: scatter.called()))
         if partition.size == 1:
             module.set_all_reduce_hook(scatter.add_alone)
         self._gathers.append(gather)
@@ -313,5 +319,13 @@ class UnitDriver:
 
     def _clear_gradients(self) -> None:
         for unit in self._units:
-            for parameter in unit.parameters:
-                parameter.grad = None
+            _clear(unit.parameters)
+
+
+def _clear(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _lacks_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and parameter.grad is None

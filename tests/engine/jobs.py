@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,10 @@ from mics_core.spec import JobSpec, parse_job_spec
 
 @dataclass
 class Trained:
-    """Losses of all steps and the final parameters."""
+    """Losses and gradient norms (before clipping) of all steps, and the final parameters."""
 
     losses: list[float]
+    norms: list[float]
     parameters: dict[str, torch.Tensor]
 
 
@@ -83,7 +85,7 @@ def _train(spec: JobSpec, partition_size: int | None) -> Trained:
             weight_decay=constants.weight_decay,
         )
     samples, masking = build_samples(spec), build_masking(spec)
-    losses = []
+    losses, norms = [], []
     for step in range(training.steps):
         pieces = [
             (seed, build_batch(samples, positions, seed=training.seed, masking=masking))
@@ -98,13 +100,15 @@ def _train(spec: JobSpec, partition_size: int | None) -> Trained:
             part = _loss_sum(model, batch) / num_tokens
             part.backward()
             loss += part.item()
-        if training.gradient_clipping is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clipping)
+        most = math.inf if training.gradient_clipping is None else training.gradient_clipping
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), most).item())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, training)
         optimizer.step()
         losses.append(loss)
-    return Trained(losses, {name: value.detach() for name, value in model.named_parameters()})
+    return Trained(
+        losses, norms, {name: value.detach() for name, value in model.named_parameters()}
+    )
 
 
 def _pieces(

@@ -32,8 +32,11 @@ def check_against_one_process(
     ours = [result for result in results if result is not None]
     gold = train_in_one_process(spec)
     assert len(gold.losses) == spec.training.steps
+    assert spec.training.gradient_clipping is not None
+    assert min(gold.norms) > spec.training.gradient_clipping  # each step is clipped
     for result in ours:
         assert result["losses"] == pytest.approx(gold.losses, rel=tolerance)
+        assert result["norms"] == pytest.approx(gold.norms, rel=tolerance)
     assert relative_difference(ours[0]["parameters"], gold.parameters) < tolerance
     # Workers of the same rank hold the same shard, to the bit, in every partition group.
     for rank in range(partition_size):

@@ -76,6 +76,7 @@ def check(
     gold = gold_of(spec)
     for result in ours:
         assert result["losses"] == pytest.approx(gold.losses, rel=tolerance)
+        assert result["norms"] == pytest.approx(gold.norms, rel=tolerance)
     assert relative_difference(ours[0]["parameters"], gold.parameters) < tolerance
     for rank in range(size):
         assert len({result["digest"] for result in ours[rank::size]}) == 1
@@ -119,6 +120,10 @@ def test_every_route_trains_as_one_process_in_every_precision(
     gold = gold_of(spec, "fp32" if precision == "bf16" else None)
     assert ours["losses"] == pytest.approx(gold.losses, rel=loss_tolerance)
     assert relative_difference(ours["parameters"], gold.parameters) < parameter_tolerance
+    assert spec.training.gradient_clipping is not None
+    assert min(gold.norms) > spec.training.gradient_clipping  # each step is clipped
+    if precision != "bf16":
+        assert ours["norms"] == pytest.approx(gold.norms, rel=loss_tolerance)
     if precision == "bf16":
         assert ours["losses"] != pytest.approx(gold.losses, rel=1e-7)  # it did compute in bf16
 
