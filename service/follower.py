@@ -89,6 +89,7 @@ class Followers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._unheard.stop()
 
     async def _discover(self) -> None:
         while True:
@@ -235,10 +236,12 @@ class Followers:
     async def _reconcile(self, job_id: str) -> None:
         """Close a job whose supervisor is gone, if that is what has happened."""
         job = await asyncio.to_thread(self._store.open_job, job_id)
-        if job is None or job.state is JobState.PAUSED:
+        if job is None:
             return
         if await self._unheard.take_in(job_id):
             _LOG.info("job %s ended, or was paused, unheard", job_id)
+            return
+        if job.state is JobState.PAUSED:
             return
         if not job.handed_over:
             # Not waited for: Ray may take its time over it, and the other jobs go on.

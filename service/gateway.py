@@ -11,7 +11,7 @@ from typing import Protocol
 
 from mics_core.spec.changes import Continuation, GroupsChange
 from mics_core.spec.job import JobSpec
-from mics_core.spec.last_words import LastWords
+from mics_core.spec.last_words import EndedJob, LastWords
 from mics_core.spec.nodes import ClusterView, LogSource
 from mics_core.spec.status import DriverStatus, JobEvent, JobStatus
 
@@ -72,8 +72,8 @@ class ClusterGateway(Protocol):
     async def live_jobs(self) -> list[str]:
         """Return the jobs whose supervisors are alive."""
 
-    async def ended_jobs(self) -> dict[str, float]:
-        """Return the jobs that left last words, with the time at which they did."""
+    async def ended_jobs(self) -> dict[str, EndedJob]:
+        """Return the jobs that left last words, the oldest first."""
 
     async def last_words(self, job_id: str) -> LastWords | None:
         """Return what a job's supervisor left behind when the job ended or was paused.

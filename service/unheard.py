@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Set
 
-from mics_core.spec.last_words import LastWords
+from mics_core.spec.last_words import EndedJob, LastWords
 from service.gateway import ClusterGateway
 from service.store import DELETED_REMEMBERED_S, Store
 from service.watchers import WatcherHub
@@ -22,6 +23,9 @@ _LOG = logging.getLogger(__name__)
 
 _ADOPTED_WITHIN_S = DELETED_REMEMBERED_S / 2
 """Well below the time in which it is known that a job was deleted: it must not come back."""
+
+_ATTEMPTS = 3
+"""How often it is tried to take in what a job left; then its end is told without."""
 
 
 class UnheardEnds:
@@ -45,11 +49,13 @@ class UnheardEnds:
         self._store = store
         self._hub = hub
         self._clock = clock
-        self._ended: dict[str, float] = {}
+        self._ended: dict[str, EndedJob] = {}
         self._known: set[str] = set()
+        self._failures: Counter[tuple[str, EndedJob]] = Counter()
+        self._adoption: asyncio.Task[None] | None = None
 
     async def look(self, live: Set[str]) -> None:
-        """See which jobs left last words, and add those that nobody has told this service of.
+        """See which jobs left last words, and begin to add those that this service never knew.
 
         Args:
             live: Jobs whose supervisors are alive; what such a job left is of an earlier pause.
@@ -57,15 +63,23 @@ class UnheardEnds:
         Raises:
             ClusterError: The cluster does not answer.
         """
-        oldest = self._clock() - _ADOPTED_WITHIN_S
         self._ended = await self._gateway.ended_jobs()
         self._known &= self._ended.keys()
-        for job_id in self._ended.keys() - live - self._known:
-            if self._ended[job_id] > oldest and not await asyncio.to_thread(
-                self._store.has_job, job_id
-            ):
-                await self._adopt(job_id)
-            self._known.add(job_id)
+        if self._adoption is None or self._adoption.done():
+            strangers = [
+                job_id
+                for job_id in self._ended
+                if job_id not in self._known | live and self._may_try(job_id)
+            ]
+            if strangers:
+                # Not waited for: histories may be long, and the living jobs are to be followed.
+                self._adoption = asyncio.create_task(self._adopt_all(strangers), name="adopt-ended")
+
+    async def stop(self) -> None:
+        """End what is under way; whoever looks next goes on with it."""
+        if self._adoption is not None:
+            self._adoption.cancel()
+            await asyncio.gather(self._adoption, return_exceptions=True)
 
     async def take_in(self, job_id: str) -> bool:
         """Take in what a known job left behind; return whether that was news.
@@ -73,12 +87,46 @@ class UnheardEnds:
         Raises:
             ClusterError: The cluster does not answer.
         """
-        if job_id not in self._ended:
+        ended = self._ended.get(job_id)
+        if ended is None or not self._may_try(job_id):
             return False
-        words = await self._gateway.last_words(job_id)
-        return words is not None and await self._keep(job_id, words)
+        # Nothing is read to see that it is old, such as words of a pause from which a job goes on.
+        if ended.last_sequence <= await asyncio.to_thread(self._store.last_sequence, job_id):
+            return False
+        try:
+            words = await self._gateway.last_words(job_id)
+            if words is not None and await self._keep(job_id, words):
+                return True
+        except Exception:
+            self._note_failure(job_id)
+            raise
+        self._note_failure(job_id)
+        return False
+
+    def _may_try(self, job_id: str) -> bool:
+        return self._failures[job_id, self._ended[job_id]] < _ATTEMPTS
+
+    def _note_failure(self, job_id: str) -> None:
+        if job_id in self._ended:
+            self._failures[job_id, self._ended[job_id]] += 1
+
+    async def _adopt_all(self, job_ids: list[str]) -> None:
+        for job_id in job_ids:
+            try:
+                await self._adopt(job_id)
+            except Exception:
+                # One that cannot be taken in stands in nobody's way.
+                self._note_failure(job_id)
+                _LOG.exception("job %s, which ended unheard, could not be added", job_id)
+            else:
+                self._known.add(job_id)
 
     async def _adopt(self, job_id: str) -> None:
+        if await asyncio.to_thread(self._store.has_job, job_id):
+            return
+        ended = self._ended.get(job_id)
+        if ended is None or ended.time < self._clock() - _ADOPTED_WITHIN_S:
+            return
         words = await self._gateway.last_words(job_id)
         if words is None:
             return

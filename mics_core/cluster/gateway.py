@@ -37,7 +37,7 @@ from mics_core.cluster.view import cluster_view
 from mics_core.errors import ClusterError, JobNotFoundError, MicsError
 from mics_core.spec.changes import Continuation, GroupsChange
 from mics_core.spec.job import JobSpec
-from mics_core.spec.last_words import LastWords
+from mics_core.spec.last_words import EndedJob, LastWords
 from mics_core.spec.nodes import ClusterView, LogSource
 from mics_core.spec.status import DriverStatus, JobEvent, JobStatus
 
@@ -166,8 +166,8 @@ class RayGateway:
         )
         return sorted(job_id for job_id in found if job_id)
 
-    async def ended_jobs(self) -> dict[str, float]:
-        """Return the jobs that left last words, with the time at which they did."""
+    async def ended_jobs(self) -> dict[str, EndedJob]:
+        """Return the jobs that left last words, the oldest first."""
         _require_connection()
         return await self._blocking("list the jobs that have ended", ended_jobs)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mics_core.errors import LayoutError, Problem
 from mics_core.spec.cluster import ClusterSpec, LinkSpec
+from mics_core.spec.peaks import PeakTflops
 
 __all__ = [
     "ClusterFindings",
@@ -194,12 +195,14 @@ class ProbeReport:
         workers_per_node: k.
         intra_node: Within each node, all nodes at once; none with one worker a node.
         inter_node: Between workers of the same local rank, all k rings at once; none on one node.
-        tflops: Each worker's rate of matrix products in TFLOP/s, all busy at once, by rank.
+        tflops: Each worker's rate of matrix products in TFLOP/s, all busy at once, by rank; in bf16
+            on GPUs, in fp32 on CPUs.
         block_tflops: Each worker's rate in forward and backward of a block like GPT-2's, all busy,
             by rank.
         memory_bytes_per_s: Bytes that each worker reads and writes in a second, all busy, by rank.
         memory_bytes: Memory of the smallest device; none on the CPU, whose workers share a node's.
         seconds: What the measurement took.
+        other_tflops: Each worker's rate in other precisions, by precision; on GPUs.
     """
 
     nodes: tuple[str, ...]
@@ -211,6 +214,7 @@ class ProbeReport:
     memory_bytes_per_s: tuple[float, ...]
     memory_bytes: int | None
     seconds: float
+    other_tflops: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +283,7 @@ def cluster_findings(
         nodes=len(report.nodes),
         workers_per_node=report.workers_per_node,
         memory_gib=_rounded(memory_gib),
-        peak_tflops=_rounded(peak_tflops),
+        peak_tflops=_peaks(peak_tflops, report.other_tflops),
         # The slowest worker's, for all wait for it. Other work may have slowed the products alone.
         efficiency=min(1.0, _rounded(min(report.block_tflops) / peak_tflops)),
         memory_gb_per_s=_rounded(statistics.median(report.memory_bytes_per_s) / 1e9),
@@ -287,6 +291,14 @@ def cluster_findings(
         inter_node=inter_node,
     )
     return ClusterFindings(spec, tuple(notes))
+
+
+def _peaks(main: float, others: Mapping[str, tuple[float, ...]]) -> float | PeakTflops:
+    """Return one peak for every precision, or one for each where others were measured too."""
+    if not others:
+        return _rounded(main)
+    rates = {precision: _rounded(statistics.median(rates)) for precision, rates in others.items()}
+    return PeakTflops(bf16=_rounded(main), **rates)
 
 
 def link_spec(fit: LinkFit) -> LinkSpec:

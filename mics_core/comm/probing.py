@@ -32,6 +32,7 @@ __all__ = ["measure_cluster", "measure_link"]
 
 _MAX_CALLS = 64
 """All-gathers in one timed window; more bring nothing."""
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 _MOVED_BYTES = 32 << 20
 """More than the caches of one worker hold."""
 
@@ -48,8 +49,8 @@ def measure_cluster(
 
     Args:
         nodes_of_ranks: Name of each rank's node, by rank, in any order.
-        device: This rank's; decides the backend (NCCL on CUDA, else gloo) and the products' type
-            (bf16 on CUDA, else fp32).
+        device: This rank's; decides the backend (NCCL on CUDA, else gloo) and the products' types
+            (bf16, fp32 and fp64 on CUDA, else fp32).
         settings: How thoroughly to measure.
 
     Returns:
@@ -72,7 +73,12 @@ def measure_cluster(
         if len(nodes) > 1:
             rings = [list(ring) for ring in zip(*ranks, strict=True)]
             inter = measure_link(rings, device, control, workers_per_node, settings)
-        tflops = _measure_products(device, control, settings.compute_s)
+        main, *others = _dtypes_of_products(device)
+        tflops = _measure_products(device, main, control, settings.compute_s)
+        in_others = {
+            _PRECISIONS[dtype]: tuple(_measure_products(device, dtype, control, settings.compute_s))
+            for dtype in others
+        }
         of_block = _measure_block(device, control, settings.compute_s)
         moved = _measure_memory(device, control, settings.compute_s / 2)
         memory = _gather([_memory_bytes(device)], control)
@@ -84,6 +90,7 @@ def measure_cluster(
         intra_node=intra,
         inter_node=inter,
         tflops=tuple(tflops),
+        other_tflops=in_others,
         block_tflops=tuple(of_block),
         memory_bytes_per_s=tuple(moved),
         memory_bytes=int(min(row[0] for row in memory)) or None,
@@ -202,11 +209,11 @@ def _window_s(
 
 
 def _measure_products(
-    device: torch.device, control: dist.ProcessGroup, compute_s: float
+    device: torch.device, dtype: torch.dtype, control: dist.ProcessGroup, compute_s: float
 ) -> list[float]:
     """Return each worker's best rate of square matrix products, in TFLOP/s, by rank."""
     is_cuda = device.type == "cuda"
-    widths, dtype = (4096, 8192) if is_cuda else (512, 1024), _dtype_of_products(device)
+    widths = (4096, 8192) if is_cuda else (512, 1024)
     best = 0.0
     for width in widths:
         left = torch.randn(width, width, dtype=dtype, device=device)
@@ -230,7 +237,7 @@ def _measure_block(
     """Return each worker's rate in a model's block, all busy, in TFLOP/s, by rank."""
     rate = block_tflops(
         device,
-        _dtype_of_products(device),
+        _dtypes_of_products(device)[0],
         compute_s,
         synchronize=partial(_synchronize, device),
         begin=partial(dist.barrier, group=control),
@@ -238,8 +245,14 @@ def _measure_block(
     return [row[0] for row in _gather([rate], control)]
 
 
-def _dtype_of_products(device: torch.device) -> torch.dtype:
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def _dtypes_of_products(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Return the types to measure, first the one that a block is measured in too.
+
+    The rates of a GPU are far apart, and a job goes by that of its precision.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16, torch.float32, torch.float64
+    return (torch.float32,)
 
 
 def _measure_memory(

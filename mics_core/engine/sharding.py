@@ -149,6 +149,8 @@ def shard_model(
     check_model(model, names)
     blocks = {model.get_submodule(name) for name in names}
     inside_blocks = {module for block in blocks for module in block.modules()}
+    # Before blocks are wrapped: what wraps one passes on its `reset_parameters`.
+    root = [module for module in _post_order(model) if module not in inside_blocks]
     units: list[Unit] = []
     for index, name in enumerate(names):
         block = model.get_submodule(name)
@@ -160,7 +162,6 @@ def shard_model(
         if options.compiles_blocks:
             block.compile()
         units.append(_shard(name, block, list(block.parameters()), mesh, options))
-    root = [module for module in _post_order(model) if module not in inside_blocks]
     _materialise(model, root, len(names), options)
     taken = {parameter for unit in units for parameter in unit.parameters}
     own = [parameter for parameter in model.parameters() if parameter not in taken]

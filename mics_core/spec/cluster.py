@@ -48,7 +48,7 @@ class ClusterSpec(SpecModel):
     peak_tflops: PeakOrPeaks
     """Largest rate of one worker's matrix products in TFLOP/s, all workers of the node busy: one
     number, which counts for every precision, or one for each that jobs train in, such as `{fp32:
-    19.5, bf16: 312}`. `mics probe` writes what it measured, in bf16 on GPUs, in fp32 on CPUs."""
+    19.5, bf16: 312}`. `mics probe` writes all three of GPUs, and on CPUs the one of fp32."""
     efficiency: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of `peak_tflops` that a model's layers reach when nothing waits for communication;
     `mics probe` measures it with one block like GPT-2's."""

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
 
 from mics_core.spec.job import JobSpec
 from mics_core.spec.status import JobEvent, JobStatus
 
-__all__ = ["LastWords"]
+__all__ = ["EndedJob", "LastWords"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """A job that left last words.
+
+    Args:
+        time: When, in seconds since the epoch.
+        last_sequence: Sequence number of its last event.
+    """
+
+    time: float
+    last_sequence: int
 
 
 class LastWords(BaseModel):

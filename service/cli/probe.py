@@ -19,6 +19,7 @@ from rich.text import Text
 from mics_core.errors import Problem, SpecificationError
 from mics_core.spec.cluster import LinkSpec, write_cluster_spec
 from mics_core.spec.job import ResourcesSpec
+from mics_core.spec.peaks import PeakTflops
 from mics_core.spec.problems import problems_of, shown
 from service.cli.console import reported_errors
 from service.cli.exit_codes import ExitCode
@@ -197,14 +198,20 @@ def _print_report(found: ProbedCluster, output: Path) -> None:
         table.add_row(title, f"{link.bandwidth_gbit_per_s:.4g}", latency, *_quality(fit))
     console.print(table)
     low, high = min(report.tflops), max(report.tflops)
+    peaks = spec.peak_tflops
+    peak, others = (peaks, "") if isinstance(peaks, float) else (peaks.bf16, _in_others(peaks))
     console.print(
-        f"worker  {spec.peak_tflops:.4g} TFLOP/s (from {low:.4g} to {high:.4g} over"
+        f"worker  {peak:.4g} TFLOP/s{others} (from {low:.4g} to {high:.4g} over"
         f" {len(report.tflops)}), of which a block like GPT-2's reaches {spec.efficiency:.0%};"
         f" {spec.memory_gib:.4g} GiB"
     )
     for note in found.findings.notes:
         console.print(Text.assemble(("note ", "yellow"), note))
     console.print(f"Written to {output}. Next: mics plan job.yaml --cluster {_quoted(output)}")
+
+
+def _in_others(peaks: PeakTflops) -> str:
+    return f" in bf16, {peaks.fp32:.4g} in fp32, {peaks.fp64:.4g} in fp64"
 
 
 def _quality(fit: LinkFit | None) -> tuple[str, str, str]:

@@ -85,7 +85,8 @@ def test_what_was_left_is_found_as_it_was(head: Head) -> None:
     leave_last_words("a", words("It ended."))
     leave_last_words("b", words("Another one."))
     assert read_last_words("a") == words("It ended.")
-    assert before - 1 < ended_jobs()["a"] < time.time() + 1
+    assert before - 1 < ended_jobs()["a"].time < time.time() + 1
+    assert ended_jobs()["a"].last_sequence == 2
     assert list(ended_jobs()) == ["a", "b"]
 
 
@@ -113,6 +114,29 @@ def test_the_newest_jobs_are_kept_and_no_more(head: Head, monkeypatch: pytest.Mo
         now += 1.0
         leave_last_words(f"job-{number}", words("It ended."))
     assert list(ended_jobs()) == [f"job-{number}" for number in range(5, KEPT_JOBS + 5)]
+
+
+def test_the_newest_are_kept_as_far_as_their_bytes_allow(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        leave_last_words(f"job-{number}", words("It ended."))
+    (size,) = {len(value) for value in head.values.values()}
+    monkeypatch.setattr(last_words, "KEPT_BYTES", 2 * size + size // 2)
+    leave_last_words("job-4", words("It ended."))
+    assert list(ended_jobs()) == ["job-3", "job-4"]
+    monkeypatch.setattr(last_words, "KEPT_BYTES", 1)
+    leave_last_words("job-5", words("It ended."))
+    assert list(ended_jobs()) == ["job-5"]
+
+
+@pytest.mark.parametrize("key", [b"", b"x", b"nan/1/2/job", b"1.0/job", b"\xff/1/2/job"])
+def test_what_others_have_stored_there_is_left_alone(head: Head, key: bytes) -> None:
+    head.values[key] = b"theirs"
+    leave_last_words("a", words("It ended."))
+    assert list(ended_jobs()) == ["a"]
+    assert read_last_words("a") == words("It ended.")
+    assert head.values[key] == b"theirs"
 
 
 @pytest.mark.parametrize("value", [b"", b"no zlib", b"x\x9c\x03\x00\x00\x00\x00\x01"])

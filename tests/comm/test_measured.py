@@ -16,7 +16,9 @@ from mics_core.comm.measured import (
     link_spec,
 )
 from mics_core.errors import LayoutError
-from mics_core.spec.cluster import LinkSpec
+from mics_core.spec.cluster import LinkSpec, parse_cluster_spec
+from mics_core.spec.peaks import PeakTflops
+from mics_core.spec.planning import profile_of
 
 pytestmark = pytest.mark.pure
 
@@ -130,6 +132,17 @@ def test_a_report_becomes_a_cluster() -> None:
     assert findings.spec.intra_node == link_spec(intra)
     assert findings.spec.inter_node == link_spec(inter)
     assert cluster_findings(report_of(intra, inter), name="x", memory_gib=3).spec.memory_gib == 3
+
+
+def test_rates_in_several_precisions_become_one_peak_each() -> None:
+    inter = fit_link(2, 1, timings(2, 1e-4, 1e9))
+    rates = {"fp32": (0.02, 0.04, 0.03, 0.03), "fp64": (0.01, 0.01, 0.01, 0.02)}
+    found = cluster_findings(replace(report_of(None, inter), other_tflops=rates), name="x")
+    assert found.spec.peak_tflops == PeakTflops(bf16=0.25, fp32=0.03, fp64=0.01)
+    assert found.spec.efficiency == 0.4  # of bf16, in which the block was measured
+    profile = profile_of(parse_cluster_spec(found.spec.model_dump(mode="json")), "nccl")
+    assert profile.peak("fp32") == pytest.approx(0.03e12)
+    assert profile.peak("bf16") == pytest.approx(0.25e12)
 
 
 def test_one_node_needs_a_stated_link() -> None:

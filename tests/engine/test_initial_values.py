@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,6 +120,26 @@ def test_reset_parameters_that_leaves_numbers_is_refused() -> None:
 def test_who_copies_its_states_from_peers_needs_no_values() -> None:
     options = ShardingOptions(torch.device("cpu"), initialise=False)
     assert shard_model(on_meta(Like, OwnNorm), None, options).units
+
+
+class Stack(nn.Module):
+    """Its blocks have a `reset_parameters` of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.head = nn.Linear(4, 5)
+
+
+def test_checkpointed_blocks_have_the_values_of_others() -> None:
+    plain, wrapped = (
+        shard_model(on_meta(Stack), None, replace(OPTIONS, activation_checkpointing=wraps)).units
+        for wraps in (False, True)
+    )
+    for unit, other in zip(plain, wrapped, strict=True):
+        for parameter, same in zip(unit.parameters, other.parameters, strict=True):
+            assert torch.equal(parameter, same)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "roberta"])

@@ -31,6 +31,7 @@ from benchmarks.weak.rows import (
     rows_of,
     runs_of,
 )
+from mics_core.spec.job import EngineSpec
 
 FULL = "fsdp2 full"
 START_S, IMPORT_S = 10.0, 5.0
@@ -80,6 +81,32 @@ def test_a_network_that_hides_nothing_would_cost_a_tenth_of_a_step_and_the_goal(
     assert before.unhidden_share(most, 1000.0) < 0.01
 
 
+def best_efficiency(model: Emulated, bucket_mib: float, groups: int) -> float:
+    """Efficiency of an engine whose buckets leave as they fill, and that loses nothing else."""
+
+    def step_s(num_groups: int) -> float:
+        whole_s = model.wire_s(num_groups, LINKS_MBIT[0])
+        layer = (model.width + 2) * model.width
+        units = [(2 * model.forward_s, layer)] * model.layers  # backward, and numbers in it
+        units.append((0.0, model.num_parameters - layer * model.layers))
+        now = free = 0.0
+        filled = 0
+        for index, (backward_s, numbers) in enumerate(units):
+            now, filled = now + backward_s, filled + numbers
+            if 4 * filled / PARTITION_SIZE >= bucket_mib * 2**20 or index == len(units) - 1:
+                free = max(now, free) + whole_s * filled / model.num_parameters
+                filled = 0
+        return model.compute_s - now + max(now, free)
+
+    return step_s(GROUPS[0]) / step_s(groups)
+
+
+def test_the_goal_can_be_reached_where_each_layer_is_a_bucket_and_not_otherwise() -> None:
+    for groups in GROUPS[1:]:
+        assert best_efficiency(Emulated(), 1.0, groups) > GOAL
+    assert best_efficiency(Emulated(), EngineSpec().bucket_mib, GROUPS[-1]) < GOAL
+
+
 def test_the_whole_is_estimated_below_a_quarter_of_an_hour() -> None:
     model, total_s = Emulated(), 0.0
     for run in runs_of(LINKS_MBIT, GROUPS, SYSTEMS):
@@ -123,10 +150,10 @@ def test_a_system_that_failed_keeps_a_row_and_becomes_no_measure_of_others() -> 
 
 def goals_when(**changes: float | str) -> tuple[list[dict[str, Any]], bool]:
     """The goals, as the meta file has them, and whether `--strict` fails."""
-    few: dict[str, float | str] = {OURS: 1.0, FULL: 1.0}
-    many: dict[str, float | str] = {OURS: 1.0, FULL: 2.0}
-    few |= {FULL if key == "full_few" else OURS: changes[key] for key in changes if "few" in key}
-    many |= {FULL if key == "full" else OURS: changes[key] for key in changes if "few" not in key}
+    few: dict[str, float | str] = {TUNED: 1.0, FULL: 1.0}
+    many: dict[str, float | str] = {TUNED: 1.0, FULL: 2.0}
+    few |= {FULL if key == "full_few" else TUNED: changes[key] for key in changes if "few" in key}
+    many |= {FULL if key == "full" else TUNED: changes[key] for key in changes if "few" not in key}
     rows = rows_of(results_of({(200.0, 2): few, (200.0, 8): many}))
     goals = goals_of(rows)
     return [goal.as_json() for goal in goals], weak.is_missed(rows, goals)
@@ -134,7 +161,7 @@ def goals_when(**changes: float | str) -> tuple[list[dict[str, Any]], bool]:
 
 def test_the_goal_is_ninety_nine_per_cent_of_ours_among_more_groups() -> None:
     assert GOAL == 0.99
-    name = f"{OURS}, 8 groups, 200 Mbit/s: efficiency"
+    name = f"{TUNED}, 8 groups, 200 Mbit/s: efficiency"
     reached = {"name": name, "wanted": 0.99, "ratio": 1.0, "reached": True}
     assert goals_when() == ([reached], False)
     goals, is_missed = goals_when(ours=1 / 0.9899)
@@ -178,8 +205,12 @@ def test_the_meta_file_says_whether_the_goal_was_reached(
     monkeypatch.setattr(sys, "argv", ["weak", "--strict", "--output", str(output)])
     assert weak.main() == status
     meta = json.loads(output.with_suffix(".meta.json").read_text(encoding="utf-8"))
-    assert {goal["wanted"] for goal in meta["goals"]} == {GOAL}
-    assert {goal["reached"] for goal in meta["goals"]} == {status == 0}
+    wanted = [goal for goal in meta["goals"] if not goal["name"].startswith(f"{OURS},")]
+    assert {goal["wanted"] for goal in wanted} == {GOAL}
+    assert {goal["reached"] for goal in wanted} == {status == 0}
+    told = [goal for goal in meta["goals"] if goal not in wanted]
+    assert {goal["wanted"] for goal in told} == {None}
+    assert len(told) == len(GROUPS) - 1
     assert {share["groups"] for share in meta["unhidden_share"]} == set(GROUPS)
     assert all("error" not in row for row in json.loads(output.read_text(encoding="utf-8")))
 

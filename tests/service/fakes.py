@@ -23,7 +23,7 @@ from mics_core.errors import (
 )
 from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.changes import Continuation, GroupsChange
-from mics_core.spec.last_words import LastWords
+from mics_core.spec.last_words import EndedJob, LastWords
 from mics_core.spec.nodes import ClusterView, DemandView, LogSource, NodeView
 from mics_core.spec.status import (
     DriverState,
@@ -228,6 +228,8 @@ class FakeCluster:
         self.continuations: dict[str, Continuation | None] = {}
         self.logs: dict[LogSource, list[str]] = {}
         self.left: dict[str, tuple[float, LastWords]] = {}
+        self.read_words: list[str] = []
+        self.unreadable: set[str] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -307,12 +309,18 @@ class FakeCluster:
         self._require_reachable()
         return sorted(self.supervisors)
 
-    async def ended_jobs(self) -> dict[str, float]:
+    async def ended_jobs(self) -> dict[str, EndedJob]:
         self._require_reachable()
-        return {job_id: when for job_id, (when, _) in self.left.items()}
+        return {
+            job_id: EndedJob(when, words.events[-1].sequence)
+            for job_id, (when, words) in self.left.items()
+        }
 
     async def last_words(self, job_id: str) -> LastWords | None:
         self._require_reachable()
+        self.read_words.append(job_id)
+        if job_id in self.unreadable:
+            raise ClusterError("Ray did not answer in 15 s, asked to read last words.")
         return self.left[job_id][1] if job_id in self.left else None
 
     async def spec(self, job_id: str) -> JobSpec:
