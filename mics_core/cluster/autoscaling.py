@@ -92,11 +92,13 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m mics_core.cluster.autoscaling FILE\n")
         return 2
     with AutoscalingCluster(Path(arguments[0])) as cluster:
+        # Both, for a script that starts it in the background has the former ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         sys.stdout.write(
             f"Ray at {cluster.address}, dashboard at {cluster.dashboard_url}. Ctrl-C ends it.\n"
         )
         sys.stdout.flush()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()
     return 0
