@@ -44,7 +44,8 @@ def log_files(source: LogSource, jobs: JobSubmissionClient) -> list[dict[str, An
         return [{"node_id": job.driver_node_id, "filename": name} for job in found]
     if source.supervisor_of is not None:
         named = [("name", "=", supervisor_name(source.supervisor_of))]
-        found = list_actors(filters=named, detail=True)
+        # At its address: this machine may run another cluster, or none.
+        found = list_actors(address=jobs.get_address(), filters=named, detail=True)
         return [
             {"node_id": actor.node_id, "pid": actor.pid, "suffix": "err"}
             for actor in found
