@@ -1,7 +1,8 @@
-"""A model whose layers take a stated time without using the processor.
+"""A model whose layers take a stated time, whatever they compute.
 
 The wait is the emulated device: it computes for so long, while the host is free to communicate. The
-layers' real arithmetic is small beside it, so the machine's cores do not decide the result.
+layers' real arithmetic happens within that time, so the machine's cores do not decide the result,
+unless so many workers share them that it takes longer.
 """
 
 from __future__ import annotations
@@ -15,18 +16,47 @@ from torch import nn
 __all__ = ["build_emulated"]
 
 
-class _Device(torch.autograd.Function):
-    """Passes its input on, after the emulated device's time."""
+class _Clock:
+    """When a pass through a layer began."""
+
+    def __init__(self) -> None:
+        self.began = 0.0
+
+    def start(self) -> None:
+        self.began = time.monotonic()
+
+    def wait(self, duration_s: float) -> None:
+        """Wait until the pass has taken so long."""
+        time.sleep(max(0.0, self.began + duration_s - time.monotonic()))
+
+
+class _Enters(torch.autograd.Function):
+    """Where the layer's forward begins and its backward ends."""
 
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, forward_s: float, backward_s: float) -> torch.Tensor:
-        ctx.backward_s = backward_s
-        time.sleep(forward_s)
+    def forward(ctx: Any, value: torch.Tensor, clock: _Clock, backward_s: float) -> torch.Tensor:
+        ctx.clock, ctx.backward_s = clock, backward_s
+        clock.start()
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        time.sleep(ctx.backward_s)
+        ctx.clock.wait(ctx.backward_s)
+        return gradients[0], None, None
+
+
+class _Leaves(torch.autograd.Function):
+    """Where the layer's forward ends and its backward begins."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, clock: _Clock, forward_s: float) -> torch.Tensor:
+        ctx.clock = clock
+        clock.wait(forward_s)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        ctx.clock.start()
         return gradients[0], None, None
 
 
@@ -39,8 +69,10 @@ class _Layer(nn.Module):
         self.backward_s = backward_s
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        computed = _Device.apply(self.linear(self.norm(hidden)), self.forward_s, self.backward_s)
-        return hidden + computed
+        clock = _Clock()
+        entered = _Enters.apply(hidden, clock, self.backward_s)
+        computed = self.linear(self.norm(entered))
+        return hidden + _Leaves.apply(computed, clock, self.forward_s)
 
 
 class _Emulated(nn.Module):

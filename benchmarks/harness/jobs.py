@@ -38,7 +38,7 @@ def gpt2(hidden_size: int, num_layers: int, num_heads: int, vocab_size: int) -> 
 def emulated_model(
     width: int, num_layers: int, forward_s: float, *, vocab_size: int = VOCAB_SIZE
 ) -> dict[str, Any]:
-    """Return the `model` part of a model whose layers take a stated time and no processor.
+    """Return the `model` part of a model whose layers take a stated time.
 
     Args:
         width: See `benchmarks.harness.emulated.build_emulated`.

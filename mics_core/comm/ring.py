@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mics_core.comm.copies import close_backend
+from mics_core.comm.direct import exchange_directly, gather_directly
 from mics_core.comm.nodes import NodeGrid
 from mics_core.comm.stages import Scratch
 
@@ -67,14 +68,13 @@ def _scatter_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
     parts = _parts(flat, ring)
     if not parts.numel():
         return
-    mine = parts[ring.scatters.rank()]
-    received = scratch.take(flat, parts.numel())
+    place = ring.scatters.rank()
+    received = scratch.take(flat, parts.numel()).view_as(parts)
     # gloo's own reduce-scatter sends twice the bytes; see [Note: collectives in stages].
-    ring.scatters.alltoall_base(received, parts.view(-1), [], []).wait()
-    rows = received.view_as(parts)
-    torch.add(rows[0], rows[1], out=mine)
-    for row in rows[2:]:
-        mine.add_(row)
+    exchange_directly(received, parts, ring.scatters)
+    for other, row in enumerate(received):
+        if other != place:
+            parts[place].add_(row)
 
 
 def _reduce_across(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
@@ -94,7 +94,7 @@ def _gather_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
         return
     parts = _parts(flat, ring)
     if parts.numel():
-        ring.gathers._allgather_base(parts.view(-1), parts[ring.gathers.rank()]).wait()
+        gather_directly(parts, parts[ring.gathers.rank()], ring.gathers)
 
 
 STAGES = (_scatter_inside, _reduce_across, _gather_inside)

@@ -9,16 +9,18 @@ All-gather (Zhang et al., "MiCS", VLDB 2023, section 3.2):
    order. k such gathers run in parallel and share the node's link, which carries (p-k)/p · M.
 2. Intra-node: for each node block j the k workers gather the j-th shard of their columns. The ranks
    of a block stand together, so the result is the j-th slice of the output, and nothing has to be
-   put in order afterwards. The p/k gathers are launched as one batch.
+   put in order afterwards. NCCL launches the p/k gathers as one batch.
 
 Reduce-scatter is the mirror image: intra-node first, one scatter a node block, which leaves a
 column of p/k partial sums; then the workers of each local rank scatter their columns.
 
 Copies: a column is the only buffer beside input and output, 1/k of the unit. The inter-node stage
 writes straight into it, the intra-node stage reads its slices and writes straight into the output.
-In each gather the backend copies the worker's own shard into its place (it is there already in the
-flat gather). gloo's reduce-scatter sends all-reduce bytes, twice what it must; so on the host a
-scatter is an all-to-all, which needs a receive buffer of its input's size, and a local sum.
+In each gather the worker's own shard is copied into its place (it is there already in the flat
+gather). On the host the workers of one node gather without gloo's ring and its buffers
+(`mics_core.comm.direct`). And gloo's reduce-scatter sends all-reduce bytes, twice what it must; so
+on the host in a scatter each worker sends every other its part, which needs a receive buffer of the
+input's size, and sums up.
 
 A flat scatter over nodes of several workers is a ring on the host. An all-to-all would send what
 each worker of a node has for other nodes by itself: k(p-k)/p · M, 2.0 M out of each of 2 nodes of
@@ -29,12 +31,14 @@ of one of the unit's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from mics_core.comm.direct import backend_of, exchange_directly, gather_directly
 from mics_core.comm.nodes import NodeGrid
 
 __all__ = ["Scratch", "StageGroups", "gather_column", "gather_flat", "gather_rows"]
@@ -84,6 +88,9 @@ class Scratch:
 
 def gather_flat(output: torch.Tensor, shard: torch.Tensor, groups: StageGroups) -> None:
     """Gather `shard` (n) of all workers into `output` (p · n) by rank."""
+    if output.device.type == "cpu" and groups.grid.num_nodes == 1:
+        gather_directly(output.view(groups.grid.num_workers, -1), shard, backend_of(groups.whole))
+        return
     dist.all_gather_single(output, shard, group=groups.whole)
 
 
@@ -97,14 +104,18 @@ def gather_column(shard: torch.Tensor, groups: StageGroups) -> torch.Tensor:
 
 def gather_rows(output: torch.Tensor, column: torch.Tensor, groups: StageGroups) -> None:
     """Gather columns (p/k · n) inside the node into `output` (p · n): the intra-node stage."""
+    assert groups.intra is not None
     blocks = output.view(groups.grid.num_nodes, -1)
     shards = column.view(groups.grid.num_nodes, -1)
+    if output.device.type == "cpu":
+        for block, mine in zip(blocks, shards, strict=True):
+            rows = block.view(groups.grid.workers_per_node, -1)
+            gather_directly(rows, mine, backend_of(groups.intra))
+        return
     _batched(
         groups,
         [
-            lambda j=j: dist.all_gather_single(
-                blocks[j], shards[j], group=groups.intra, async_op=output.device.type == "cpu"
-            )
+            lambda j=j: dist.all_gather_single(blocks[j], shards[j], group=groups.intra)
             for j in range(groups.grid.num_nodes)
         ],
         output.device,
@@ -140,14 +151,8 @@ def scatter_rows(
     num_nodes = groups.grid.num_nodes
     blocks, sums = values.view(num_nodes, -1), column.view(num_nodes, -1)
     if values.device.type == "cpu":
-        received = scratch.take(values, values.numel()).view(num_nodes, -1)
-        works = [
-            dist.all_to_all_single(received[j], blocks[j], group=groups.intra, async_op=True)
-            for j in range(num_nodes)
-        ]
-        for j, work in enumerate(works):
-            work.wait()
-            _add_up(sums[j], received[j].view(groups.grid.workers_per_node, -1), add=add)
+        for block, block_sum in zip(blocks, sums, strict=True):
+            _scatter(block_sum, block, groups.intra, scratch, add=add)
         return
     target = scratch.take(column, column.numel()).view(num_nodes, -1) if add else sums
     _batched(
@@ -179,9 +184,11 @@ def _scatter(
     add: bool,
 ) -> None:
     if values.device.type == "cpu":
-        received = scratch.take(values, values.numel())
-        dist.all_to_all_single(received, values, group=group)
-        _add_up(total, received.view(group.size(), -1), add=add)
+        parts = values.view(group.size(), -1)
+        rows = list(scratch.take(values, values.numel()).view_as(parts))
+        exchange_directly(rows, parts, backend_of(group))
+        rows[group.rank()] = parts[group.rank()]
+        _add_up(total, rows, add=add)
         return
     target = scratch.take(total, total.numel()) if add else total
     dist.reduce_scatter_single(target, values, group=group)
@@ -218,7 +225,7 @@ def _scatter_around(
         total.copy_(leaving)
 
 
-def _add_up(total: torch.Tensor, rows: torch.Tensor, *, add: bool) -> None:
+def _add_up(total: torch.Tensor, rows: Sequence[torch.Tensor], *, add: bool) -> None:
     if add:
         for row in rows:
             total.add_(row)
@@ -229,11 +236,7 @@ def _add_up(total: torch.Tensor, rows: torch.Tensor, *, add: bool) -> None:
 
 
 def _batched(groups: StageGroups, launches: list[Any], device: torch.device) -> None:
-    """Launch collectives of the intra-node group together and wait for all."""
-    if device.type == "cpu":
-        for work in [launch() for launch in launches]:
-            work.wait()
-        return
+    """Launch collectives of the intra-node group together, on a GPU."""
     with dist.distributed_c10d._coalescing_manager(group=groups.intra, device=device):
         for launch in launches:
             launch()

@@ -29,6 +29,7 @@ __all__ = [
     "reduce_scatter",
     "reduce_scatter_across",
     "reduce_scatter_inside",
+    "share_waited",
     "span_of",
 ]
 
@@ -81,6 +82,16 @@ class Cost:
 
 NOTHING = Cost()
 _BYTES_MOVED_PER_SENT = 27
+
+
+def share_waited(cluster: ClusterProfile, precision: Precision) -> float:
+    """Return for which part of the time on links between nodes the processors have nothing to do.
+
+    What the workers of a node can feed a link with at most is counted as time of their processors.
+    A link as fast as that is never waited for.
+    """
+    fed = cluster.workers_per_node * cluster.moved_bytes_per_s(precision) / _BYTES_MOVED_PER_SENT
+    return max(0.0, 1.0 - cluster.inter_node.bandwidth_bytes_per_s / fed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ bucket leaves when its gradients are added up. So what shows is also at least h 
 that feeds the wire waits for its turn behind those that compute, so that the wire moves on during a
 part of c alone. The quarter is a worker's share of a core in the runs it was held against, and fits
 them (docs/scaling.md). Of the second hop only w joins this sum: its processor time has a thread of
-its own.
+its own. And of w counts what the processors wait for (`share_waited`): a link that takes as much as
+they can feed it shows as their time alone.
 
 What is not modelled: delays of launching kernels, stragglers, congestion by other traffic, and of
 unequal nodes anything but where a partition group stands: groups are taken to share nodes, and
@@ -55,6 +56,7 @@ from mics_core.planner.collectives import (
     reduce_scatter,
     reduce_scatter_across,
     reduce_scatter_inside,
+    share_waited,
 )
 from mics_core.planner.footprint import memory_of
 from mics_core.planner.memory import compute_bytes_per_number, reduce_bytes_per_number
@@ -261,11 +263,14 @@ def _times(
     blocks, later, precision = model.num_blocks, micro_batches - 1, workload.precision
     is_on_cpus = cluster.backend == "gloo"
 
+    def waited_s(cost: Cost) -> float:
+        return cost.wire_s * share_waited(cluster, precision)
+
     def alone(cost: Cost) -> float:
         if not is_on_cpus:
             return cost.time_s
         copies_s = replace(cost, worker_bytes=0.0).processor_s(cluster, precision)
-        return max(cost.time_s + copies_s, cost.processor_s(cluster, precision) + cost.wire_s)
+        return max(cost.time_s + copies_s, cost.processor_s(cluster, precision) + waited_s(cost))
 
     # FSDP2 fetches nothing ahead for one worker.
     fetches_ahead = layout.partition_size > 1
@@ -281,7 +286,7 @@ def _times(
             shown_s = gather.time_s + max(0.0, behind_s - compute_s)
         if not is_on_cpus:
             return shown_s
-        in_turn_s = of_group.processor_s(cluster, precision) + whole.wire_s
+        in_turn_s = of_group.processor_s(cluster, precision) + waited_s(whole)
         in_turn_s -= _COMPUTING_THAT_HIDES_WIRES * compute_s
         return max(shown_s, whole.processor_s(cluster, precision), in_turn_s)
 

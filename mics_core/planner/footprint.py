@@ -221,8 +221,12 @@ def _scratch(model: ModelShape, layout: Layout, span: Span, backend: Backend) ->
 
     def received(numbers: float, route: Route) -> float:
         if backend == "gloo":
-            # All that an all-to-all brings; around a ring two parts of it.
-            return 2 * numbers / size if route == "flat" and span.has_stages else numbers
+            # What all others send; around a ring two parts of it, and in stages what those of a
+            # node send of one node's block, or those of other nodes of a column.
+            if not span.has_stages:
+                return numbers
+            in_stages = numbers / min(span.num_nodes, span.workers)
+            return 2 * numbers / size if route == "flat" else in_stages
         # What is to be added to the sum so far.
         by_node = route != "flat" and strategy.accumulation == "node"
         return numbers / (span.workers if by_node else size)

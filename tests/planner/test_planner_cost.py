@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planning import BY_NODE, CLUSTER, HIERARCHICAL, MODEL, layout, workload
 
+from mics_core.planner import cost
+from mics_core.planner.collectives import share_waited
 from mics_core.planner.cost import predict
 from mics_core.planner.footprint import memory_of
 from mics_core.planner.parameters import TransformerSizes
 from mics_core.planner.prediction import Layout, Memory, Prediction, Times
-from mics_core.planner.profile import ClusterProfile, Peaks
+from mics_core.planner.profile import ClusterProfile, Link, Peaks
 from mics_core.planner.shape import shape_of_transformer
 from mics_core.planner.strategy import Strategy
 
@@ -130,6 +132,13 @@ def test_on_cpus_what_messages_take_of_the_processor_shows_whatever_is_computed(
     assert hidden.exposed_forward == pytest.approx(2 * 1e-4 + (block + root) / 2 / 1e6)
 
 
+@pytest.fixture
+def always_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links so slow that what processors feed them with is nothing beside them."""
+    monkeypatch.setattr(cost, "share_waited", lambda *_: 1.0)
+
+
+@pytest.mark.usefixtures("always_waits")
 def test_on_cpus_a_group_takes_the_processor_and_the_wire_in_turn() -> None:
     # Two nodes of one worker: every byte crosses the wire; kept parameters, one micro-batch.
     slow = replace(SLOW_MEMORY, workers_per_node=1)
@@ -150,6 +159,7 @@ def test_on_cpus_a_group_takes_the_processor_and_the_wire_in_turn() -> None:
     assert on_gpus.exposed_forward == pytest.approx(hidden)
 
 
+@pytest.mark.usefixtures("always_waits")
 def test_on_cpus_the_second_hop_waits_for_what_the_group_takes_of_the_processor() -> None:
     def exposed(profile: ClusterProfile) -> float:
         kept = layout(2, 4, strategy=Strategy(reshard="never"))
@@ -161,6 +171,19 @@ def test_on_cpus_the_second_hop_waits_for_what_the_group_takes_of_the_processor(
     between = wire - 2 * FORWARD / 4
     found = exposed(replace(SLOW_MEMORY, memory_bytes_per_s=3e6))
     assert found == pytest.approx(tail + 3 * between)
+
+
+def test_nobody_waits_for_a_link_that_takes_as_much_as_the_processors_can_feed_it() -> None:
+    def link(bytes_per_s: float) -> ClusterProfile:
+        return replace(SLOW_MEMORY, memory_bytes_per_s=27e5, inter_node=Link(bytes_per_s, 1e-3))
+
+    # Two workers feed 10^5 bytes a second each; a byte that is sent costs as much as 27 moved.
+    shares = [share_waited(link(rate), "fp32") for rate in (1e3, 5e4, 2e5, 1e9)]
+    assert shares == [0.995, 0.75, 0.0, 0.0]
+    flat = layout(4, strategy=Strategy())
+    exposed = predict(MODEL, link(2e5), flat, workload(4)).times.exposed_forward
+    moved = (27 * 3 / 4 + 2 * (1 + 1 / 4)) / 27e5  # of processors, for each byte of a unit
+    assert exposed == pytest.approx(moved * (4 * 4000 + 1600))
 
 
 def test_gathers_inside_a_node_hide_behind_the_computing_of_one_unit() -> None:

@@ -11,6 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
+from benchmarks.harness import emulated
 from benchmarks.harness.emulated import build_emulated
 from benchmarks.harness.world import Step
 from benchmarks.network.measure import Measured
@@ -66,6 +69,40 @@ def test_the_parameters_are_those_of_the_emulated_model() -> None:
     model = build_emulated(7, 5, 3, 0.0, 0.0)
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert Emulated(layers=3, width=5, vocab_size=7).num_parameters == counted
+
+
+class FakeTime:
+    """A clock that moves when somebody sleeps or is said to work."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("works_s", "passes_s"), [(0.0, (6.0, 12.0)), (1.0, (6.0, 12.0))])
+def test_a_layer_takes_the_stated_time_its_arithmetic_included(
+    monkeypatch: pytest.MonkeyPatch, works_s: float, passes_s: tuple[float, float]
+) -> None:
+    clock = FakeTime()
+    monkeypatch.setattr(emulated, "time", clock)
+    model = build_emulated(7, 5, 3, 2.0, 4.0)
+
+    def work(*_: object) -> None:
+        clock.now += works_s
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.register_forward_hook(work)
+            module.register_full_backward_hook(work)
+    logits = model(torch.tensor([[1, 2, 3]]))
+    forward_s = clock.now
+    logits.sum().backward()
+    assert (forward_s, clock.now - forward_s) == passes_s
 
 
 def test_a_network_that_hides_nothing_would_cost_a_tenth_of_a_step_and_the_goal() -> None:
