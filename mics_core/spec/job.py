@@ -245,8 +245,9 @@ class GroupsSpec(SpecModel):
     """Upper bound of scaling; the default is `wanted`."""
 
     silence_s: float = Field(default=15.0, ge=1.0)
-    """A group that makes no progress for so long is evicted and replaced; where steps are long, for
-    five times their usual time."""
+    """How long the others wait for a group that makes no progress; where steps are long, five times
+    their usual time, at most 120 s, and 120 s in the first step after a change of groups. Then they
+    regroup, and if it has not answered after as long again it is evicted and replaced."""
 
     @model_validator(mode="after")
     def _ordered(self) -> GroupsSpec:

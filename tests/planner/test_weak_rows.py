@@ -84,9 +84,9 @@ class FakeTime:
         self.now += seconds
 
 
-@pytest.mark.parametrize(("works_s", "passes_s"), [(0.0, (6.0, 12.0)), (1.0, (6.0, 12.0))])
+@pytest.mark.parametrize("works_s", [0.0, 1.0])
 def test_a_layer_takes_the_stated_time_its_arithmetic_included(
-    monkeypatch: pytest.MonkeyPatch, works_s: float, passes_s: tuple[float, float]
+    monkeypatch: pytest.MonkeyPatch, works_s: float
 ) -> None:
     clock = FakeTime()
     monkeypatch.setattr(emulated, "time", clock)
@@ -102,7 +102,7 @@ def test_a_layer_takes_the_stated_time_its_arithmetic_included(
     logits = model(torch.tensor([[1, 2, 3]]))
     forward_s = clock.now
     logits.sum().backward()
-    assert (forward_s, clock.now - forward_s) == passes_s
+    assert (forward_s, clock.now - forward_s) == (3 * 2.0, 3 * 4.0)
 
 
 def test_a_network_that_hides_nothing_would_cost_a_tenth_of_a_step_and_the_goal() -> None:
