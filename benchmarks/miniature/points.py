@@ -37,7 +37,7 @@ PHASES = (
 
 @dataclass(frozen=True)
 class FailAt:
-    """A worker dies as if its process were killed from outside.
+    """A worker dies as if its process were killed from outside, or is stopped.
 
     In one phase, the "longer second hop", it lives: its hop fails if another worker dies in that
     step, where everybody else's hop is done.
@@ -47,25 +47,28 @@ class FailAt:
         rank: Its rank there.
         step: The step during which it dies, or at the earliest.
         phase: One of `PHASES`.
+        stops: Whether it is stopped (SIGSTOP) and keeps its connections, rather than killed.
     """
 
     group: int
     rank: int
     step: int
     phase: str
+    stops: bool = False
 
 
 def arm(faults: Sequence[FailAt]) -> None:
     """Have the faults declared for this process befall it."""
     for fault in faults:
-        _ARMED[fault.phase](_At(fault.step))
+        _ARMED[fault.phase](_At(fault.step, fault.stops))
 
 
 class _At:
     """Knows the step that runs, and ends the process when it is due."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, stops: bool):
         self.step = step
+        self._signal = signal.SIGSTOP if stops else signal.SIGKILL
         self.now = -1
         run_step = Trainer.run_step
 
@@ -110,17 +113,16 @@ class _At:
             is_due = self.now >= self.step
             left[0] -= is_due
             if is_due and left[0] == 0 and before:
-                _die()
+                self._die()
             result = function(*arguments, **options)
             if is_due and left[0] == 0:
-                _die()
+                self._die()
             return result
 
         setattr(owner, name, call)
 
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    def _die(self) -> None:
+        os.kill(os.getpid(), self._signal)
 
 
 _ARMED: dict[str, Callable[[_At], None]] = {

@@ -29,6 +29,7 @@ from mics_core.cluster.messages import (
     Ended,
     Entered,
     Failed,
+    Missed,
     Ready,
     ReplicationBroke,
 )
@@ -79,7 +80,8 @@ class Miniature:
         silence_s: After how long a group that says nothing is evicted.
         starts_quietly: Have a group that starts take what the members leave of the processors, as
             if it started on nodes of its own; needs root.
-        ends_stalls: Have all members evicted if none says anything; not for runs that are held.
+        ends_stalls: Have groups evicted that others wait for at the door of a generation, and all
+            members if none says anything; not for runs that are held.
     """
 
     def __init__(
@@ -276,7 +278,8 @@ class Miniature:
         if group.stopped:
             group.last_words.append(message)  # it has no say any more
             return
-        self._heard_at = time.monotonic()
+        if group.entered or not isinstance(message, Missed):
+            self._heard_at = time.monotonic()
         self._take_in(group_id, group, message)
 
     def _take_in(self, group_id: int, group: Group, message: Any) -> None:
@@ -297,6 +300,8 @@ class Miniature:
             case ReplicationBroke(0, generation, step, error, has_state):
                 group.breaks.append(message)
                 self.tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
+            case Missed(_, generation, groups) if self._ends_stalls:
+                self.tell(elastic.GroupsMissed(group_id, generation, groups))
             case Failed(rank, step, error, own_error):
                 self.tell(elastic.GroupLost(group_id, f"Rank {rank}: {error}", own_error, step))
             case Checkpointed():

@@ -18,6 +18,7 @@ from mics_core.cluster.messages import (
     Entered,
     Failed,
     Message,
+    Missed,
     Ready,
     ReplicationBroke,
 )
@@ -120,6 +121,9 @@ class PipeMembership:
 
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         self.send(ReplicationBroke(self._settings.rank, generation, step, error, has_state))
+
+    def missed(self, generation: int, groups: tuple[int, ...]) -> None:
+        self.send(Missed(self._settings.rank, generation, groups))
 
     def checkpointed(self, report: CheckpointReport) -> None:
         self.send(Checkpointed(self._settings.rank, report.step, report.path, report.error))

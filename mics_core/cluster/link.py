@@ -22,6 +22,7 @@ from mics_core.cluster.messages import (
     Entered,
     Failed,
     Message,
+    Missed,
     ReplicationBroke,
 )
 from mics_core.cluster.reaching import SupervisorGoneError, SupervisorHandle
@@ -130,6 +131,10 @@ class SupervisorLink:
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Report that this worker's replication group broke, and whether it holds a whole state."""
         self.send(ReplicationBroke(self._rank, generation, step, error, has_state))
+
+    def missed(self, generation: int, groups: tuple[int, ...]) -> None:
+        """Report groups that have not come to a generation yet."""
+        self.send(Missed(self._rank, generation, groups))
 
     def checkpointed(self, report: CheckpointReport) -> None:
         """Report how a checkpoint ended."""

@@ -73,7 +73,13 @@ class Memory:
         return cls(
             clock=clock,
             machine=MembershipMachine(
-                Rules(groups.minimum, groups.wanted, silence_s=groups.silence_s, quiet_s=quiet_s)
+                Rules(
+                    groups.minimum,
+                    groups.wanted,
+                    silence_s=groups.silence_s,
+                    first_step_s=groups.first_step_s,
+                    quiet_s=quiet_s,
+                )
             ),
             journal=journal,
             course=Course(journal, spec.training.global_batch_size, clock),

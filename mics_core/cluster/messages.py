@@ -14,6 +14,7 @@ __all__ = [
     "Entered",
     "Failed",
     "Message",
+    "Missed",
     "Ready",
     "ReplicationBroke",
 ]
@@ -84,6 +85,15 @@ class ReplicationBroke:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """A worker waits at the door of a generation for groups that have not come."""
+
+    rank: int
+    generation: int
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A worker's loop ended with an error.
 
@@ -115,4 +125,4 @@ class Checkpointed:
     error: str
 
 
-Message = Checkpointed | Ready | Entered | Committed | ReplicationBroke | Failed | Ended
+Message = Checkpointed | Ready | Entered | Committed | ReplicationBroke | Missed | Failed | Ended

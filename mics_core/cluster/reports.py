@@ -13,6 +13,7 @@ from mics_core.cluster.messages import (
     Entered,
     Failed,
     Message,
+    Missed,
     Ready,
     ReplicationBroke,
 )
@@ -41,7 +42,9 @@ class Reports:
         run = self._runs.get(group_id)
         if run is None or not self._runs.is_alive(group_id):
             return  # from a group that was evicted: it has no say any more
-        self._memory.heard_at = self._memory.clock()
+        # A newcomer that waits for the members has nothing to tell of them.
+        if run.trained or not isinstance(message, Missed):
+            self._memory.heard_at = self._memory.clock()
         match message:
             case Ready():
                 if self._runs.add_worker(run, message):
@@ -60,6 +63,8 @@ class Reports:
             case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
                     self._tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
+            case Missed(_, generation, groups):
+                self._tell(elastic.GroupsMissed(group_id, generation, groups))
             case Failed(rank, step, error, own_error):
                 reason = f"Rank {rank} failed at step {step}: {error}"
                 if not own_error:

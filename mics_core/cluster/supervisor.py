@@ -359,6 +359,7 @@ class JobSupervisor:
                     reason,
                     writes_checkpoint,
                     newcomers=newcomers(groups, before),
+                    usual_step_s=self._journal.usual_step_s,
                 )
                 self._memory.heard_at = self._memory.clock()  # its members have all their time
                 self._course.announce(number, groups, reason, after_loss=after_loss)

@@ -95,7 +95,8 @@ class _Worker:
             self._report_ready()
             return self._trainer
 
-        options = LoopOptions(silence_s=spec.groups.silence_s)
+        groups = spec.groups
+        options = LoopOptions(collective_timeout_s=groups.first_step_s, silence_s=groups.silence_s)
         return train(build, self._link, begins_run=self._config.begins_run, options=options)
 
     def _report_ready(self) -> None:

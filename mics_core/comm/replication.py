@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from threading import Event
-from time import monotonic, sleep
 from typing import Any
 
 import torch
@@ -22,17 +20,15 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from mics_core.comm.abandoned import GivenUpError, unless
 from mics_core.comm.copies import Copies, close_backend
+from mics_core.comm.gathering import Missing, gather, reach
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
-from mics_core.comm.store import MeetingStore
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 
 __all__ = ["NUM_STAGES", "Member", "ReplicationGroup", "connect"]
 
-_RETRY_S = 0.05
-_RENDEZVOUS_SLICE = timedelta(milliseconds=250)
 _GRACE_S = 0.5
 
 NUM_STAGES = len(STAGES)
@@ -58,6 +54,10 @@ class Member:
     node: str = ""
 
 
+def _nobody_listens(_: tuple[int, ...]) -> None:
+    pass
+
+
 class ReplicationGroup:
     """A connected replication group; `connect` builds it.
 
@@ -67,6 +67,7 @@ class ReplicationGroup:
         store: Where the members meet.
         connect_copies: Builds further ones, a process group of all members by rank.
         copies: The first of these, if it is connected already.
+        missing: Is told whom `assemble` waits for.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class ReplicationGroup:
         store: Store | None = None,
         connect_copies: Callable[[], Any] | None = None,
         copies: Any = None,
+        missing: Missing = _nobody_listens,
     ):
         self.member = member
+        self._missing = missing
         self._ring = ring
         self._store = store
         self._connect_copies = connect_copies
@@ -109,7 +112,10 @@ class ReplicationGroup:
             return
         what = f"assembling of generation {self.member.generation}"
         try:
-            unless(superseded, lambda given_up: _gather(store, self.member, given_up))
+            unless(
+                superseded,
+                lambda given_up: gather(store, self.rank, self.size, "", given_up, self._missing),
+            )
         except GivenUpError:
             self.close()
             raise ReplicationError(f"The {what} was superseded.") from None
@@ -302,6 +308,7 @@ def connect(
     superseded: Callable[[], bool],
     timeout_s: float,
     copies: bool = False,
+    missing: Missing = _nobody_listens,
 ) -> ReplicationGroup:
     """Meet the other members at the generation's store and connect to them.
 
@@ -314,6 +321,7 @@ def connect(
         superseded: Whether a newer generation has been announced.
         timeout_s: Time limit of connecting, and later of each collective.
         copies: Whether to connect for a copy of the model states too; all must say the same.
+        missing: Is told who is waited for, here and later when all assemble.
 
     Raises:
         ReplicationError: The store or a member cannot be reached, or the generation is superseded.
@@ -323,9 +331,10 @@ def connect(
     timeout = timedelta(seconds=timeout_s)
     prefix = f"generation-{member.generation}/replication-{member.replication_index}"
     try:
-        store = unless(superseded, lambda given_up: _reach(address, given_up, timeout))
+        store = unless(superseded, lambda given_up: reach(address, given_up, timeout, missing))
         here = PrefixStore(f"{prefix}/here", store)
-        unless(superseded, lambda given_up: _gather(here, member, given_up))
+        rank, size, word = member.rank, member.size, f"node {member.node}"
+        unless(superseded, lambda given_up: gather(here, rank, size, word, given_up, missing))
         nodes = [here.get(str(rank)).decode() for rank in range(member.size)]
         group = PrefixStore(f"{prefix}/group", store)
         ring = unless(
@@ -360,31 +369,8 @@ def connect(
         PrefixStore(f"{prefix}/there", store),
         connect_copies,
         opened,
+        missing,
     )
-
-
-def _reach(address: StoreAddress, given_up: Event, timeout: timedelta) -> MeetingStore:
-    """Connect to a store; its host may have died."""
-    deadline = monotonic() + timeout.total_seconds()
-    while True:
-        try:
-            return MeetingStore(address.host, address.port, timeout)
-        except RuntimeError as error:
-            if given_up.is_set() or monotonic() > deadline:
-                raise RuntimeError(f"nobody listens: {error}") from None
-            sleep(_RETRY_S)
-
-
-def _gather(store: Store, member: Member, given_up: Event) -> None:
-    """Wait for as long as it takes until all members are at the store."""
-    store.set(str(member.rank), f"node {member.node}")
-    keys = [str(rank) for rank in range(member.size)]
-    while not given_up.is_set():
-        try:
-            store.wait(keys, _RENDEZVOUS_SLICE)
-        except dist.DistStoreError:
-            continue  # not all here yet
-        return
 
 
 def _connect_ring(store: Store, member: Member, nodes: list[str], timeout: timedelta) -> Ring:

@@ -28,15 +28,21 @@ from threading import Event, Lock, Thread
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-__all__ = ["MeetingStore", "StoreHost", "host_store"]
+__all__ = ["KeyTakenError", "MeetingStore", "StoreHost", "host_store"]
 
 _PATIENCE = timedelta(seconds=300)
+_ANSWER = timedelta(seconds=5)
+"""A host that lives answers at once, but to those that wait for keys."""
 _CONNECT_S = 2.0
 _BACKLOG = 1024
 _LARGEST = 1 << 30
 _LENGTH = struct.Struct("!I")
 
 _SET, _WAIT, _ADD, _CHECK, _DELETE, _COUNT, _DONE, _REFUSED = (bytes([code]) for code in range(8))
+
+
+class KeyTakenError(dist.DistStoreError):
+    """A key has another value already."""
 
 
 def host_store(host: str) -> StoreHost:
@@ -230,7 +236,8 @@ class MeetingStore(Store):
     Args:
         host: The address of the store's host.
         port: Its port.
-        timeout: How long to connect, and to wait for keys unless told otherwise.
+        timeout: How long to connect, and to wait for keys unless told otherwise. All other requests
+            are answered at once, or it is taken that the host does not live.
 
     Raises:
         torch.distributed.DistNetworkError: Nobody listens there.
@@ -254,7 +261,7 @@ class MeetingStore(Store):
         """Set several keys at once."""
         pairs = zip(keys, values, strict=True)
         parts = [_bytes(part) for pair in pairs for part in pair]
-        self._ask(self._timeout, _SET, *parts)
+        self._ask(self._answer, _SET, *parts)
 
     def get(self, key: str) -> bytes:
         """Return a key's value once there is one."""
@@ -275,20 +282,20 @@ class MeetingStore(Store):
 
     def check(self, keys: Sequence[str]) -> bool:
         """Return whether all keys are there."""
-        return bool(self._ask(self._timeout, _CHECK, *map(_bytes, keys))[0])
+        return bool(self._ask(self._answer, _CHECK, *map(_bytes, keys))[0])
 
     def add(self, key: str, amount: int) -> int:
         """Add to a counter; return what it is then."""
-        return int(self._ask(self._timeout, _ADD, _bytes(key), b"%d" % amount)[0])
+        return int(self._ask(self._answer, _ADD, _bytes(key), b"%d" % amount)[0])
 
     def delete_key(self, key: str) -> bool:
         """Delete a key; return whether it was there."""
         self._known.pop(key, None)
-        return bool(self._ask(self._timeout, _DELETE, _bytes(key))[0])
+        return bool(self._ask(self._answer, _DELETE, _bytes(key))[0])
 
     def num_keys(self) -> int:
         """Return how many keys there are."""
-        return int(self._ask(self._timeout, _COUNT)[0])
+        return int(self._ask(self._answer, _COUNT)[0])
 
     def has_extended_api(self) -> bool:
         """Say that several keys can be set and read at once."""
@@ -302,6 +309,10 @@ class MeetingStore(Store):
     def timeout(self) -> timedelta:
         """How long to wait."""
         return self._timeout
+
+    @property
+    def _answer(self) -> timedelta:
+        return min(self._timeout, _ANSWER)
 
     def clone(self) -> MeetingStore:
         """Return the same: every call that waits has a connection of its own."""
@@ -325,7 +336,7 @@ class MeetingStore(Store):
             connection.sendall(_packed(parts))
             code, *reply = _received(connection)
         if code != _DONE:
-            raise dist.DistStoreError(f"the store at {self._place} refuses: {reply[0].decode()}")
+            raise KeyTakenError(f"the store at {self._place} refuses: {reply[0].decode()}")
         return reply or [b""]
 
     @contextmanager

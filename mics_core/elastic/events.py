@@ -22,6 +22,7 @@ __all__ = [
     "GroupPlaced",
     "GroupReady",
     "GroupTrained",
+    "GroupsMissed",
     "LaunchGroup",
     "MarkGroup",
     "PauseRequested",
@@ -107,6 +108,19 @@ class GroupBroken:
     step: int
     error: str
     holds_state: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsMissed:
+    """A group stands at the door of a generation and waits for others that have not come.
+
+    Args:
+        missing: Who has not come; the store's host too if the store does not answer.
+    """
+
+    group_id: int
+    generation: int
+    missing: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +210,7 @@ Event = (
     | GroupEntered
     | GroupTrained
     | GroupBroken
+    | GroupsMissed
     | GroupLost
     | GroupDraining
     | GroupEnded

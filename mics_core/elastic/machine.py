@@ -38,6 +38,7 @@ from mics_core.elastic.events import (
     GroupPhase,
     GroupPlaced,
     GroupReady,
+    GroupsMissed,
     GroupTrained,
     LaunchGroup,
     MarkGroup,
@@ -59,6 +60,7 @@ __all__ = ["Group", "MembershipMachine", "Rules"]
 
 _STOPS = (RunPhase.CANCELLED, RunPhase.PAUSED)
 _FINAL = (RunPhase.FINISHED, RunPhase.FAILED, *_STOPS)
+_NEWS_COMES_WITHIN_S = 2.0
 
 
 @dataclass(slots=True)
@@ -83,6 +85,7 @@ class MembershipMachine:
     _has_trained: bool = False
     _last_own_error: str = ""
     _silence: Silence = field(default_factory=Silence)
+    _usual_step_s: float = 0.0
     _broken: dict[int, GroupBroken] = field(default_factory=dict)
     _rebuilds: BackOff = field(init=False)
     _rebuilt_step: int = -1
@@ -120,6 +123,8 @@ class MembershipMachine:
                 self._trained(group_id, generation)
             case GroupBroken():
                 self._note_broken(event, now)
+            case GroupsMissed():
+                self._note_missed(event, now)
             case GroupLost():
                 self._lost(event, now)
             case GroupDraining(group_id, reason):
@@ -134,6 +139,7 @@ class MembershipMachine:
                 self._end(RunPhase.PAUSED, reason)
             case Tick(usual_step_s, quiet_s, step):
                 self._fault.committed(step)
+                self._usual_step_s = usual_step_s
                 self._evict_the_silent(now, usual_step_s)
                 self._end_a_stall(now, quiet_s, usual_step_s)
         self._settle(now)
@@ -179,6 +185,7 @@ class MembershipMachine:
         if group.entered >= generation:
             return
         group.entered, group.holds_state = generation, True
+        self._silence.heard(group_id)
         self._has_trained = True
         self._fault.committed(step)
         if self._move(
@@ -206,9 +213,23 @@ class MembershipMachine:
         group.broke = max(group.broke, event.generation)
         if not event.holds_state and event.generation > group.entered:
             group.holds_state = False
+        self._silence.heard(event.group_id)
         self._silence.broke(event.generation, now)
         if event.generation == self.generation and event.group_id in self.members:
             self._broken.setdefault(event.group_id, event)
+
+    def _note_missed(self, event: GroupsMissed, now: float) -> None:
+        by = self._living(event.group_id)
+        if by is None or event.generation != self.generation or by.group_id not in self.members:
+            return
+        for group in map(self._living, event.missing):
+            if group is None or group.group_id not in self.members:
+                continue
+            if group.entered >= self.generation:
+                continue  # it came meanwhile
+            lost = self._silence.missed(group, by, self.rules, now, usual_step_s=self._usual_step_s)
+            if lost is not None:
+                self._lost(lost, now)
 
     def _evict_the_silent(self, now: float, usual_step_s: float) -> None:
         for lost in self._silence.silent(
@@ -224,14 +245,18 @@ class MembershipMachine:
     def _end_a_stall(self, now: float, quiet_s: float, usual_step_s: float) -> None:
         """Evict all members of a run of which nothing is heard.
 
-        Before its first step under a generation a group may take as long as it likes, unless the
-        run is to end.
+        As long as none has done a step they may take as long as they like, unless the run is to
+        end. One that has would tell of others who take too long for their first. And a generation
+        is entered soon, or somebody tells who is missing.
         """
-        is_at_work = self.phase == RunPhase.RUNNING and all(
-            self.groups[member].trained >= self.generation for member in self.members
+        members = [self.groups[member] for member in self.members]
+        is_at_work = self.phase == RunPhase.RUNNING and any(g.trained for g in members)
+        is_at_the_door = all(
+            group.phase in JOINED and group.entered < self.generation for group in members
         )
         limit_s = stalled_after_s(self.rules, usual_step_s)
-        if not (is_at_work or self._ending is not None) or quiet_s < limit_s:
+        may_be_quiet = not (is_at_work or is_at_the_door or self._ending is not None)
+        if may_be_quiet or quiet_s < limit_s:
             return
         reason = f"No group has said anything for {quiet_s:.0f} s."
         leaving = [group.group_id for group in self._in(GroupPhase.LEAVING)]
@@ -349,13 +374,15 @@ class MembershipMachine:
 
     def _match_wanted(self, now: float) -> None:
         alive = [group for group in self._in(*ALIVE) if not group.draining]
-        for group in self._surplus(alive, len(alive) - self.wanted):
+        surplus = self._surplus(alive, len(alive) - self.wanted)
+        stay = [group for group in self._up_to_date() if group not in surplus]
+        for group in surplus:
             verb = "is" if self.wanted == 1 else "are"
             reason = f"{counted(self.wanted)} {verb} wanted: {self._why_wanted}"
-            if group.joined:
-                self._move(group.group_id, GroupPhase.LEAVING, reason)
-            else:
+            if not group.joined:
                 self._remove(group, GroupPhase.LEFT, reason)
+            elif stay or not self._has_trained:
+                self._move(group.group_id, GroupPhase.LEAVING, reason)
         missing = max(0, self.wanted - len(alive))
         for vacancy in self._replacements.due(missing, self._why_wanted, now):
             self._launch(vacancy)
@@ -365,12 +392,23 @@ class MembershipMachine:
 
         Their nodes' time may run out before; then they are lost, as without a notice.
         """
-        stay = [g for g in self._in(GroupPhase.MEMBER) if g.holds_state and not g.draining]
+        stay = [group for group in self._up_to_date() if not group.draining]
         for group in self._in(*ALIVE):
             if group.draining and not group.joined:
                 self._remove(group, GroupPhase.LEFT, group.draining)
             elif group.draining and len(stay) >= self.rules.minimum:
                 self._move(group.group_id, GroupPhase.LEAVING, group.draining)
+
+    def _up_to_date(self) -> list[Group]:
+        """Return the members that hold the newest states for sure; one must stay when others leave.
+
+        After a loss a member may be a step behind the others, and has entered the next generation
+        only when it has caught up.
+        """
+        if self._broken or any(self.groups[member].phase in GONE for member in self.members):
+            return []
+        members = self._in(GroupPhase.MEMBER)
+        return [g for g in members if g.holds_state and g.entered == self.generation]
 
     @staticmethod
     def _surplus(alive: list[Group], number: int) -> list[Group]:
@@ -445,18 +483,26 @@ class MembershipMachine:
         return now - min(group.ready_at for group in ready) >= self.rules.start_grace_s
 
     def _rebuild_if_broken(self, now: float) -> None:
-        """Announce the same members again once all of them report that the generation broke.
+        """Announce the same members again once their generation is broken for all of them.
 
         At once when a step breaks for the first time; with growing pauses when the groups cannot
-        get past it.
+        get past it. But newcomers that cannot get in are given up: the others can do without them.
         """
-        if len(self._broken) < len(self.members):
+        if not self._is_broken_for_all(now):
             return
-        first = self._broken[self.members[0]]
+        first = next(self._broken[member] for member in self.members if member in self._broken)
         step = max(event.step for event in self._broken.values())
         what = f"Step {first.step} broke under group {first.group_id}: {first.error}"
+        newcomers = [
+            self.groups[member] for member in self.members if not self.groups[member].entered
+        ]
         if step > self._rebuilt_step:
             self._rebuilds.succeed()
+        elif newcomers and self._has_trained:
+            for group in newcomers:
+                self._lost(GroupLost(group.group_id, f"It cannot join the others. {what}"), now)
+            self._form_generation(now)
+            return
         elif now < self._rebuilds.not_before:
             times = "once" if self._rebuilds.failed == 1 else f"{self._rebuilds.failed} times"
             self._set_phase(
@@ -468,6 +514,18 @@ class MembershipMachine:
         self._rebuilt_step = step
         self._rebuilds.fail(self._rebuilds.failed, first.error, own_error=False, now=now)
         self._announce(self.members, f"All groups are alive, but their connections broke. {what}")
+
+    def _is_broken_for_all(self, now: float) -> bool:
+        """Whether no member can train under the newest generation any more, and all are alive.
+
+        All say so as a rule. Where nobody has entered it, one that could not is enough: the others
+        wait for it. Most often a loss is the cause, and the news of it gets the time to come.
+        """
+        if len(self._broken) == len(self.members):
+            return True
+        has_begun = any(self.groups[member].entered >= self.generation for member in self.members)
+        broken_for_s = self._silence.broken_for_s(self.generation, now)
+        return bool(self._broken) and not has_begun and broken_for_s >= _NEWS_COMES_WITHIN_S
 
     def _announce(self, groups: tuple[int, ...], reason: str) -> None:
         self.generation += 1

@@ -18,12 +18,13 @@ class Patience:
 
     Args:
         floor_s: Never less than this.
-        ceiling_s: Never more; also the limit of a step of which nothing can be foretold.
+        ceiling_s: Never more where steps are short; also the limit of a step of which nothing can
+            be foretold.
     """
 
     def __init__(self, floor_s: float, ceiling_s: float):
         self._floor_s = floor_s
-        self._ceiling_s = max(ceiling_s, floor_s)
+        self._short_ceiling_s = self._ceiling_s = max(ceiling_s, floor_s)
         self._times_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._is_first = True
 
@@ -31,11 +32,23 @@ class Patience:
         """Note that others compute now: a newcomer's first step may be much longer."""
         self._is_first = True
 
+    def heard(self, usual_step_s: float) -> None:
+        """Note how long a step took before, as all members of a generation are told.
+
+        Who computes nothing yet waits for the others' whole step.
+        """
+        self._ceiling_s = max(self._short_ceiling_s, _USUAL_STEPS * usual_step_s)
+
     def took(self, step_s: float) -> None:
         """Note a step's time."""
         if not self._is_first:
             self._times_s.append(step_s)
         self._is_first = False
+
+    @property
+    def ceiling_s(self) -> float:
+        """How long a step may take of which nothing can be foretold."""
+        return self._ceiling_s
 
     @property
     def limit_s(self) -> float:

@@ -31,6 +31,7 @@ class GenerationPlan:
         newcomers: Member groups that were no members of the generation before; none in the first
             generation, whose groups begin the run. They will copy the model states, so connections
             for that are made with the others.
+        usual_step_s: How long a step took before; 0 if there was none. Newcomers know no other.
     """
 
     number: int
@@ -39,6 +40,7 @@ class GenerationPlan:
     reason: str
     writes_checkpoint: bool = False
     newcomers: tuple[int, ...] = ()
+    usual_step_s: float = 0.0
 
     def position_of(self, group_id: int) -> int | None:
         """Return the rank of `group_id` in the replication groups, or none if it is no member."""

@@ -16,6 +16,9 @@ from mics_core.errors import PartitionBrokenError, ReplicationError
 
 __all__ = ["Entry", "Holding", "enter"]
 
+_LEAST_SILENCE_S = 5.0
+"""A busy machine may wake a process up late."""
+
 
 @dataclass(slots=True)
 class Holding:
@@ -62,6 +65,7 @@ def enter(
     holding: Holding,
     *,
     superseded: Callable[[], bool],
+    silence_s: float,
 ) -> Entry | str:
     """Enter a generation with its other members; all workers of all its groups must call it.
 
@@ -71,6 +75,7 @@ def enter(
         holding: What the worker has. A member that is behind is put to the step of the others, and
             holds no state until it has caught up ([Note: joining without holding anyone up]).
         superseded: Whether a newer generation has been announced.
+        silence_s: Time limit of the exchange in which they compare what they hold: all are there.
 
     Returns:
         The generation, or why it could not be entered; the same kind on all workers of the group.
@@ -83,6 +88,7 @@ def enter(
         replication = preparation.take()
         replication.assemble(superseded)
         connect_s = perf_counter() - begin
+        replication.limit_collectives(max(silence_s, _LEAST_SILENCE_S))
         step, entry = _compare(trainer, replication, holding, superseded, connect_s)
     except ReplicationError as broken:
         error = str(broken)

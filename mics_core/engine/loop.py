@@ -33,6 +33,9 @@ __all__ = ["Ending", "LoopOptions", "train"]
 
 logger = logging.getLogger(__name__)
 
+_BETWEEN_GENERATIONS = 2.0
+"""So much longer than a step's limit, up to which a group may be missed before it is evicted."""
+
 
 class Ending(StrEnum):
     """Why a worker's loop came to its end."""
@@ -47,7 +50,7 @@ class LoopOptions:
 
     Args:
         collective_timeout_s: Time limit of connecting, and of each collective of a step of which
-            nothing can be foretold.
+            nothing can be foretold; more where steps are long.
         silence_s: Least time limit of the collectives of all other steps (`Patience`).
     """
 
@@ -125,6 +128,8 @@ class _Loop:
             if position is None:
                 self._checkpointer.close()
                 return Ending.LEFT
+            self._patience.heard(plan.usual_step_s)
+            self._wait_long()
             preparation = self._prepare(plan, position)
             self._preparation = None  # it is taken
             entry = enter(
@@ -132,6 +137,7 @@ class _Loop:
                 preparation,
                 self._holding,
                 superseded=partial(self._is_superseded, plan.number),
+                silence_s=self._options.silence_s,
             )
             if isinstance(entry, str):
                 self._broken(plan.number, self._holding.step, entry)
@@ -147,8 +153,7 @@ class _Loop:
             finally:
                 entry.close()
                 self._trainer.begin_catching_up(None)
-            # Between generations workers may wait for long: the supervisor decides for how long.
-            self._trainer.partition.limit_collectives(self._options.collective_timeout_s)
+            self._wait_long()
             if switch_to is Ending.FINISHED:
                 self._checkpointer.close()
                 return Ending.FINISHED
@@ -217,11 +222,19 @@ class _Loop:
     def _switch(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> GenerationPlan:
         """Return the plan to switch to, after the checkpoint that it may ask for."""
         # The supervisor may take its time to answer, and storage too.
-        self._trainer.partition.limit_collectives(self._options.collective_timeout_s)
+        self._wait_long()
         following = self._plan(outcome.pending_generation)
         if following.writes_checkpoint:
             self._write_checkpoint(plan, entry, outcome)
         return following
+
+    def _wait_long(self) -> None:
+        """Give the partition group's collectives all time that may pass between generations.
+
+        One of its workers may wait for another group of which a single worker is stopped. The
+        supervisor evicts that one in time; this limit is for a group that nobody else waits for.
+        """
+        self._trainer.partition.limit_collectives(_BETWEEN_GENERATIONS * self._patience.ceiling_s)
 
     def _keep_durable(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
         """Take care of checkpoints at the boundary after a committed step."""
@@ -270,7 +283,8 @@ class _Loop:
             plan,
             Member(plan.number, partition.rank, position, size, node=partition.node),
             superseded=partial(self._is_superseded, plan.number),
-            timeout_s=self._options.collective_timeout_s,
+            timeout_s=self._patience.ceiling_s,
+            missing=partial(self._membership.missed, plan.number),
         )
         return self._preparation
 

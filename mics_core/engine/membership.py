@@ -53,6 +53,9 @@ class Membership(Protocol):
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Report that this worker's replication group broke, and whether it holds a whole state."""
 
+    def missed(self, generation: int, groups: tuple[int, ...]) -> None:
+        """Report groups that have not come to a generation yet; called from another thread."""
+
     def checkpointed(self, report: CheckpointReport) -> None:
         """Report how a checkpoint ended; called from another thread."""
 
@@ -110,6 +113,9 @@ class StaticMembership:
 
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Do nothing: `next_plan` says what follows."""
+
+    def missed(self, generation: int, groups: tuple[int, ...]) -> None:
+        """Do nothing: nobody could evict them."""
 
     def checkpointed(self, report: CheckpointReport) -> None:
         """Keep the report."""

@@ -31,6 +31,7 @@ class Preparation:
         member: The worker's place in it.
         superseded: Whether a newer generation has been announced.
         timeout_s: Time limit of connecting, and later of each collective.
+        missing: Is told the groups that are waited for, here and later when all assemble.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Preparation:
         *,
         superseded: Callable[[], bool],
         timeout_s: float,
+        missing: Callable[[tuple[int, ...]], None] | None = None,
     ):
         assert plan.store is not None
         self.number = plan.number
@@ -48,6 +50,8 @@ class Preparation:
         self._copies = bool(plan.newcomers)
         self._superseded = superseded
         self._timeout_s = timeout_s
+        self._groups = plan.groups
+        self._missing = missing
         self._is_dropped = Event()
         self._connected: Future[ReplicationGroup] = Future()
         Thread(target=self._connect, name=f"generation-{plan.number}", daemon=True).start()
@@ -66,6 +70,10 @@ class Preparation:
         self._is_dropped.set()
         self._connected.add_done_callback(_close)
 
+    def _miss(self, places: tuple[int, ...]) -> None:
+        if self._missing is not None:
+            self._missing(tuple(self._groups[place] for place in places))
+
     def _connect(self) -> None:
         try:
             self._connected.set_result(
@@ -75,6 +83,7 @@ class Preparation:
                     superseded=lambda: self._is_dropped.is_set() or self._superseded(),
                     timeout_s=self._timeout_s,
                     copies=self._copies,
+                    missing=self._miss,
                 )
             )
         except BaseException as error:

@@ -245,9 +245,12 @@ class GroupsSpec(SpecModel):
     """Upper bound of scaling; the default is `wanted`."""
 
     silence_s: float = Field(default=15.0, ge=1.0)
-    """How long the others wait for a group that makes no progress; where steps are long, five times
-    their usual time, at most 120 s, and 120 s in the first step after a change of groups. Then they
-    regroup, and if it has not answered after as long again it is evicted and replaced."""
+    """How long the others wait for a group that makes no progress, in a step or between two; where
+    steps are long, five times their usual time. Then they regroup, and if it has not answered after
+    as long again it is evicted and replaced."""
+    first_step_s: float = Field(default=120.0, ge=1.0)
+    """The same for the first step after a change of groups, in which blocks may be compiled; never
+    less than `silence_s` gives."""
 
     @model_validator(mode="after")
     def _ordered(self) -> GroupsSpec:

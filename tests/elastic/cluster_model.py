@@ -21,6 +21,7 @@ from mics_core.elastic.events import (
     GroupLost,
     GroupPlaced,
     GroupReady,
+    GroupsMissed,
     GroupTrained,
     LaunchGroup,
     RunPhase,
@@ -33,6 +34,7 @@ from mics_core.elastic.machine import MembershipMachine
 from mics_core.elastic.roster import ALIVE, Rules
 from tests.elastic.invariants import Invariants, Life, SimGroup
 
+SILENT = ("has not answered", "does not come", "said anything")
 FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED)
 
 
@@ -46,7 +48,9 @@ class ClusterModel:
     """
 
     def __init__(self, wanted: int, minimum: int, steps: int | None):
-        self.machine = MembershipMachine(Rules(minimum, wanted, max_failed_starts=4))
+        self.machine = MembershipMachine(
+            Rules(minimum, wanted, max_failed_starts=4, silence_s=10.0, first_step_s=20.0)
+        )
         self.minimum = minimum
         self.steps = steps
         self.now = 0.0
@@ -60,6 +64,7 @@ class ClusterModel:
         self._told_gone: set[int] = set()
         self._announced: set[int] = set()
         self._delivered: list[Event] = []
+        self._heard_at = self.now
         self.tell(StartRequested())
 
     # The machine's side.
@@ -85,7 +90,9 @@ class ClusterModel:
         for decision in decisions:
             self._carry_out(decision)
         alive = [group for group in self.machine.groups.values() if group.phase in ALIVE]
-        assert sum(not group.draining for group in alive) <= self.machine.wanted
+        # Members leave only when others are sure to hold the states.
+        is_surplus = sum(not group.draining for group in alive) > self.machine.wanted
+        assert not is_surplus or all(group.joined for group in alive)
         if self.machine.phase in FINAL:
             assert not alive
             assert all(
@@ -103,17 +110,20 @@ class ClusterModel:
                 self.groups[group_id] = SimGroup(group_id, has_state=begins_run)
             case StopGroup(group_id, reason):
                 assert group_id not in self._stopped
-                is_silent = "has not answered" in reason or "said anything" in reason
+                is_silent = any(words in reason for words in SILENT)
+                self.num_failed_starts += is_silent
                 if not is_silent and self.machine._ending is None:
                     self.invariants.check_stop(self.groups[group_id])
                 self._stopped.add(group_id)
                 self.groups[group_id].life = Life.GONE
             case AnnounceGeneration(number, members):
+                self._heard_at = self.now  # its members have all their time
                 assert number == len(self.plans)
                 assert len(set(members)) == len(members)
                 assert not set(members) & (self._stopped | self._told_gone)
                 assert not members or len(members) >= self.minimum
                 assert not members or any(self._may_hold(self.groups[m]) for m in members)
+                self.invariants.check_leaves(members)
                 survivors = [m for m in self.plans[-1] if m in members]
                 assert [m for m in members if m in self.plans[-1]] == survivors
                 self.plans.append(members)
@@ -282,8 +292,10 @@ class ClusterModel:
 
     def hang(self, group_id: int) -> None:
         """Stop a group's processes without ending them."""
-        if self.groups[group_id].life == Life.TRAINING:
-            self.groups[group_id].life = Life.HUNG
+        group = self.groups[group_id]
+        if group.life in (Life.ASKING, Life.CONNECTING, Life.TRAINING):
+            self.num_failed_starts += group.life != Life.TRAINING
+            group.life = Life.HUNG
 
     def break_connections(self, group_id: int) -> None:
         """Cut the connections of a training group."""
@@ -306,6 +318,8 @@ class ClusterModel:
             return False
         event = outbox.pop(0)
         self._delivered.append(event)
+        if not isinstance(event, GroupsMissed):
+            self._heard_at = self.now
         self.tell(event)
         return True
 
@@ -347,9 +361,26 @@ class ClusterModel:
             self.tell(self._delivered[index % len(self._delivered)])
 
     def pass_time(self, seconds: float) -> None:
-        """Move the clock."""
+        """Move the clock; who waits at the door of a generation tells who has not come."""
         self.now += seconds
-        self.tell(Tick(step=self.invariants.committed))
+        for group in self.groups.values():
+            missing = self._missing_at_the_door(group)
+            if missing and not any(isinstance(event, GroupsMissed) for event in group.outbox):
+                group.outbox.append(GroupsMissed(group.group_id, group.generation, missing))
+        if self.invariants.can_commit_somewhere():
+            self._heard_at = self.now
+        quiet_s = self.now - self._heard_at
+        self.tell(Tick(quiet_s=quiet_s, step=self.invariants.committed))
+
+    def _missing_at_the_door(self, group: SimGroup) -> tuple[int, ...]:
+        if group.life != Life.CONNECTING:
+            return ()
+        number = group.generation
+        return tuple(
+            member
+            for member in self.plans[number]
+            if not self._is_in(self.groups[member], Life.CONNECTING, number)
+        )
 
     def scale(self, wanted: int) -> None:
         """Ask for another number of groups."""
@@ -367,13 +398,16 @@ class ClusterModel:
                 self.advance(group_id)
 
     def recover(self) -> None:
-        """Let the cluster be healthy until nothing moves any more.
+        """Let the cluster be healthy until nothing moves any more; who hangs goes on hanging.
+
+        But not in the very first step, which takes as long as it takes.
 
         Raises:
             AssertionError: It still moves after more rounds than any schedule should need.
         """
         for group_id, group in list(self.groups.items()):
-            if group.life == Life.HUNG:
+            members = self.plans[group.generation]
+            if group.life == Life.HUNG and not any(self.groups[m].trained for m in members):
                 self.lose(group_id, own_error=False)
         quiet = 0
         for _ in range(400):

@@ -73,9 +73,15 @@ class Invariants:
         for history in histories:
             assert history == longest[: len(history)], f"two timelines: {longest} and {history}"
 
+    def can_commit_somewhere(self) -> bool:
+        """Whether the members of a generation train: they tell of every step."""
+        return any(map(self._can_commit, range(1, len(self._plans))))
+
     def _can_commit(self, number: int) -> bool:
         members = [self._groups[member] for member in self._plans[number]]
-        return all(g.life == Life.TRAINING and g.generation == number for g in members)
+        return bool(members) and all(
+            g.life == Life.TRAINING and g.generation == number for g in members
+        )
 
     def check_commit(self, here: Sequence[SimGroup], number: int) -> None:
         """No commit without agreement: all members are there, with the same steps behind them."""
@@ -98,6 +104,18 @@ class Invariants:
         if self.committed and self._holds(group, self.committed):
             others = [g for g in self._groups.values() if g is not group]
             assert any(self._holds(other, self.committed) for other in others), group
+
+    def check_leaves(self, members: Sequence[int]) -> None:
+        """Nobody who holds states leaves of its own will unless one who stays does too.
+
+        Who stays may have died or hang in secret: then who leaves is called back.
+        """
+        before = [self._groups[member] for member in self._plans[-1]]
+        leaving = [g for g in before if g.group_id not in members and self._holds(g, 0)]
+        staying = [self._groups[member] for member in members]
+        all_live = all(group.life not in (Life.GONE, Life.HUNG) for group in staying)
+        if staying and all_live and self.committed and leaving:
+            assert any(self._holds(group, 0) for group in staying), leaving
 
     def _goes_on_with(self, group: SimGroup, step: int) -> bool:
         """Whether a group holds so many steps, and is not about to leave."""

@@ -342,6 +342,8 @@ def test_scaling_down_lets_go_first_who_does_not_train_yet_and_then_the_youngest
     assert scaled(driver, 1) == [
         *removed(3, GroupPhase.LEFT, reason),
         *removed(2, GroupPhase.LEFT, reason),
+    ]
+    assert driver.enter(0, step=4)[1:] == [
         MarkGroup(4, GroupPhase.LEAVING, reason),
         MarkGroup(1, GroupPhase.LEAVING, reason),
         AnnounceGeneration(3, (0,), f"Group 1 leaves: {reason} Group 4 leaves: {reason}"),

@@ -71,3 +71,13 @@ def test_a_node_that_goes_before_its_time_is_a_loss_like_any_other() -> None:
     assert decisions[:2] == removed(1, GroupPhase.LOST, "Its node is gone.")
     assert driver.phase(2) == GroupPhase.PLACING
     assert 3 not in driver.machine.groups  # one replacement is enough
+
+
+def test_a_drained_group_stays_until_another_holds_the_newest_states() -> None:
+    driver = training(3)
+    driver.tell(GroupLost(1, "Its node is gone."))
+    driver.enter(2, step=5)  # group 0 missed the end of step 4, and copies it
+    told = driver.tell(GroupDraining(2, "Its node is being drained."))
+    assert not [d for d in told if isinstance(d, AnnounceGeneration)]
+    told = driver.enter(0, step=6)
+    assert [d.groups for d in told if isinstance(d, AnnounceGeneration)] == [(0,)]

@@ -46,17 +46,31 @@ def test_the_limit_follows_the_step() -> None:
 
 
 @pytest.mark.parametrize("usual_step_s", [0.0, 1.0])
-def test_nothing_is_foretold_of_the_first_step_under_a_generation(usual_step_s: float) -> None:
+def test_nothing_is_foretold_of_the_first_step_of_a_run(usual_step_s: float) -> None:
     driver = Driver(1, **LIMITS)
     driver.start()
     driver.ready(0)
     driver.enter(0)
     assert quiet(driver, 1e6, usual_step_s) == []
+
+
+def test_who_has_done_a_step_would_tell_of_a_newcomers_first_one_that_takes_too_long() -> None:
     driver = training(1, **LIMITS)
     driver.tell(WantedChanged(2, "The user asked for 2."))
     driver.ready(1)
     driver.enter(0, 1, step=5)
-    assert quiet(driver, 1e6, usual_step_s) == []
+    assert quiet(driver, 39.0) == []
+    quiet(driver, 41.0)
+    assert driver.phase(0) is driver.phase(1) is GroupPhase.LOST
+
+
+def test_a_generation_that_nobody_enters_and_nobody_tells_of() -> None:
+    driver = Driver(1, **LIMITS)
+    driver.start()
+    driver.ready(0)
+    assert quiet(driver, 39.0) == []
+    quiet(driver, 41.0)
+    assert driver.phase(0) is GroupPhase.LOST
 
 
 def test_all_may_wait_for_a_checkpoint_at_the_end_or_before_a_pause() -> None:

@@ -47,3 +47,14 @@ def test_the_limit_stays_between_floor_and_ceiling(
         else:
             patience.took(step_s)
         assert floor_s <= patience.limit_s <= max(floor_s, ceiling_s)
+
+
+def test_who_computes_nothing_yet_waits_for_the_whole_step_of_the_others() -> None:
+    patience = Patience(2.0, 120.0)
+    patience.heard(200.0)
+    assert patience.limit_s == patience.ceiling_s == 1000.0
+    for _ in range(3):
+        patience.took(200.0)
+    assert patience.limit_s == 1000.0
+    patience.heard(1.0)
+    assert patience.limit_s == patience.ceiling_s == 120.0

@@ -29,10 +29,10 @@ FAILS_AT = 6
 VOLLEYS = 4
 
 
-def job(text: str, steps: int, **changes: object) -> JobSpec:
+def job(text: str, steps: int, size: int = SIZE, **changes: object) -> JobSpec:
     return small_job(
         text,
-        partition_size=SIZE,
+        partition_size=size,
         training__global_batch_size=6 * SIZE,
         training__steps=steps,
         training__precision="fp64",
@@ -46,8 +46,8 @@ def job(text: str, steps: int, **changes: object) -> JobSpec:
 
 
 @cache
-def gold_losses(course: str) -> list[float]:
-    return train_in_one_process(parse_job_spec(json.loads(course)), SIZE).losses
+def gold_losses(course: str, size: int) -> list[float]:
+    return train_in_one_process(parse_job_spec(json.loads(course)), size).losses
 
 
 def course_of(spec: JobSpec) -> str:
@@ -65,7 +65,7 @@ def check_the_run(run: Miniature, redone: range = range(0)) -> None:
     steps = run.spec.training.steps
     told = [*range(redone.stop), *range(redone.start, steps)] if redone else [*range(steps)]
     assert [step.step for step in run.steps] == told
-    gold = gold_losses(course_of(run.spec))
+    gold = gold_losses(course_of(run.spec), run.size)
     assert [step.loss for step in run.steps] == pytest.approx([gold[s] for s in told], rel=1e-10)
     due = steps * run.spec.training.global_batch_size
     samples = run.course.samples
@@ -326,6 +326,37 @@ def test_a_worker_that_is_stuck_in_the_users_data_is_evicted_by_name(tmp_path: P
     assert stuck.reason.startswith("Rank 0: Partition group 1 broke at step 12 on rank 0: ")
     assert "(all ranks answer; rank 1 is in __getitem__ (" in stuck.reason
     assert f"{stuck_data.__file__}:" in stuck.reason
+
+
+@pytest.mark.parametrize(
+    ("size", "group", "phase"),
+    [(1, 0, "regroup"), (2, 2, "regroup"), (2, 0, "assembling"), (2, 2, "after regrouping")],
+    ids=["the store's host", "before it connects", "the host connected", "after all met"],
+)
+def test_a_worker_is_stopped_while_the_survivors_regroup(
+    text: str, size: int, group: int, phase: str
+) -> None:
+    faults = [
+        FailAt(group=1, rank=0, step=FAILS_AT, phase="forward"),
+        FailAt(group, rank=size - 1, step=FAILS_AT, phase=phase, stops=True),
+    ]
+    limits = {"silence_s": 3.0, "ends_stalls": True}
+    with Miniature(job(text, 30, size), size, GROUPS, faults=faults, **limits) as run:
+        run.finish()
+        check_the_run(run)
+    assert lost_of(run) == sorted([1, group])
+
+
+def test_a_newcomer_is_stopped_at_the_door(text: str) -> None:
+    faults = [FailAt(group=2, rank=1, step=-1, phase="assembling", stops=True)]
+    with Miniature(job(text, 40), SIZE, 2, faults=faults, silence_s=2.0, ends_stalls=True) as run:
+        run.until(lambda: run.course.step >= 4, "the first steps")
+        run.scale(3)
+        run.until(lambda: 2 in lost_of(run), "its eviction")
+        run.finish()
+        check_the_run(run)
+        assert [group.stopped for number, group in run.groups.items() if number < 2] == [False] * 2
+    assert "It does not come to the next generation: group " in run.machine.groups[2].reason
 
 
 def test_a_run_whose_only_worker_is_stopped_begins_again(text: str) -> None:

@@ -112,7 +112,13 @@ class _Joining:
     def _enter(self) -> None:
         assert self._prepared is not None
         before = self._entry
-        entry = enter(self._trainer, self._prepared, self._holding, superseded=lambda: False)
+        entry = enter(
+            self._trainer,
+            self._prepared,
+            self._holding,
+            superseded=lambda: False,
+            silence_s=_TIMEOUT_S,
+        )
         if isinstance(entry, str):
             raise RuntimeError(entry)
         if before is not None:
