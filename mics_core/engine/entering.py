@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from mics_core.comm.replication import ReplicationGroup
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.copying import Incoming, Outgoing
+from mics_core.engine.holding import Holding
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.state import buffer_places, state_tensors
 from mics_core.engine.trainer import Trainer
 from mics_core.errors import PartitionBrokenError, ReplicationError
 
-__all__ = ["Entry", "Holding", "enter"]
-
-
-@dataclass(slots=True)
-class Holding:
-    """What a worker has: the same on all workers of its partition group.
-
-    Args:
-        step: The next step.
-        has_state: Whether its states are those that this step begins with.
-    """
-
-    step: int
-    has_state: bool
+__all__ = ["Entry", "enter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +27,7 @@ class Entry:
         position: Its partition group's place in the generation.
         active: Places of the groups that take micro-batches from the first step on.
         copying: The copy of the states that goes on beside the steps, if there is one.
+        held: What the worker has while it catches up with the others; none if it need not.
         connect_s: Seconds that it took to connect, as far as that was not done before, and to meet:
             the wait for members that come later is included.
     """
@@ -47,6 +36,7 @@ class Entry:
     position: int
     active: tuple[int, ...]
     copying: Incoming | Outgoing | None
+    held: Holding | None
     connect_s: float
 
     def close(self) -> None:
@@ -69,7 +59,8 @@ def enter(
         trainer: The trainer.
         preparation: The connections, which are taken.
         holding: What the worker has. A member that is behind is put to the step of the others, and
-            holds no state until it has caught up ([Note: joining without holding anyone up]).
+            holds no state of that step until it has caught up ([Note: joining without holding
+            anyone up]); `Entry.held` says what it has meanwhile.
         superseded: Whether a newer generation has been announced.
 
     Returns:
@@ -99,10 +90,7 @@ def enter(
             holding.step, holding.has_state = step, False
         return entry
     _drop(entry, replication)
-    if entry is not None and isinstance(entry.copying, Incoming):
-        holding.has_state = False  # what was there may be half overwritten
-    trainer.begin_catching_up(None)
-    holding.has_state = all(has for (has,) in partition.gather_doubles([float(holding.has_state)]))
+    trainer.begin_catching_up(None)  # nothing of the copy is in the place of what it holds
     return error or "Another worker of this partition group could not enter the generation."
 
 
@@ -132,6 +120,7 @@ def _compare(
     sources = tuple(rank for rank, step in enumerate(steps) if step == newest)
     listeners = [rank for rank, step in enumerate(steps) if step != newest]
     copying: Incoming | Outgoing | None = None
+    held: Holding | None = None
     if listeners:
         copies = replication.open_copies(superseded)
         states = state_tensors(trainer.model, trainer.optimizer)
@@ -147,6 +136,7 @@ def _compare(
             )
             trainer.wait_before_updates(copying.wait_until_taken)
         else:
-            copying = Incoming(states, copies, sources)
-            trainer.begin_catching_up(CatchUp(copying))
-    return int(newest), Entry(replication, position, sources, copying, connect_s)
+            held = replace(holding)
+            copying = Incoming(states, copies, sources, beside=held.has_state)
+            trainer.begin_catching_up(CatchUp(copying, int(newest), held))
+    return int(newest), Entry(replication, position, sources, copying, held, connect_s)

@@ -22,7 +22,8 @@ from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.elastic.patience import Patience
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import Checkpointer
-from mics_core.engine.entering import Entry, Holding, enter
+from mics_core.engine.entering import Entry, enter
+from mics_core.engine.holding import Holding
 from mics_core.engine.membership import Membership
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.summary import StepCommit
@@ -193,6 +194,7 @@ class _Loop:
             if isinstance(outcome, StepBroken):
                 # Close before anything else: peers that wait for this worker fail at once then.
                 entry.close()
+                self._fall_back(entry)
                 logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
                 self._broken(outcome.generation, outcome.step, outcome.error)
                 return None
@@ -221,7 +223,15 @@ class _Loop:
         following = self._plan(outcome.pending_generation)
         if following.writes_checkpoint:
             self._write_checkpoint(plan, entry, outcome)
+        self._fall_back(entry)
         return following
+
+    def _fall_back(self, entry: Entry) -> None:
+        """Take stock where a generation ends: who has not caught up has what it held meanwhile."""
+        held, holding = entry.held, self._holding
+        if held is not None and held.has_state and not holding.has_state:
+            holding.step, holding.has_state = held.step, True
+            self._trainer.committed_steps = held.step
 
     def _keep_durable(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
         """Take care of checkpoints at the boundary after a committed step."""

@@ -157,6 +157,7 @@ class Trainer:
                 0.0 if error else self._units.gradients.square_norm(),
                 self._units.waits.take(),
                 self._units.waits_across.take(),
+                float(self._catch_up is None or self._catch_up.has_received),
                 *Summary.flatten(rows, replication.size),
             ]
         )
@@ -164,7 +165,7 @@ class Trainer:
             self._units.end_step()
             error = error or "Another worker of this partition group lost its replication group."
             return StepBroken(step, replication.member.generation, error)
-        groups = combine_groups([vote[4:] for vote in votes], replication.size)
+        groups = combine_groups([vote[5:] for vote in votes], replication.size)
         # Every member divides by the same count, so that their shards stay equal to the bit.
         total = combine(groups)
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
@@ -175,6 +176,8 @@ class Trainer:
             self._apply(step, scale, listened=listens)
         else:
             self._catch_up.keep(step, scale, self._units.gradients.flat)
+            if all(has_received for _, _, _, _, has_received, *_ in votes):
+                self._catch_up.all_have_received()
             self._units.end_step()
         return StepCommit(
             step=step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.copying import Incoming
+from mics_core.engine.holding import Holding
 from mics_core.errors import ReplicationError
 
 pytestmark = pytest.mark.pure
@@ -18,9 +20,14 @@ class Arriving:
     """A copy that is complete when the test says so, or when somebody waits for it."""
 
     def __init__(self, error: str = ""):
-        self.is_complete = False
+        self.is_complete = self.is_in_place = False
         self.waits = 0
         self._error = error
+
+    def put_in_place(self) -> None:
+        assert self.is_complete
+        assert not self.is_in_place
+        self.is_in_place = True
 
     def wait(self) -> None:
         self.waits += 1
@@ -29,8 +36,11 @@ class Arriving:
         self.is_complete = True
 
 
-def catch_up_with(incoming: Arriving) -> CatchUp:
-    return CatchUp(cast("Incoming", incoming))
+def catch_up_with(incoming: Arriving, held: Holding | None = None) -> CatchUp:
+    """A way from step 0 on, of a worker whose group has received."""
+    catch_up = CatchUp(cast("Incoming", incoming), 0, held or Holding(0, has_state=False))
+    catch_up.all_have_received()
+    return catch_up
 
 
 def keep(catch_up: CatchUp, *steps: int) -> None:
@@ -51,6 +61,34 @@ def test_what_is_kept_is_applied_in_order_a_few_at_a_time() -> None:
     assert [(kept.step, kept.scale) for kept in taken] == [(step, 0.5) for step in range(7)]
     assert all(torch.equal(kept.values, torch.full((3,), float(kept.step))) for kept in taken)
     assert catch_up.has_arrived
+
+
+@pytest.mark.parametrize("older", [Holding(4, has_state=True), Holding(0, has_state=False)])
+def test_older_states_stay_until_all_workers_of_the_group_have_received(older: Holding) -> None:
+    incoming, held = Arriving(), replace(older)
+    catch_up = CatchUp(cast("Incoming", incoming), 5, held)
+    keep(catch_up, 5)
+    assert not catch_up.has_received
+    incoming.is_complete = True
+    assert catch_up.has_received
+    keep(catch_up, 6)
+    assert (catch_up.take(), held, incoming.is_in_place) == ([], older, False)
+    catch_up.all_have_received()
+    assert held == older
+    assert [kept.step for kept in catch_up.take()] == [5, 6]
+    assert incoming.is_in_place
+    assert held == Holding(7, has_state=True)
+
+
+def test_what_is_held_follows_what_is_applied() -> None:
+    incoming, held = Arriving(), Holding(0, has_state=False)
+    catch_up = catch_up_with(incoming, held)
+    keep(catch_up, *range(6))
+    incoming.is_complete = True
+    catch_up.take()
+    assert held == Holding(4, has_state=True)
+    catch_up.take()
+    assert held == Holding(6, has_state=True)
 
 
 def test_what_is_kept_does_not_follow_the_buffer_of_the_next_step() -> None:
