@@ -11,6 +11,8 @@ is behind takes part in the exchanges of every step too, with no micro-batches a
 zero. So it receives the reduced gradient of each step; it keeps them, and when the snapshot is
 there it applies them in order. That brings it to the bits of its peers. It says so in the summary
 of the step that it can apply at once, and from the next one on it takes its share of micro-batches.
+Where a copy takes longer than there is memory for gradients it says that in the summary too, and at
+the end of that step all wait for the copy.
 
 [Note: states are whole at any moment]
 A group that is a step behind may soon be the only one that holds states at all, if those that send
@@ -26,7 +28,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import zip_longest
 
 import torch
@@ -156,6 +158,10 @@ class Incoming:
             return False
         self._received.result()
         return True
+
+    def is_over_within(self, limit_s: float) -> bool:
+        """Wait for a while; return whether all is there, or a source was lost."""
+        return bool(wait([self._received], limit_s).done)
 
     def wait(self) -> None:
         """Wait until all is there.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.engine.catch_up import CatchUp
+from mics_core.engine.catch_up import CatchUp, most_kept_bytes
 from mics_core.engine.copying import Incoming, Outgoing
 from mics_core.engine.holding import Holding
 from mics_core.engine.preparing import Preparation
@@ -109,7 +109,7 @@ def _compare(
     connect_s: float,
 ) -> tuple[int, Entry]:
     """Find out who holds the newest states, and begin to copy them to all others."""
-    position = replication.rank
+    position, partition = replication.rank, trainer.partition
     mine = float(holding.step) if holding.has_state else -1.0
     steps = [row[0] for row in replication.gather_doubles([mine], superseded)]
     newest = max(steps)
@@ -138,5 +138,6 @@ def _compare(
         else:
             held = replace(holding)
             copying = Incoming(states, copies, sources, beside=held.has_state)
-            trainer.begin_catching_up(CatchUp(copying, int(newest), held))
+            most = most_kept_bytes(trainer.gradient_bytes, partition.nodes.count(partition.node))
+            trainer.begin_catching_up(CatchUp(copying, int(newest), held, most))
     return int(newest), Entry(replication, position, sources, copying, held, connect_s)

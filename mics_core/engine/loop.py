@@ -25,6 +25,7 @@ from mics_core.engine.checkpoint import Checkpointer
 from mics_core.engine.entering import Entry, enter
 from mics_core.engine.holding import Holding
 from mics_core.engine.membership import Membership
+from mics_core.engine.pausing import wait_for_copy
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import StepBroken, Trainer
@@ -212,8 +213,12 @@ class _Loop:
                 has_entered = True
             membership.committed(outcome, took_s)
             self._keep_durable(plan, entry, outcome)
-            if holding.step < self._last_step and outcome.pending_generation > plan.number:
+            if holding.step == self._last_step:
+                break
+            if outcome.pending_generation > plan.number:
                 return self._switch(plan, entry, outcome)
+            if outcome.waits_for_copy:
+                wait_for_copy(trainer, entry.replication, partial(self._is_superseded, plan.number))
         return Ending.FINISHED
 
     def _switch(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> GenerationPlan:

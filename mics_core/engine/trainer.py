@@ -138,8 +138,7 @@ class Trainer:
         error = ""
         if self._catch_up is not None:
             error = self._advance(self._catch_up)
-        behind = float(self._catch_up is not None)
-        report = _Report(pending_generation, checkpoint, behind)
+        report = _Report(pending_generation, checkpoint, *self._place_behind)
         listens = replication.rank not in active
         self._units.begin_step(active)
         if listens:
@@ -191,6 +190,7 @@ class Trainer:
             pending_generation=int(total.pending_generation),
             checkpoint=total.checkpoint,
             up_to_date=tuple(rank for rank, group in enumerate(groups) if not group.behind),
+            waits_for_copy=bool(total.full),
             waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
             waited_across_s=min(waited_s for _, _, _, waited_s, *_ in votes),
         )
@@ -219,9 +219,26 @@ class Trainer:
         """Set how this worker comes to its peers' states; none if it has them."""
         self._catch_up = catch_up
 
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of this worker's gradient."""
+        return self._units.gradients.flat.nbytes
+
+    def must_wait_for_copy(self, limit_s: float) -> bool:
+        """Wait a while for a copy that this worker needs to train on; whether it still does."""
+        return self._catch_up is not None and self._catch_up.must_wait(limit_s)
+
     def wait_before_updates(self, wait: Callable[[], None]) -> None:
         """Set what the next update waits for: somebody still reads the states."""
         self._wait_for_readers = wait
+
+    @property
+    def _place_behind(self) -> tuple[float, float]:
+        """Whether this worker is behind, and as far as may be, for the summary of a step."""
+        catch_up = self._catch_up
+        if catch_up is None:
+            return 0.0, 0.0
+        return 1.0, float(catch_up.will_be_full(self.gradient_bytes))
 
     def _advance(self, catch_up: CatchUp) -> str:
         """Apply kept gradients if the copy is there; return what went wrong."""
@@ -383,6 +400,7 @@ class _Report:
     pending_generation: int
     checkpoint: float
     behind: float
+    full: float
 
 
 def _summary(
@@ -399,6 +417,7 @@ def _summary(
         pending_generation=report.pending_generation,
         checkpoint=report.checkpoint,
         behind=report.behind,
+        full=report.full,
     ).as_vector()
 
 
