@@ -26,7 +26,7 @@ from mics_core.engine.entering import Entry, enter
 from mics_core.engine.holding import Holding
 from mics_core.engine.membership import Membership
 from mics_core.engine.pausing import wait_for_copy
-from mics_core.engine.preparing import Preparation
+from mics_core.engine.preparing import Preparation, Preparations
 from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import StepBroken, Trainer
 from mics_core.errors import ReplicationError
@@ -101,7 +101,7 @@ class _Loop:
         self._holding = Holding(trainer.committed_steps, has_state)
         self._last_step = trainer.spec.training.steps
         self._patience = Patience(options.silence_s, options.collective_timeout_s)
-        self._preparation: Preparation | None = None
+        self._preparations = Preparations(self._prepare)
         self._checkpointer = Checkpointer(
             trainer.spec.checkpoint, trainer.partition, membership.group_id, membership.checkpointed
         )
@@ -127,11 +127,9 @@ class _Loop:
             if position is None:
                 self._checkpointer.close()
                 return Ending.LEFT
-            preparation = self._prepare(plan, position)
-            self._preparation = None  # it is taken
             entry = enter(
                 self._trainer,
-                preparation,
+                self._preparations.take(plan, position),
                 self._holding,
                 superseded=partial(self._is_superseded, plan.number),
             )
@@ -158,8 +156,7 @@ class _Loop:
 
     def close(self) -> None:
         """End the threads."""
-        if self._preparation is not None:
-            self._preparation.drop()
+        self._preparations.drop()
         self._trainer.close()
 
     def _run_steps(
@@ -271,23 +268,18 @@ class _Loop:
             return
         position = plan.position_of(self._membership.group_id)
         if position is not None:
-            self._prepare(plan, position)
+            self._preparations.begin(plan, position)
 
     def _prepare(self, plan: GenerationPlan, position: int) -> Preparation:
-        """Return connections to the members of a generation: those begun before, or new ones."""
-        if self._preparation is not None and self._preparation.number == plan.number:
-            return self._preparation
-        if self._preparation is not None:
-            self._preparation.drop()
+        """Begin to connect to the members of a generation."""
         partition = self._trainer.partition
         size = len(plan.groups)
-        self._preparation = Preparation(
+        return Preparation(
             plan,
             Member(plan.number, partition.rank, position, size, node=partition.node),
             superseded=partial(self._is_superseded, plan.number),
             timeout_s=self._options.collective_timeout_s,
         )
-        return self._preparation
 
     def _has_lost_member(self, number: int) -> bool:
         """Whether the generation's step cannot be committed; asked before every micro-batch."""
