@@ -31,7 +31,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from mics_core.data.samples import IGNORED_LABEL, Samples
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE, CheckpointReport
 from mics_core.engine.optimizer import learning_rate
+from mics_core.engine.reporting import Report, summary_of
 from mics_core.engine.state import local_tensor
 from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
 from mics_core.engine.units import UnitDriver
@@ -138,11 +139,14 @@ class Trainer:
         error = ""
         if self._catch_up is not None:
             error = self._advance(self._catch_up)
-        report = _Report(pending_generation, checkpoint, *self._place_behind)
+        report = Report(pending_generation, checkpoint)
+        if self._catch_up is not None:
+            full = self._catch_up.will_be_full(self.gradient_bytes)
+            report = replace(report, behind=1.0, full=float(full))
         listens = replication.rank not in active
         self._units.begin_step(active)
         if listens:
-            self._units.listen(replication, _summary(None, 0, [], report))
+            self._units.listen(replication, summary_of(None, 0, [], report))
         elif not self._run_micro_batches(step, replication, active, report, has_lost_member):
             self._units.give_up()
             return StepBroken(
@@ -232,14 +236,6 @@ class Trainer:
         """Set what the next update waits for: somebody still reads the states."""
         self._wait_for_readers = wait
 
-    @property
-    def _place_behind(self) -> tuple[float, float]:
-        """Whether this worker is behind, and as far as may be, for the summary of a step."""
-        catch_up = self._catch_up
-        if catch_up is None:
-            return 0.0, 0.0
-        return 1.0, float(catch_up.will_be_full(self.gradient_bytes))
-
     def _advance(self, catch_up: CatchUp) -> str:
         """Apply kept gradients if the copy is there; return what went wrong."""
         try:
@@ -268,7 +264,7 @@ class Trainer:
         step: int,
         replication: ReplicationGroup,
         active: Sequence[int],
-        report: _Report,
+        report: Report,
         has_lost_member: Callable[[], bool],
     ) -> bool:
         """Run this worker's part of the group's micro-batches and start both hops.
@@ -303,7 +299,7 @@ class Trainer:
             num_tokens += batch.num_tokens
             offsets += [position - step * training.global_batch_size for position in positions]
             if is_last:
-                summary = _summary(loss_sum, num_tokens, offsets, report)
+                summary = summary_of(loss_sum, num_tokens, offsets, report)
                 self._units.begin_last_backward(replication, summary)
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
@@ -391,34 +387,6 @@ def _wait_for_nobody() -> None:
 def _needs_mask(model: nn.Module) -> bool:
     mask = inspect.signature(model.forward).parameters.get("attention_mask")
     return mask is not None and mask.default is inspect.Parameter.empty
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """What a worker says of itself in the summary of a step, beside what it has computed."""
-
-    pending_generation: int
-    checkpoint: float
-    behind: float
-    full: float
-
-
-def _summary(
-    loss_sum: torch.Tensor | None, num_tokens: int, offsets: list[int], report: _Report
-) -> Callable[[], list[float]]:
-    """Return what computes a worker's summary: on a GPU it waits for the loss, so not at once."""
-    return lambda: Summary(
-        loss_sum=loss_sum.item() if loss_sum is not None else 0.0,
-        num_tokens=num_tokens,
-        num_samples=len(offsets),
-        first_offset=min(offsets, default=math.inf),
-        offset_sum=sum(offsets),
-        offset_square_sum=sum(offset * offset for offset in offsets),
-        pending_generation=report.pending_generation,
-        checkpoint=report.checkpoint,
-        behind=report.behind,
-        full=report.full,
-    ).as_vector()
 
 
 def _run_of(group: Summary) -> tuple[int, int]:
