@@ -73,7 +73,7 @@ class ReplicationBroke:
     """A worker's replication group broke.
 
     Args:
-        has_state: Whether its partition group still holds the whole states of one step; a copy
+        has_state: Whether its partition group holds the whole states of one step; a newcomer's copy
             that broke in the middle leaves none.
     """
 

@@ -10,6 +10,9 @@ store does not ask. It is a `torch.distributed.Store`, so gloo's process groups 
 Keys are written once. So a client may keep what it has seen: it takes all values beside the one
 that it asks for, and gloo's questions for one peer after the other cost a few requests instead of
 one each. Counters (`add`) change, and are asked for each time.
+
+Whoever reaches the port can send anything. What is no request in its turn ends that connection, and
+what it asks for is looked at before it is kept, since others are told of it.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ _ANSWER = timedelta(seconds=5)
 """A host that lives answers at once, but to those that wait for keys."""
 _CONNECT_S = 2.0
 _BACKLOG = 1024
-_LARGEST = 1 << 30
+_LARGEST = 1 << 24
+"""Longest request; less than what the first bytes of other protocols would be as a length."""
+_LARGEST_COUNT = 1 << 63
 _LENGTH = struct.Struct("!I")
 
 _SET, _WAIT, _ADD, _CHECK, _DELETE, _COUNT, _DONE, _REFUSED = (bytes([code]) for code in range(8))
@@ -142,7 +147,7 @@ class _Server:
                 client.received += data
                 for parts in _taken(client.received):
                     self._answer(client, parts)
-        except (OSError, ValueError):
+        except Exception:  # whatever it sends, only its own connection ends
             self._drop(client)
 
     def _drop(self, client: _Client) -> None:
@@ -152,6 +157,8 @@ class _Server:
             client.socket.close()
 
     def _answer(self, client: _Client, parts: list[bytes]) -> None:
+        if client in self._waiting or client.to_send:
+            raise ValueError("a client asks before it has taken its answer")
         match parts:
             case [op, *pairs] if op == _SET and len(pairs) % 2 == 0:
                 self._set(client, pairs[::2], pairs[1::2])
@@ -160,7 +167,10 @@ class _Server:
                 self._waiting.add(client)
                 self._let_go(client)
             case [op, key, amount] if op == _ADD:
-                self._counters[key] = self._counters.get(key, 0) + int(amount)
+                count = self._counters.get(key, 0) + int(amount)
+                if abs(count) >= _LARGEST_COUNT:
+                    raise ValueError("a counter is too large")
+                self._counters[key] = count
                 self._send(client, _DONE, b"%d" % self._counters[key])
                 self._let_all_go()
             case [op, *keys] if op == _CHECK:
@@ -173,6 +183,8 @@ class _Server:
                 raise ValueError(parts)
 
     def _set(self, client: _Client, keys: list[bytes], values: list[bytes]) -> None:
+        for key in keys:
+            key.decode()  # as those do who are told of it
         for key, value in zip(keys, values, strict=True):
             if self._values.get(key, value) != value or key in self._counters:
                 self._send(client, _REFUSED, b"%s has another value already" % key)
@@ -387,6 +399,8 @@ def _packed(parts: Sequence[bytes]) -> bytes:
 def _parts(body: bytes) -> list[bytes]:
     parts, at = [], 0
     while at < len(body):
+        if len(body) - at < _LENGTH.size:
+            raise ValueError("a message ends within the length of a part")
         (length,) = _LENGTH.unpack_from(body, at)
         at += _LENGTH.size
         if at + length > len(body):

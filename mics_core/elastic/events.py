@@ -100,7 +100,8 @@ class GroupBroken:
     """A replication group of a generation broke under a living group.
 
     Args:
-        holds_state: Whether others could still copy from it; not if a copy broke half-way.
+        holds_state: Whether others could still copy from it; not if a newcomer's copy broke
+            half-way.
     """
 
     group_id: int

@@ -11,6 +11,16 @@ is behind takes part in the exchanges of every step too, with no micro-batches a
 zero. So it receives the reduced gradient of each step; it keeps them, and when the snapshot is
 there it applies them in order. That brings it to the bits of its peers. It says so in the summary
 of the step that it can apply at once, and from the next one on it takes its share of micro-batches.
+Where a copy takes longer than there is memory for gradients it says that in the summary too, and at
+the end of that step all wait for the copy.
+
+[Note: states are whole at any moment]
+A group that is a step behind may soon be the only one that holds states at all, if those that send
+it newer ones die. So it receives beside its own, in the host's memory, and its workers put the copy
+in place together, once each has told the others in the vote of a step that its part is there. From
+then on they apply the same kept gradients in the same step. So what they have is whole, of one step
+or another, whenever the generation ends, and they go on from there. A newcomer has nothing to lose:
+the copy goes straight to its place, which spares the memory.
 """
 
 from __future__ import annotations
@@ -18,7 +28,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import zip_longest
 
 import torch
@@ -112,13 +122,23 @@ class Incoming:
     """Receives the states.
 
     Args:
-        tensors: The states, which are overwritten.
+        tensors: The states, which `put_in_place` overwrites.
         copies: The connections.
         sources: Ranks of the members that hold them.
+        beside: Whether the states must stay as they are until then; without, they are undefined.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor], copies: Copies, sources: Sequence[int]):
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],
+        copies: Copies,
+        sources: Sequence[int],
+        *,
+        beside: bool = False,
+    ):
         self._tensors = list(tensors)
+        self._beside = beside
+        self._rows: list[torch.Tensor] = []
         self._copies = copies
         self._sources = tuple(sources)
         self._lock = threading.Lock()
@@ -139,6 +159,10 @@ class Incoming:
         self._received.result()
         return True
 
+    def is_over_within(self, limit_s: float) -> bool:
+        """Wait for a while; return whether all is there, or a source was lost."""
+        return bool(wait([self._received], limit_s).done)
+
     def wait(self) -> None:
         """Wait until all is there.
 
@@ -146,6 +170,13 @@ class Incoming:
             ReplicationError: A source was lost.
         """
         self._received.result()
+
+    def put_in_place(self) -> None:
+        """Put what was received in the place of the states; all must be there."""
+        for tensor, row in zip(self._tensors, self._rows, strict=True):
+            if tensor.data_ptr() != row.data_ptr():
+                tensor.detach().copy_(row.view(tensor.shape))
+        self._rows = []
 
     def close(self) -> None:
         """Write no more into the states; what still arrives is thrown away."""
@@ -156,11 +187,7 @@ class Incoming:
     def _receive(self) -> None:
         number = len(self._sources)
         parts = [_pieces_of(self._tensors, source, number) for source in range(number)]
-        # Tensors that are no plain row of numbers are put together beside themselves.
-        rows = [
-            tensor.detach().view(-1) if tensor.is_contiguous() else tensor.new_empty(tensor.numel())
-            for tensor in self._tensors
-        ]
+        rows = [self._row_for(tensor) for tensor in self._tensors]
         # One piece of each source at a time, so that all of them send at once.
         for turn in zip_longest(*parts):
             pieces = [
@@ -179,10 +206,14 @@ class Incoming:
                     raise ReplicationError("The copy of the model states was given up.")
                 for buffer, (_, index, part) in zip(buffers, pieces, strict=True):
                     rows[index][part.start : part.stop].copy_(buffer)
-        with self._lock:
-            for tensor, row in zip(self._tensors, rows, strict=True):
-                if not tensor.is_contiguous() and not self._is_closed:
-                    tensor.detach().copy_(row.view(tensor.shape))
+        self._rows = rows
+
+    def _row_for(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._beside:
+            return torch.empty(tensor.numel(), dtype=tensor.dtype)
+        # A tensor that is no plain row of numbers is put together beside itself.
+        plain = tensor.is_contiguous()
+        return tensor.detach().view(-1) if plain else tensor.new_empty(tensor.numel())
 
 
 _Piece = tuple[int, range]

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.engine.catch_up import CatchUp
+from mics_core.engine.catch_up import CatchUp, most_kept_bytes
 from mics_core.engine.copying import Incoming, Outgoing
+from mics_core.engine.holding import Holding
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.state import buffer_places, state_tensors
 from mics_core.engine.trainer import Trainer
 from mics_core.errors import PartitionBrokenError, ReplicationError
 
-__all__ = ["Entry", "Holding", "enter"]
+__all__ = ["Entry", "enter"]
 
 _LEAST_SILENCE_S = 5.0
 """A busy machine may wake a process up late."""
-
-
-@dataclass(slots=True)
-class Holding:
-    """What a worker has: the same on all workers of its partition group.
-
-    Args:
-        step: The next step.
-        has_state: Whether its states are those that this step begins with.
-    """
-
-    step: int
-    has_state: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +30,7 @@ class Entry:
         position: Its partition group's place in the generation.
         active: Places of the groups that take micro-batches from the first step on.
         copying: The copy of the states that goes on beside the steps, if there is one.
+        held: What the worker has while it catches up with the others; none if it need not.
         connect_s: Seconds that it took to connect, as far as that was not done before, and to meet:
             the wait for members that come later is included.
     """
@@ -50,6 +39,7 @@ class Entry:
     position: int
     active: tuple[int, ...]
     copying: Incoming | Outgoing | None
+    held: Holding | None
     connect_s: float
 
     def close(self) -> None:
@@ -73,7 +63,8 @@ def enter(
         trainer: The trainer.
         preparation: The connections, which are taken.
         holding: What the worker has. A member that is behind is put to the step of the others, and
-            holds no state until it has caught up ([Note: joining without holding anyone up]).
+            holds no state of that step until it has caught up ([Note: joining without holding
+            anyone up]); `Entry.held` says what it has meanwhile.
         superseded: Whether a newer generation has been announced.
         silence_s: Time limit of the exchange in which they compare what they hold: all are there.
 
@@ -105,10 +96,7 @@ def enter(
             holding.step, holding.has_state = step, False
         return entry
     _drop(entry, replication)
-    if entry is not None and isinstance(entry.copying, Incoming):
-        holding.has_state = False  # what was there may be half overwritten
-    trainer.begin_catching_up(None)
-    holding.has_state = all(has for (has,) in partition.gather_doubles([float(holding.has_state)]))
+    trainer.begin_catching_up(None)  # nothing of the copy is in the place of what it holds
     return error or "Another worker of this partition group could not enter the generation."
 
 
@@ -127,7 +115,7 @@ def _compare(
     connect_s: float,
 ) -> tuple[int, Entry]:
     """Find out who holds the newest states, and begin to copy them to all others."""
-    position = replication.rank
+    position, partition = replication.rank, trainer.partition
     mine = float(holding.step) if holding.has_state else -1.0
     steps = [row[0] for row in replication.gather_doubles([mine], superseded)]
     newest = max(steps)
@@ -138,6 +126,7 @@ def _compare(
     sources = tuple(rank for rank, step in enumerate(steps) if step == newest)
     listeners = [rank for rank, step in enumerate(steps) if step != newest]
     copying: Incoming | Outgoing | None = None
+    held: Holding | None = None
     if listeners:
         copies = replication.open_copies(superseded)
         states = state_tensors(trainer.model, trainer.optimizer)
@@ -153,6 +142,8 @@ def _compare(
             )
             trainer.wait_before_updates(copying.wait_until_taken)
         else:
-            copying = Incoming(states, copies, sources)
-            trainer.begin_catching_up(CatchUp(copying))
-    return int(newest), Entry(replication, position, sources, copying, connect_s)
+            held = replace(holding)
+            copying = Incoming(states, copies, sources, beside=held.has_state)
+            most = most_kept_bytes(trainer.gradient_bytes, partition.nodes.count(partition.node))
+            trainer.begin_catching_up(CatchUp(copying, int(newest), held, most))
+    return int(newest), Entry(replication, position, sources, copying, held, connect_s)

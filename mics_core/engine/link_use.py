@@ -12,7 +12,7 @@ from threading import Condition
 __all__ = ["LinkUse"]
 
 _PATIENCE = 1.5
-"""One that takes longer than the one before by this factor may itself wait for the copy."""
+"""One that takes longer than the one before by this factor waits for something else than links."""
 _FIRST_S = 0.1
 
 
@@ -40,8 +40,7 @@ class LinkUse:
     def wait_until_free(self) -> None:
         """Wait for the end of the second hop that is under way, but not much longer than usual.
 
-        A member that keeps more gradients than it may waits for its copy while its peers wait for
-        it in the second hop: the copy must then go on.
+        One that waits for a member which is slow, or gone, leaves the links idle: the copy goes on.
         """
         with self._changed:
             while self._began is not None:

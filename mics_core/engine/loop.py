@@ -22,9 +22,11 @@ from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.elastic.patience import Patience
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import Checkpointer
-from mics_core.engine.entering import Entry, Holding, enter
+from mics_core.engine.entering import Entry, enter
+from mics_core.engine.holding import Holding
 from mics_core.engine.membership import Membership
-from mics_core.engine.preparing import Preparation
+from mics_core.engine.pausing import wait_for_copy
+from mics_core.engine.preparing import Preparation, Preparations
 from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import StepBroken, Trainer
 from mics_core.errors import ReplicationError
@@ -102,7 +104,7 @@ class _Loop:
         self._holding = Holding(trainer.committed_steps, has_state)
         self._last_step = trainer.spec.training.steps
         self._patience = Patience(options.silence_s, options.collective_timeout_s)
-        self._preparation: Preparation | None = None
+        self._preparations = Preparations(self._prepare)
         self._checkpointer = Checkpointer(
             trainer.spec.checkpoint, trainer.partition, membership.group_id, membership.checkpointed
         )
@@ -130,11 +132,9 @@ class _Loop:
                 return Ending.LEFT
             self._patience.heard(plan.usual_step_s)
             self._wait_long()
-            preparation = self._prepare(plan, position)
-            self._preparation = None  # it is taken
             entry = enter(
                 self._trainer,
-                preparation,
+                self._preparations.take(plan, position),
                 self._holding,
                 superseded=partial(self._is_superseded, plan.number),
                 silence_s=self._options.silence_s,
@@ -161,8 +161,7 @@ class _Loop:
 
     def close(self) -> None:
         """End the threads."""
-        if self._preparation is not None:
-            self._preparation.drop()
+        self._preparations.drop()
         self._trainer.close()
 
     def _run_steps(
@@ -198,6 +197,7 @@ class _Loop:
             if isinstance(outcome, StepBroken):
                 # Close before anything else: peers that wait for this worker fail at once then.
                 entry.close()
+                self._fall_back(entry)
                 logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
                 self._broken(outcome.generation, outcome.step, outcome.error)
                 return None
@@ -215,8 +215,12 @@ class _Loop:
                 has_entered = True
             membership.committed(outcome, took_s)
             self._keep_durable(plan, entry, outcome)
-            if holding.step < self._last_step and outcome.pending_generation > plan.number:
+            if holding.step == self._last_step:
+                break
+            if outcome.pending_generation > plan.number:
                 return self._switch(plan, entry, outcome)
+            if outcome.waits_for_copy:
+                wait_for_copy(trainer, entry.replication, partial(self._is_superseded, plan.number))
         return Ending.FINISHED
 
     def _switch(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> GenerationPlan:
@@ -226,6 +230,7 @@ class _Loop:
         following = self._plan(outcome.pending_generation)
         if following.writes_checkpoint:
             self._write_checkpoint(plan, entry, outcome)
+        self._fall_back(entry)
         return following
 
     def _wait_long(self) -> None:
@@ -235,6 +240,13 @@ class _Loop:
         supervisor evicts that one in time; this limit is for a group that nobody else waits for.
         """
         self._trainer.partition.limit_collectives(_BETWEEN_GENERATIONS * self._patience.ceiling_s)
+
+    def _fall_back(self, entry: Entry) -> None:
+        """Take stock where a generation ends: who has not caught up has what it held meanwhile."""
+        held, holding = entry.held, self._holding
+        if held is not None and held.has_state and not holding.has_state:
+            holding.step, holding.has_state = held.step, True
+            self._trainer.committed_steps = held.step
 
     def _keep_durable(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
         """Take care of checkpoints at the boundary after a committed step."""
@@ -269,24 +281,19 @@ class _Loop:
             return
         position = plan.position_of(self._membership.group_id)
         if position is not None:
-            self._prepare(plan, position)
+            self._preparations.begin(plan, position)
 
     def _prepare(self, plan: GenerationPlan, position: int) -> Preparation:
-        """Return connections to the members of a generation: those begun before, or new ones."""
-        if self._preparation is not None and self._preparation.number == plan.number:
-            return self._preparation
-        if self._preparation is not None:
-            self._preparation.drop()
+        """Begin to connect to the members of a generation."""
         partition = self._trainer.partition
         size = len(plan.groups)
-        self._preparation = Preparation(
+        return Preparation(
             plan,
             Member(plan.number, partition.rank, position, size, node=partition.node),
             superseded=partial(self._is_superseded, plan.number),
             timeout_s=self._patience.ceiling_s,
             missing=partial(self._membership.missed, plan.number),
         )
-        return self._preparation
 
     def _has_lost_member(self, number: int) -> bool:
         """Whether the generation's step cannot be committed; asked before every micro-batch."""

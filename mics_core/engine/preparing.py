@@ -6,7 +6,9 @@ Its members connect in between, in the background, each as soon as it has heard:
 belong to nobody's step. They say nothing about entering. At the boundary each member tells the
 store that it is there and waits for all others, and the first exchange follows. Who hears of the
 generation at the boundary alone connects there, and a newcomer as soon as it is ready. If another
-generation is announced meanwhile, what was connected is dropped.
+generation is announced meanwhile, what was connected is dropped. What a member has told a store
+stands, though, so that it cannot connect to one generation twice: who still has to go through an
+older generation keeps what it has begun of the newer one.
 
 Where groups join, the connections for the copy of the model states are made in the same way.
 """
@@ -20,7 +22,7 @@ from threading import Event, Thread
 from mics_core.comm.replication import Member, ReplicationGroup, connect
 from mics_core.elastic.plan import GenerationPlan
 
-__all__ = ["Preparation"]
+__all__ = ["Preparation", "Preparations"]
 
 
 class Preparation:
@@ -88,6 +90,36 @@ class Preparation:
             )
         except BaseException as error:
             self._connected.set_exception(error)
+
+
+class Preparations:
+    """One worker's connections to the generations that it has heard of and not entered yet.
+
+    Args:
+        build: Begins to connect to a generation, in which the group has this position.
+    """
+
+    def __init__(self, build: Callable[[GenerationPlan, int], Preparation]):
+        self._build = build
+        self._begun: dict[int, Preparation] = {}
+
+    def begin(self, plan: GenerationPlan, position: int) -> None:
+        """Begin to connect to a generation, unless that was done, and drop older ones."""
+        for number in [number for number in self._begun if number < plan.number]:
+            self._begun.pop(number).drop()
+        if plan.number not in self._begun:
+            self._begun[plan.number] = self._build(plan, position)
+
+    def take(self, plan: GenerationPlan, position: int) -> Preparation:
+        """Return the connections to a generation, which are the caller's: those begun, or new."""
+        self.begin(plan, position)
+        return self._begun.pop(plan.number)
+
+    def drop(self) -> None:
+        """Drop all."""
+        for preparation in self._begun.values():
+            preparation.drop()
+        self._begun.clear()
 
 
 def _close(connected: Future[ReplicationGroup]) -> None:

@@ -27,6 +27,7 @@ class Summary:
         pending_generation: Highest generation number heard of.
         checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
         behind: 1 if a worker does not hold the states that this step ends with.
+        full: 1 if a worker that is behind may keep no more gradients after this step's.
     """
 
     loss_sum: float
@@ -38,6 +39,7 @@ class Summary:
     pending_generation: float
     checkpoint: float
     behind: float
+    full: float
 
     def as_vector(self) -> list[float]:
         """Return the fields as doubles; counts stay exact up to 2⁵³."""
@@ -81,6 +83,7 @@ def combine(parts: Sequence[Summary]) -> Summary:
         pending_generation=max(part.pending_generation for part in parts),
         checkpoint=min(part.checkpoint for part in parts),
         behind=max(part.behind for part in parts),
+        full=max(part.full for part in parts),
     )
 
 
@@ -126,6 +129,7 @@ class StepCommit:
         pending_generation: Highest generation number that anyone has heard of.
         checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
         up_to_date: Places in the generation of the groups that hold the states after this step.
+        waits_for_copy: Whether all groups wait after it, until one that is behind has its copy.
         waited_s: Seconds in which a worker of this group, on the mean, waited for collectives; none
             on a GPU, whose streams wait.
         waited_across_s: Seconds after its own backward in which that worker of this group waited
@@ -143,6 +147,7 @@ class StepCommit:
     pending_generation: int
     checkpoint: float
     up_to_date: tuple[int, ...]
+    waits_for_copy: bool = False
     waited_s: float | None = None
     waited_across_s: float = 0.0
 

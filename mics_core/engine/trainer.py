@@ -31,7 +31,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from mics_core.data.samples import IGNORED_LABEL, Samples
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE, CheckpointReport
 from mics_core.engine.optimizer import learning_rate
+from mics_core.engine.reporting import Report, summary_of
 from mics_core.engine.state import local_tensor
 from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
 from mics_core.engine.units import UnitDriver
@@ -138,12 +139,14 @@ class Trainer:
         error = ""
         if self._catch_up is not None:
             error = self._advance(self._catch_up)
-        behind = float(self._catch_up is not None)
-        report = _Report(pending_generation, checkpoint, behind)
+        report = Report(pending_generation, checkpoint)
+        if self._catch_up is not None:
+            full = self._catch_up.will_be_full(self.gradient_bytes)
+            report = replace(report, behind=1.0, full=float(full))
         listens = replication.rank not in active
         self._units.begin_step(active)
         if listens:
-            self._units.listen(replication, _summary(None, 0, [], report))
+            self._units.listen(replication, summary_of(None, 0, [], report))
         elif not self._run_micro_batches(step, replication, active, report, has_lost_member):
             self._units.give_up()
             return StepBroken(
@@ -157,6 +160,7 @@ class Trainer:
                 0.0 if error else self._units.gradients.square_norm(),
                 self._units.waits.take(),
                 self._units.waits_across.take(),
+                float(self._catch_up is None or self._catch_up.has_received),
                 *Summary.flatten(rows, replication.size),
             ]
         )
@@ -164,7 +168,7 @@ class Trainer:
             self._units.end_step()
             error = error or "Another worker of this partition group lost its replication group."
             return StepBroken(step, replication.member.generation, error)
-        groups = combine_groups([vote[4:] for vote in votes], replication.size)
+        groups = combine_groups([vote[5:] for vote in votes], replication.size)
         # Every member divides by the same count, so that their shards stay equal to the bit.
         total = combine(groups)
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
@@ -175,6 +179,8 @@ class Trainer:
             self._apply(step, scale, listened=listens)
         else:
             self._catch_up.keep(step, scale, self._units.gradients.flat)
+            if all(has_received for _, _, _, _, has_received, *_ in votes):
+                self._catch_up.all_have_received()
             self._units.end_step()
         return StepCommit(
             step=step,
@@ -188,6 +194,7 @@ class Trainer:
             pending_generation=int(total.pending_generation),
             checkpoint=total.checkpoint,
             up_to_date=tuple(rank for rank, group in enumerate(groups) if not group.behind),
+            waits_for_copy=bool(total.full),
             waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
             waited_across_s=min(waited_s for _, _, _, waited_s, *_ in votes),
         )
@@ -215,6 +222,15 @@ class Trainer:
     def begin_catching_up(self, catch_up: CatchUp | None) -> None:
         """Set how this worker comes to its peers' states; none if it has them."""
         self._catch_up = catch_up
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of this worker's gradient."""
+        return self._units.gradients.flat.nbytes
+
+    def must_wait_for_copy(self, limit_s: float) -> bool:
+        """Wait a while for a copy that this worker needs to train on; whether it still does."""
+        return self._catch_up is not None and self._catch_up.must_wait(limit_s)
 
     def wait_before_updates(self, wait: Callable[[], None]) -> None:
         """Set what the next update waits for: somebody still reads the states."""
@@ -248,7 +264,7 @@ class Trainer:
         step: int,
         replication: ReplicationGroup,
         active: Sequence[int],
-        report: _Report,
+        report: Report,
         has_lost_member: Callable[[], bool],
     ) -> bool:
         """Run this worker's part of the group's micro-batches and start both hops.
@@ -283,7 +299,7 @@ class Trainer:
             num_tokens += batch.num_tokens
             offsets += [position - step * training.global_batch_size for position in positions]
             if is_last:
-                summary = _summary(loss_sum, num_tokens, offsets, report)
+                summary = summary_of(loss_sum, num_tokens, offsets, report)
                 self._units.begin_last_backward(replication, summary)
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
@@ -371,32 +387,6 @@ def _wait_for_nobody() -> None:
 def _needs_mask(model: nn.Module) -> bool:
     mask = inspect.signature(model.forward).parameters.get("attention_mask")
     return mask is not None and mask.default is inspect.Parameter.empty
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """What a worker says of itself in the summary of a step, beside what it has computed."""
-
-    pending_generation: int
-    checkpoint: float
-    behind: float
-
-
-def _summary(
-    loss_sum: torch.Tensor | None, num_tokens: int, offsets: list[int], report: _Report
-) -> Callable[[], list[float]]:
-    """Return what computes a worker's summary: on a GPU it waits for the loss, so not at once."""
-    return lambda: Summary(
-        loss_sum=loss_sum.item() if loss_sum is not None else 0.0,
-        num_tokens=num_tokens,
-        num_samples=len(offsets),
-        first_offset=min(offsets, default=math.inf),
-        offset_sum=sum(offsets),
-        offset_square_sum=sum(offset * offset for offset in offsets),
-        pending_generation=report.pending_generation,
-        checkpoint=report.checkpoint,
-        behind=report.behind,
-    ).as_vector()
 
 
 def _run_of(group: Summary) -> tuple[int, int]:

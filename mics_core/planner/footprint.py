@@ -278,8 +278,9 @@ def _copies(model: ModelShape, layout: Layout, workload: Workload) -> float:
 
     A checkpoint's is kept until it is written, a join's until it is sent; each is divided among the
     groups. There are as few of them as the job allows when a run begins to grow. What a newcomer
-    keeps of gradients is not counted: until it has caught up it computes nothing, and has the room
-    of the passes for them.
+    keeps of gradients is not counted, nor are the newer states that a group which is a step behind
+    receives beside its own: until it has caught up it computes nothing, and has the room of the
+    passes for them.
     """
     kept = checkpointed_bytes_per_parameter(
         workload.precision, workload.optimizer, has_momentum=workload.has_momentum

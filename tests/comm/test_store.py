@@ -7,11 +7,14 @@ import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch._C._distributed_c10d import PrefixStore
 
 from mics_core.comm.store import MeetingStore, StoreHost, host_store
@@ -116,12 +119,45 @@ def test_nonsense_on_one_connection_disturbs_no_other(host: StoreHost) -> None:
         struct.pack("!I", 1 << 31),
         struct.pack("!II", 8, 99),
         b"\0\0\0\5\0\0\0\1\x09",
+        b"\0\0\0\3abc",  # no room for the length of a part
+        b"\x16\x03\x01\x02\0",  # as TLS begins
+        b"GET / HTTP/1.1\r\n",
+        message(b"\0", b"\xff", b"one"),  # no text
+        message(b"\2", b"n", b"1" + b"0" * 4000),
+        message(b"\1", b"never") + message(b"\5"),  # a question before the answer to another
     ):
         with socket.create_connection(("127.0.0.1", host.port), SOON_S) as stranger:
             stranger.sendall(nonsense + b"\0" * 8)
             assert stranger.recv(1) == b"", "it was answered"
     store.set("a", "one")
     assert store.get("a") == b"one"
+
+
+BYTES = st.binary(max_size=20)
+MESSAGES = st.builds(
+    lambda op, parts: message(op, *parts),
+    st.integers(0, 8).map(lambda op: bytes([op])),
+    st.lists(st.sampled_from([b"", b"a", b"b/c", b"-1"]) | BYTES, max_size=4),
+)
+HEADERS = st.integers(0, 2**32 - 1).map(lambda length: struct.pack("!I", length))
+
+
+@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@given(st.lists(MESSAGES | HEADERS | BYTES, max_size=6), st.integers(0, 100))
+def test_whatever_a_stranger_sends_others_are_served(pieces: list[bytes], cut: int) -> None:
+    with ThreadPoolExecutor(1) as pool, closing(host_store("127.0.0.1")) as host:
+        waits = pool.submit(client(host).get, "waited for")
+        sent = b"".join(pieces)
+        with socket.create_connection(("127.0.0.1", host.port), SOON_S) as stranger:
+            # Where it has been dropped already the rest cannot be sent, or its end be told.
+            with suppress(OSError):
+                stranger.sendall(sent[: len(sent) - cut])
+                stranger.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError):
+                while stranger.recv(1 << 16):
+                    pass
+        client(host).set("waited for", "one")
+        assert waits.result(SOON_S) == b"one"
 
 
 def test_clients_that_vanish_while_they_wait_disturb_no_other(host: StoreHost) -> None:
@@ -139,7 +175,11 @@ def test_clients_that_vanish_while_they_wait_disturb_no_other(host: StoreHost) -
 
 def waiting_for(key: str) -> bytes:
     """A request for a key, as it goes over the wire."""
-    parts = [b"\1", key.encode()]
+    return message(b"\1", key.encode())
+
+
+def message(*parts: bytes) -> bytes:
+    """A message of some parts, as it goes over the wire."""
     body = b"".join(struct.pack("!I", len(part)) + part for part in parts)
     return struct.pack("!I", len(body)) + body
 

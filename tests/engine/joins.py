@@ -17,7 +17,7 @@ from mics_core.comm.copies import Copies
 from mics_core.comm.store import host_store
 from mics_core.data.batches import Batch
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
-from mics_core.engine import copying
+from mics_core.engine import copying, entering
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import LoopOptions, train
 from mics_core.engine.membership import StaticMembership
@@ -25,6 +25,9 @@ from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
 from tests.engine.layouts import partition_group
+
+WAITS_FOR = 3
+"""Rounds of waiting after which a copy that is waited for arrives."""
 
 
 class JoiningMembership(StaticMembership):
@@ -81,6 +84,8 @@ class Joined:
     digest: str
     graphs: tuple[int, int]
     """Graphs that were compiled when it was ready, and at the end."""
+    rounds: int
+    """How often it asked its peers whether all have their copy, and train on."""
 
 
 def num_graphs() -> int:
@@ -98,12 +103,14 @@ def train_with_a_join(
     compiles_s: float = 0.0,
     silence_s: float = 15.0,
     snapshot_s: float = 0.0,
+    most_kept: int | None = None,
 ) -> Joined | None:
     """Train with `groups[0]` partition groups at first and `groups[1]` later.
 
     With `begins_run` the newcomers have initial weights, which are states of an older step. Their
     first micro-batch of the run takes `compiles_s` longer. Each piece of a member's snapshot takes
-    `snapshot_s` longer.
+    `snapshot_s` longer. With `most_kept` the newcomers may keep so many gradients, and the copy
+    takes until all have waited for it for some rounds.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     before, after = groups
@@ -151,7 +158,20 @@ def train_with_a_join(
         time.sleep(snapshot_s)
         return take(*arguments)
 
-    compute, is_newcomer = Trainer._loss, group_id >= before
+    must_wait, rounds = Trainer.must_wait_for_copy, [0]
+
+    def wait_for_copy(trainer: Trainer, limit_s: float) -> bool:
+        rounds[0] += 1
+        if rounds[0] == WAITS_FOR:
+            membership.may_arrive.set()
+        return must_wait(trainer, limit_s)
+
+    def most_kept_bytes(gradient_bytes: int, num_workers: int) -> int:
+        if most_kept is None:
+            return limit_of(gradient_bytes, num_workers)
+        return most_kept * gradient_bytes
+
+    compute, limit_of, is_newcomer = Trainer._loss, entering.most_kept_bytes, group_id >= before
     compiled: list[bool] = []
 
     def compute_later(trainer: Trainer, batch: Batch) -> torch.Tensor:
@@ -165,6 +185,8 @@ def train_with_a_join(
             mock.patch.object(Copies, "receive", receive_later),
             mock.patch.object(Trainer, "_loss", compute_later),
             mock.patch.object(copying, "_copy_of", take_later),
+            mock.patch.object(Trainer, "must_wait_for_copy", wait_for_copy),
+            mock.patch.object(entering, "most_kept_bytes", most_kept_bytes),
         ):
             train(
                 build,
@@ -180,4 +202,5 @@ def train_with_a_join(
         membership.entries,
         digest_of(trainers[0]),
         (graphs[0], num_graphs()),
+        rounds[0],
     )

@@ -50,7 +50,9 @@ def meet(things: Things, place: int, size: int, port: int) -> None:
     )
 
 
-def copy(things: Things, place: int, sources: list[int], listeners: list[int]) -> bool:
+def copy(
+    things: Things, place: int, sources: list[int], listeners: list[int], beside: bool
+) -> bool:
     """Copy the states of seed 1 to the listeners; whether they hold them then."""
     group = things["group"]
     copies = group.open_copies(lambda: False)
@@ -67,26 +69,33 @@ def copy(things: Things, place: int, sources: list[int], listeners: list[int]) -
         outgoing.close()
         return True
     states = states_of(2)
-    incoming = Incoming(states, copies, sources)
+    incoming = Incoming(states, copies, sources, beside=beside)
     incoming.wait()
     assert incoming.is_complete
+    assert not beside or are_those_of(2, states), "they were to stay until all have received"
+    incoming.put_in_place()
     group.gather_doubles([0.0])
     incoming.close()
-    return all(torch.equal(a, b) for a, b in zip(states, states_of(1), strict=True))
+    return are_those_of(1, states)
 
 
+def are_those_of(seed: int, states: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(states, states_of(seed), strict=True))
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["in place", "beside older states"])
 @pytest.mark.parametrize(
     ("sources", "listeners"),
     [([0], [1]), ([1], [0]), ([0, 2, 3], [1]), ([0], [1, 2, 3, 4]), ([1, 3], [0, 2, 4])],
 )
 def test_every_bit_comes_from_all_sources_to_all_that_are_behind(
-    processes: list[MemberProcess], sources: list[int], listeners: list[int]
+    processes: list[MemberProcess], sources: list[int], listeners: list[int], beside: bool
 ) -> None:
     size = len(sources) + len(listeners)
     members = processes[:size]
     port = members[0].call(begin)
     assert ask_all(members, meet, size, port) == [None] * size
-    assert ask_all(members, copy, sources, listeners) == [True] * size
+    assert ask_all(members, copy, sources, listeners, beside) == [True] * size
 
 
 def lose_a_source(things: Things, place: int) -> list[float]:
@@ -127,7 +136,7 @@ def give_up(things: Things, place: int) -> bool:
         group.gather_doubles([0.0])
         with pytest.raises(ReplicationError):
             incoming.wait()
-        return all(torch.equal(a, b) for a, b in zip(states, states_of(2), strict=True))
+        return are_those_of(2, states)
     group.gather_doubles([0.0])
     outgoing = Outgoing(states_of(1), copies, 0, 1, [1], LinkUse())
     outgoing.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine.jobs import small_job, train_in_one_process
-from tests.engine.joins import Joined, train_with_a_join
+from tests.engine.joins import WAITS_FOR, Joined, train_with_a_join
 from tests.engine.layouts import train_over_groups
 from tests.engine.worker_pool import WorkerPool
 
@@ -25,6 +25,8 @@ def join(
     compiles_s: float = 0.0,
     silence_s: float = 15.0,
     snapshot_s: float = 0.0,
+    arrive_after: int = ARRIVE_AFTER,
+    most_kept: int | None = None,
     **changes: object,
 ) -> tuple[list[Joined], list[float]]:
     """Return what the workers saw, by rank, and the losses of one process."""
@@ -37,9 +39,11 @@ def join(
         groups__wanted=groups[1],
         **options,
     )
-    join_at = (JOIN_AFTER, ARRIVE_AFTER)
+    join_at = (JOIN_AFTER, arrive_after)
     times = (compiles_s, silence_s, snapshot_s)
-    results = pool.run(train_with_a_join, spec, groups, size, *join_at, begins_run, *times)
+    results = pool.run(
+        train_with_a_join, spec, groups, size, *join_at, begins_run, *times, most_kept
+    )
     return [result for result in results if result is not None], train_in_one_process(spec).losses
 
 
@@ -118,6 +122,33 @@ def test_a_newcomer_has_compiled_before_it_is_ready(pool: WorkerPool, text: str)
 def test_a_join_changes_no_bit_where_determinism_is_bitwise(pool: WorkerPool, text: str) -> None:
     changes = {"training__determinism": "bitwise", "training__precision": "fp32"}
     workers, _ = join(pool, text, (2, 3), 2, **changes)
+    check_the_bits(pool, text, workers, changes)
+
+
+def test_members_wait_for_a_copy_when_a_newcomer_may_keep_no_more_gradients(
+    pool: WorkerPool, text: str
+) -> None:
+    changes = {"training__determinism": "bitwise", "training__precision": "fp32"}
+    most = 6
+    workers, _ = join(pool, text, (2, 3), 2, arrive_after=STEPS, most_kept=most, **changes)
+    # They wait once, after the step with which it is full. In the next one it says that its copy is
+    # there, and in the two that follow it applies four gradients and the rest.
+    first = SWITCH + most + 3
+    for worker in workers[:4]:
+        assert worker.num_groups == [2] * first + [3] * (STEPS - first)
+        assert worker.entries == [(1, 0), (2, SWITCH)]
+    for worker in workers[4:]:
+        assert worker.entries == [(2, first)]
+    rounds = {worker.rounds for worker in workers}
+    assert len(rounds) == 1, "all wait for as long"
+    assert rounds.pop() >= WAITS_FOR
+    check_the_bits(pool, text, workers, changes)
+
+
+def check_the_bits(
+    pool: WorkerPool, text: str, workers: list[Joined], changes: dict[str, str]
+) -> None:
+    """The states at the end are those of a run of one group of two that nobody joins."""
     spec = small_job(
         text,
         partition_size=2,

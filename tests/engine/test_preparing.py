@@ -13,7 +13,7 @@ import torch
 from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
-from mics_core.engine.preparing import Preparation
+from mics_core.engine.preparing import Preparation, Preparations
 from mics_core.errors import ReplicationError
 from tests.engine.jobs import small_job, train_in_one_process
 from tests.engine.switching import HEARD_AT, train_through_an_announcement
@@ -86,9 +86,15 @@ def test_connections_are_not_entered_before_all_are_at_the_boundary(store: Store
             early.result(0.6)
         groups[1].assemble(never)
         early.result(SOON_S)
-        answers = [threads.submit(group.gather_doubles, [float(group.rank)]) for group in groups]
-        assert [answer.result(SOON_S) for answer in answers] == [[[0.0], [1.0]]] * 2
+    assert ask(groups) == [[[0.0], [1.0]]] * 2
     close(groups)
+
+
+def ask(groups: list[ReplicationGroup]) -> list[list[list[float]]]:
+    """Have each member say its rank; return what each has heard."""
+    with ThreadPoolExecutor(len(groups)) as threads:
+        answers = [threads.submit(group.gather_doubles, [float(group.rank)]) for group in groups]
+        return [answer.result(SOON_S) for answer in answers]
 
 
 def close(groups: list[ReplicationGroup]) -> None:
@@ -147,6 +153,49 @@ def test_what_is_dropped_before_it_connects_waits_for_nobody(store: StoreHost) -
     alone.drop()
     with pytest.raises(ReplicationError, match="Generation 5 was superseded"):
         alone.take()
+
+
+def test_a_newer_generation_stays_prepared_while_an_older_one_is_entered() -> None:
+    stores = {number: host_store("127.0.0.1") for number in (5, 6)}
+    plans = {
+        number: GenerationPlan(number, (0, 1), StoreAddress("127.0.0.1", store.port), "test")
+        for number, store in stores.items()
+    }
+
+    def build(plan: GenerationPlan, position: int) -> Preparation:
+        member = Member(plan.number, replication_index=0, rank=position, size=2)
+        return Preparation(plan, member, superseded=never, timeout_s=SOON_S)
+
+    workers = [Preparations(build) for _ in range(2)]
+    for rank, worker in enumerate(workers):
+        worker.begin(plans[6], rank)
+    # Each has connected: the store has their addresses, and takes no others.
+    newer = [worker._begun[6] for worker in workers]
+    assert all(preparation._connected.exception(SOON_S) is None for preparation in newer)
+    for number in (5, 6):
+        taken = [worker.take(plans[number], rank) for rank, worker in enumerate(workers)]
+        groups = [preparation.take() for preparation in taken]
+        assert ask(groups) == [[[0.0], [1.0]]] * 2
+        close(groups)
+
+
+def test_an_older_generation_is_dropped_when_a_newer_one_is_prepared(store: StoreHost) -> None:
+    address = StoreAddress("127.0.0.1", store.port)
+    begun = {}
+
+    def build(plan: GenerationPlan, position: int) -> Preparation:
+        member = Member(plan.number, replication_index=0, rank=position, size=2)
+        begun[plan.number] = Preparation(plan, member, superseded=never, timeout_s=30.0)
+        return begun[plan.number]
+
+    worker = Preparations(build)
+    worker.begin(GenerationPlan(5, (0, 1), address, "test"), 0)
+    worker.begin(GenerationPlan(6, (0, 1), address, "test"), 0)
+    with pytest.raises(ReplicationError, match="Generation 5 was superseded"):
+        begun[5].take()
+    worker.drop()
+    with pytest.raises(ReplicationError, match="Generation 6 was superseded"):
+        begun[6].take()
 
 
 def test_connecting_ends_when_a_newer_generation_is_announced(store: StoreHost) -> None:

@@ -24,6 +24,7 @@ def summary_of(
     pending: int = 0,
     checkpoint: float = math.inf,
     behind: float = 0.0,
+    full: float = 0.0,
 ) -> Summary:
     return Summary(
         loss_sum=loss,
@@ -35,6 +36,7 @@ def summary_of(
         pending_generation=pending,
         checkpoint=checkpoint,
         behind=behind,
+        full=full,
     )
 
 
@@ -112,7 +114,7 @@ def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
     parts = [
         summary_of([4, 5], loss=1.5, pending=3, checkpoint=20.0),
         summary_of([0, 1, 2], loss=0.25, pending=7, checkpoint=-20.0),
-        summary_of([], behind=1.0),
+        summary_of([], behind=1.0, full=1.0),
     ]
     total = combine(parts)
     assert total == Summary(
@@ -125,6 +127,7 @@ def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
         pending_generation=7,
         checkpoint=-20.0,
         behind=1.0,
+        full=1.0,
     )
     assert parts[2].share == Share(0, 0)
     assert parts[2].covers(0, 0)
@@ -164,6 +167,7 @@ def test_the_largest_batch_whose_squares_are_exact_is_accepted() -> None:
         float((number - 1) * number * (2 * number - 1) // 6),
         0.0,
         math.inf,
+        0.0,
         0.0,
     )
     assert summary.offset_square_sum < 2**53

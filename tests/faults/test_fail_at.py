@@ -126,6 +126,29 @@ def test_survivors_of_which_one_has_finished_its_second_hop_and_one_has_not(text
     assert [run.machine.groups[group].phase for group in (0, 2)] == [GroupPhase.LEFT] * 2
 
 
+def test_a_survivor_one_step_behind_goes_on_from_its_own_states_if_its_source_dies(
+    text: str,
+) -> None:
+    faults = [
+        FailAt(group=1, rank=0, step=FAILS_AT, phase="vote"),
+        FailAt(group=2, rank=0, step=FAILS_AT, phase="longer second hop"),
+        # One of its two workers has part of the copy then, the other one may have all of its own.
+        FailAt(group=0, rank=0, step=FAILS_AT + 1, phase="copy out"),
+    ]
+    with Miniature(job(text, 30), SIZE, GROUPS, faults=faults) as run:
+        run.hold_at(FAILS_AT + 1)
+        run.until(lambda: run.course.step == FAILS_AT + 1, "a group that commits the step")
+        run.until(lambda: run.groups[2].breaks, "the end of group 2's second hop")
+        run.train_until(lambda: 0 in lost_of(run), "the loss of the source")
+        run.train_with(2, 3, 4)
+        run.finish()
+        check_the_run(run, redone=range(FAILS_AT, FAILS_AT + 1))
+        broke = run.groups[2].breaks
+    assert lost_of(run) == [0, 1]
+    assert run.machine.groups[2].phase == GroupPhase.LEFT, "it was not restarted"
+    assert all(event.has_state for event in broke)
+
+
 @pytest.mark.parametrize("phase", ["regroup", "assembling", "after regrouping"])
 def test_another_group_dies_while_the_survivors_regroup(text: str, phase: str) -> None:
     faults = [

@@ -24,7 +24,8 @@ from mics_core.comm.partition import form_partition_group
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.build import build_trainer
-from mics_core.engine.entering import Entry, Holding, enter
+from mics_core.engine.entering import Entry, enter
+from mics_core.engine.holding import Holding
 from mics_core.engine.trainer import StepBroken, Trainer
 from mics_core.spec import JobSpec
 
