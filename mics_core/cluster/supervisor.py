@@ -334,6 +334,8 @@ class JobSupervisor:
         self._record.touch()
         for decision in self._machine.handle(event, self._memory.clock()):
             self._carry_out(decision)
+        if isinstance(event, elastic.GroupEntered) and self._memory.note_loss():
+            self._news.ring()
 
     def _carry_out(self, decision: elastic.Decision) -> None:
         match decision:
@@ -349,9 +351,7 @@ class JobSupervisor:
                 logger.info("generation %d, groups %s: %s", number, groups, reason)
                 store = self._store_of(groups[0]) if groups else None
                 before = self._memory.plans.get(number - 1)
-                after_loss = before is not None and not all(map(self._runs.is_alive, before.groups))
-                if after_loss:
-                    self._memory.after_loss = number
+                after_loss = self._memory.note_loss()
                 self._memory.plans[number] = GenerationPlan(
                     number,
                     groups,
