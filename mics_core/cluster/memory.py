@@ -94,7 +94,13 @@ class Memory:
         return cls(
             clock=clock,
             machine=MembershipMachine(
-                Rules(groups.minimum, groups.wanted, silence_s=groups.silence_s, quiet_s=quiet_s)
+                Rules(
+                    groups.minimum,
+                    groups.wanted,
+                    start_s=groups.start_s,
+                    silence_s=groups.silence_s,
+                    quiet_s=quiet_s,
+                )
             ),
             journal=journal,
             course=Course(journal, spec.training.global_batch_size, clock),

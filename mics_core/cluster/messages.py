@@ -16,7 +16,20 @@ __all__ = [
     "Message",
     "Ready",
     "ReplicationBroke",
+    "Started",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker runs, and is about to build its shards.
+
+    Args:
+        actor: Handle of the worker's actor, by which the supervisor can end it.
+    """
+
+    rank: int
+    actor: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,6 @@ class Ready:
 
     Args:
         store_port: Port of the rendezvous store that it hosts; only rank 0 hosts one.
-        actor: Handle of the worker's actor, by which the supervisor can end it.
     """
 
     rank: int
@@ -33,7 +45,6 @@ class Ready:
     host: str
     pid: int
     store_port: int | None
-    actor: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,4 +126,4 @@ class Checkpointed:
     error: str
 
 
-Message = Checkpointed | Ready | Entered | Committed | ReplicationBroke | Failed | Ended
+Message = Checkpointed | Started | Ready | Entered | Committed | ReplicationBroke | Failed | Ended

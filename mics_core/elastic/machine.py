@@ -38,6 +38,7 @@ from mics_core.elastic.events import (
     GroupPhase,
     GroupPlaced,
     GroupReady,
+    GroupStarted,
     GroupTrained,
     LaunchGroup,
     MarkGroup,
@@ -53,6 +54,7 @@ from mics_core.elastic.repeated_fault import RepeatedFault
 from mics_core.elastic.replacements import Replacements, Vacancy
 from mics_core.elastic.roster import ALIVE, GONE, JOINED, Group, Rules
 from mics_core.elastic.silence import Silence, stalled_after_s
+from mics_core.elastic.starts import overdue_starts
 from mics_core.elastic.wording import counted, named, why_groups_come, why_members_go
 
 __all__ = ["Group", "MembershipMachine", "Rules"]
@@ -111,7 +113,9 @@ class MembershipMachine:
             case StartRequested():
                 self._start()
             case GroupPlaced(group_id):
-                self._placed(group_id)
+                self._placed(group_id, now)
+            case GroupStarted(group_id):
+                self._started(group_id, now)
             case GroupReady(group_id):
                 self._ready(group_id, now)
             case GroupEntered(group_id, generation, step):
@@ -134,6 +138,7 @@ class MembershipMachine:
                 self._end(RunPhase.PAUSED, reason)
             case Tick(usual_step_s, quiet_s, step):
                 self._fault.committed(step)
+                self._evict_who_does_not_start(now)
                 self._evict_the_silent(now, usual_step_s)
                 self._end_a_stall(now, quiet_s, usual_step_s)
         self._settle(now)
@@ -159,8 +164,15 @@ class MembershipMachine:
             if self._why_wanted:
                 self._why_wanted = reason
 
-    def _placed(self, group_id: int) -> None:
-        self._move(group_id, GroupPhase.STARTING, "Nodes were found for it.", GroupPhase.PLACING)
+    def _placed(self, group_id: int, now: float) -> None:
+        reason = "Nodes were found for it."
+        if self._move(group_id, GroupPhase.STARTING, reason, GroupPhase.PLACING):
+            self.groups[group_id].starting_since = now
+
+    def _started(self, group_id: int, now: float) -> None:
+        group = self._living(group_id)
+        if group is not None and not group.has_started:
+            group.has_started, group.starting_since = True, now
 
     def _ready(self, group_id: int, now: float) -> None:
         if self._move(
@@ -209,6 +221,10 @@ class MembershipMachine:
         self._silence.broke(event.generation, now)
         if event.generation == self.generation and event.group_id in self.members:
             self._broken.setdefault(event.group_id, event)
+
+    def _evict_who_does_not_start(self, now: float) -> None:
+        for lost in overdue_starts(self.groups.values(), self.rules, now):
+            self._lost(lost, now)
 
     def _evict_the_silent(self, now: float, usual_step_s: float) -> None:
         for lost in self._silence.silent(
