@@ -57,6 +57,16 @@ class Memory:
         """Seconds since any worker reported something."""
         return self.clock() - self.heard_at
 
+    def where_it_goes_on(self) -> str:
+        """Say in a sentence where a paused job goes on."""
+        step, saved = self.course.step, self.journal.last_checkpoint
+        if step in (saved, 0):
+            return f"It goes on from step {step}."
+        return (
+            f"It was at step {step}, of which no checkpoint could be written; it goes on from the"
+            " newest complete one."
+        )
+
     def note_loss(self) -> bool:
         """Note if members have to give their step up for the newest generation.
 
