@@ -36,7 +36,7 @@ from mics_core.cluster.messages import (
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic import events as elastic
 from mics_core.elastic.machine import MembershipMachine, Rules
-from mics_core.elastic.plan import GenerationPlan, StoreAddress, newcomers
+from mics_core.elastic.plan import GenerationPlan, StoreAddress, has_lost_member, newcomers
 from mics_core.spec import JobSpec
 from mics_core.spec.status import StepEvent, StepRecord
 
@@ -326,7 +326,8 @@ class Miniature:
 
     def _announce(self, number: int, groups: tuple[int, ...], reason: str) -> None:
         before = self._plans.get(number - 1)
-        after_loss = before is not None and any(self.groups[g].stopped for g in before.groups)
+        entered = max((group.entered for group in self.machine.groups.values()), default=0)
+        after_loss = has_lost_member(self._plans, entered, lambda g: not self.groups[g].stopped)
         if after_loss:
             self._after_loss, self._lost_at = number, time.monotonic()
         port = self.groups[groups[0]].ready[0].store_port if groups else None

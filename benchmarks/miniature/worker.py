@@ -194,7 +194,7 @@ def _train(settings: Settings, membership: PipeMembership, trainers: list[Traine
         port = stores[0].port if stores else None
         if settings.starts_quietly:
             _set_niceness(0)
-        membership.send(Ready(settings.rank, nodes[0], "127.0.0.1", os.getpid(), port, None))
+        membership.send(Ready(settings.rank, nodes[0], "127.0.0.1", os.getpid(), port))
         return trainers[0]
 
     options = LoopOptions(collective_timeout_s=30.0, silence_s=settings.silence_s)

@@ -35,11 +35,11 @@ def main() -> int:
     options = _parse()
     console = Console(highlight=False)
     begun = time.monotonic()
-    # An end by `kill` still takes the cluster down.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _heed_signals()
     with ExitStack() as stack:
         console.print("Starting a Ray cluster: one head, three nodes with two workers each …")
         cluster = stack.enter_context(LocalCluster(num_nodes=3, workers_per_node=2))
+        _heed_signals()
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mics-demo-"))
         url = _start_service(stack, cluster, Path(folder), options.port)
         client = stack.enter_context(closing(MicsClient(url)))
@@ -51,9 +51,18 @@ def main() -> int:
         elapsed_s = time.monotonic() - begun
         status = conclude(console, facts, options.steps, elapsed_s, options.result)
         if options.keep and facts.steps:
-            console.print(f"Service and cluster stay up at {url} until Ctrl-C.")
-            _wait_for_interrupt()
+            _wait_for_interrupt(console, url)
     return status
+
+
+def _heed_signals() -> None:
+    """Let Ctrl-C and `kill` take the cluster down.
+
+    What a shell starts in the background of a script ignores Ctrl-C unless it says otherwise. Ray
+    puts a handler of its own for `kill` in place with each node that it starts.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _parse() -> argparse.Namespace:
@@ -110,8 +119,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_for_interrupt() -> None:
+def _wait_for_interrupt(console: Console, url: str) -> None:
     try:
+        console.print(f"Service and cluster stay up at {url} until Ctrl-C.")
         signal.pause()
     except KeyboardInterrupt:
         return

@@ -29,7 +29,7 @@ from pydantic import TypeAdapter
 from mics_core.cluster.figures import figures_of
 from mics_core.cluster.layout import Layout, settle_layout
 from mics_core.cluster.names import NAMESPACE, SPEC_VARIABLE, supervisor_name
-from mics_core.cluster.reaching import SupervisorHandle, has_supervisor
+from mics_core.cluster.reaching import SupervisorGoneError, SupervisorHandle, has_supervisor
 from mics_core.errors import JobConflictError, MicsError, SpecificationError
 from mics_core.spec import JobSpec, check_files, load_job_spec, parse_job_spec
 from mics_core.spec.status import (
@@ -53,6 +53,7 @@ _ANSWER_S = 60.0
 _LAST_RUNS_S = 60.0
 _LOOK_S = 0.2
 _STEP_LOG_INTERVAL_S = 2.0
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,6 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         # The last line of a refused job's log is what the service shows for it.
         logger.error("%s: %s", type(error).__name__, error)
         return 2 if isinstance(error, SpecificationError) else 1
+    except _Terminated:
+        logger.info("terminated while there was no job")
+        return _TERMINATED
     return 1 if state == JobState.FAILED else 0
 
 
@@ -102,6 +106,8 @@ def run_job(
 ) -> JobState:
     """Run a job on the connected cluster until it ends or is paused; return its state then.
 
+    A process that is interrupted or terminated meanwhile cancels the job, if there is one by then.
+
     Args:
         job_id: Its id.
         spec: Its specification.
@@ -115,13 +121,18 @@ def run_job(
     logger.info("partition size %d: %s", layout.partition_size, layout.reason)
     if after:
         _wait_until_gone(job_id)  # the supervisor that paused it
-    start_supervisor(job_id, layout, after)
-    logger.info("job %s started", job_id)
-    supervisor = SupervisorHandle(job_id)
-    journal = _Journal(supervisor, after, on_event)
+    journal: _Journal | None = None
     try:
+        start_supervisor(job_id, layout, after)
+        logger.info("job %s started", job_id)
+        journal = _Journal(SupervisorHandle(job_id), after, on_event)
         state = journal.log_to_the_end()
     except (KeyboardInterrupt, _Terminated) as stop:
+        try:
+            supervisor = SupervisorHandle(job_id)
+        except SupervisorGoneError:
+            raise stop from None  # there is no job: not yet, or not any more
+        journal = journal or _Journal(supervisor, after, on_event)
         why = "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated"
         logger.info("%s: cancelling the job at the next step boundary", why)
         with contextlib.suppress(JobConflictError):  # somebody was faster

@@ -8,7 +8,10 @@ reserve the same room for itself. In between, the room is anybody's:
   while any room is handed over, and made again afterwards.
 - A run that is killed before its workers have started leaves Ray Train's reservation behind until
   the job ends. So a group that is stopped then is left to start; its workers learn that it is no
-  part of the job any more, and the run ends in order.
+  part of the job any more, and the run ends in order. One that does not is ended later.
+
+The room is the run's once all its workers run, whatever they do with it. Ray Train takes note of
+that a moment later than they do, and leaves its reservation behind if they are gone by then.
 
 [Note: ending a group]
 A run whose controller is killed while it shuts down leaves its reservation behind too. So a group
@@ -44,7 +47,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from mics_core.cluster.journal import Bell
-from mics_core.cluster.messages import Ready
+from mics_core.cluster.messages import Ready, Started
 from mics_core.cluster.pace import Pace
 from mics_core.cluster.placement import Reservation, reserve, worker_resources
 from mics_core.cluster.record import Record
@@ -62,6 +65,7 @@ logger = logging.getLogger(__name__)
 
 _LEAVES_WITHIN_S = 180.0
 _ENDS_WITHIN_S = 30.0
+_NOTED_WITHIN_S = 5.0
 
 _Answer = TypeVar("_Answer")
 
@@ -88,6 +92,7 @@ class GroupRun:
     reservation: Reservation | None = None
     nodes: tuple[str, ...] = ()
     begun: bool = False
+    actors: dict[int, Any] = field(default_factory=dict)
     workers: dict[int, Ready] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     entered: int = 0
@@ -172,6 +177,17 @@ class GroupRuns:
             if node_id in run.nodes and not run.stopped
         ]
 
+    def add_actor(self, run: GroupRun, worker: Started) -> None:
+        """Take in that a worker runs."""
+        run.actors[worker.rank] = worker.actor
+        if self.has_started(run):  # see [Note: handing room over]
+            loop = asyncio.get_running_loop()
+            loop.call_later(_NOTED_WITHIN_S, self._end_hand_over, run)
+
+    def has_started(self, run: GroupRun) -> bool:
+        """Whether all workers of a group run, or have run."""
+        return len(run.actors) == self._partition_size
+
     def add_worker(self, run: GroupRun, worker: Ready) -> bool:
         """Take in that a worker is ready; return whether all workers of its group are."""
         run.workers[worker.rank] = worker
@@ -193,7 +209,7 @@ class GroupRuns:
             run.here.runner = find_runner(self._job_id, run.group_id)
             if not run.begun:
                 self._clean_up(run)
-            elif len(run.workers) < self._partition_size:
+            elif not self.has_started(run):
                 self._handing_over.add(run.group_id)
             run.here.task = asyncio.create_task(self._live(run))
             if run.stopped:
@@ -209,15 +225,19 @@ class GroupRuns:
         self._end(run)
 
     def _end(self, run: GroupRun) -> None:
-        loop = asyncio.get_running_loop()
         if run.group_id in self._handing_over:  # see [Note: handing room over]
-            loop.call_later(_LEAVES_WITHIN_S, self._kill, run)
-        elif run.workers:  # see [Note: ending a group]
-            for worker in run.workers.values():
-                self._later(ray.kill, worker.actor)
-            loop.call_later(_ENDS_WITHIN_S, self._kill, run)
+            asyncio.get_running_loop().call_later(_LEAVES_WITHIN_S, self._end_workers, run)
         else:
+            self._end_workers(run)
+
+    def _end_workers(self, run: GroupRun) -> None:
+        """See [Note: ending a group]."""
+        if run.ended or not run.actors:
             self._kill(run)
+            return
+        for actor in run.actors.values():
+            self._later(ray.kill, actor)
+        asyncio.get_running_loop().call_later(_ENDS_WITHIN_S, self._kill, run)
 
     async def wait_until_ended(self, timeout_s: float) -> None:
         """Wait until the runs of all groups have ended and given their room back."""

@@ -3,6 +3,9 @@
 Two threads do the talking. One waits at the supervisor for news of generations; the other sends
 reports, a batch at a time, until they are heard. A step only reads a number and appends to a queue.
 While the supervisor is being started anew both wait for it, and the worker trains on.
+
+A supervisor that does not answer, or that Ray cannot reach, is asked again for as long as there is
+one: its silence says nothing of this worker, which may hold the only copy of the states.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ import logging
 import queue
 import threading
 import time
+from typing import Any
 
-from ray.exceptions import RayError
+import ray
+from ray.exceptions import RayError, RayTaskError
 
+from mics_core.cluster.connection import first_line
 from mics_core.cluster.messages import (
     Checkpointed,
     Committed,
@@ -36,6 +42,8 @@ __all__ = ["SupervisorLink"]
 logger = logging.getLogger(__name__)
 
 _WATCH_S = 20.0
+_BACK_WITHIN_S = 20.0
+"""With twice `_WATCH_S` before and after it, less than a worker waits for its group's leader."""
 _FLUSH_S = 10.0
 _AGAIN_S = 1.0
 
@@ -99,19 +107,16 @@ class SupervisorLink:
 
     def next_plan(self, after: int) -> GenerationPlan | None:
         """Wait a while for a generation above `after` that concerns this group."""
-        plan: GenerationPlan | None = self._supervisor.ask(
-            "next_plan", self._group_id, after, _WATCH_S, timeout_s=2 * _WATCH_S
-        )
+        plan = self._plan_or_none("next_plan", self._group_id, after, _WATCH_S)
         if plan is not None:
             self._pending = max(self._pending, plan.number)
         return plan
 
-    def plan(self, number: int) -> GenerationPlan:
+    def plan(self, number: int) -> GenerationPlan | None:
         """Return the plan of an announced generation; who has heard of it has it here already."""
         if self._newest is not None and self._newest.number == number:
             return self._newest
-        plan: GenerationPlan = self._supervisor.ask("plan", number, timeout_s=_WATCH_S)
-        return plan
+        return self._plan_or_none("plan", number)
 
     def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Report that this worker trains under `generation` from `step` on."""
@@ -148,19 +153,53 @@ class SupervisorLink:
         """Report that this worker's loop came to its end."""
         self.send(Ended(self._rank, finished))
 
+    # Asking.
+
+    def _plan_or_none(self, method: str, *arguments: object) -> GenerationPlan | None:
+        try:
+            plan: GenerationPlan | None = self._ask(method, *arguments)
+        except SupervisorGoneError:
+            raise
+        except ClusterError as error:
+            logger.warning("there is no plan yet: %s", error)
+            self._closed.wait(_AGAIN_S)
+            return None
+        return plan
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """Ask the supervisor once.
+
+        Raises:
+            SupervisorGoneError: There is none any more.
+            ClusterError: There is no answer now, but may be later.
+            RayError: There will be none: this process is being shut down, or the supervisor's own
+                code failed.
+        """
+        try:
+            return self._supervisor.ask(
+                method, *arguments, timeout_s=2 * _WATCH_S, back_within_s=_BACK_WITHIN_S
+            )
+        except RayTaskError:
+            raise
+        except RayError as error:
+            if not ray.is_initialized():
+                raise
+            raise ClusterError(f"Ray cannot reach the supervisor: {first_line(error)}") from error
+
     # The threads.
 
     def _watch(self) -> None:
         while not self._closed.is_set():
             try:
-                newest, after_loss = self._supervisor.ask(
-                    "newest_generation", self._pending, _WATCH_S, timeout_s=2 * _WATCH_S
-                )
+                newest, after_loss = self._ask("newest_generation", self._pending, _WATCH_S)
                 self._after_loss = max(self._after_loss, after_loss)
                 if newest is not None:
                     self._newest = newest
                     self._pending = max(self._pending, newest.number)
-            except ClusterError as error:
+            except SupervisorGoneError as error:
+                logger.error("there will be no news of generations: %s", error)
+                return
+            except (ClusterError, RayTaskError) as error:
                 logger.warning("there is no news of generations: %s", error)
                 self._closed.wait(_AGAIN_S)
             except RayError:
@@ -182,8 +221,8 @@ class SupervisorLink:
         """Send reports until they are heard: without one of them a group might wait for ever."""
         while True:
             try:
-                self._supervisor.ask("report", self._group_id, messages, timeout_s=_WATCH_S)
-            except SupervisorGoneError as error:
+                self._ask("report", self._group_id, messages)
+            except (SupervisorGoneError, RayTaskError) as error:
                 logger.error("%d reports are lost: %s", len(messages), error)
             except ClusterError as error:
                 logger.warning("%d reports are sent again: %s", len(messages), error)

@@ -12,7 +12,7 @@ from mics_core.cluster.journal import Journal
 from mics_core.cluster.pace import slowness_of
 from mics_core.cluster.record import Clock
 from mics_core.elastic.machine import MembershipMachine, Rules
-from mics_core.elastic.plan import GenerationPlan
+from mics_core.elastic.plan import GenerationPlan, has_lost_member
 from mics_core.spec.folders import LONGEST_WRITE_S
 from mics_core.spec.job import GroupsSpec, JobSpec
 from mics_core.spec.status import GroupState, GroupStatus, JobState, JobStatus
@@ -57,6 +57,37 @@ class Memory:
         """Seconds since any worker reported something."""
         return self.clock() - self.heard_at
 
+    def where_it_goes_on(self) -> str:
+        """Say in a sentence where a paused job goes on."""
+        step, saved = self.course.step, self.journal.last_checkpoint
+        if step in (saved, 0):
+            return f"It goes on from step {step}."
+        return (
+            f"It was at step {step}, of which no checkpoint could be written; it goes on from the"
+            " newest complete one."
+        )
+
+    def note_loss(self) -> bool:
+        """Note if members have to give their step up for the newest generation.
+
+        To be called when one is announced, and when a group has entered one: who entered a
+        generation may be heard only after a member of it was lost and another was announced.
+
+        Returns:
+            Whether they have to, and that was not known before.
+        """
+        newest = self.machine.generation
+        entered = max((group.entered for group in self.machine.groups.values()), default=0)
+        is_news = entered < newest > self.after_loss
+        if not is_news or not has_lost_member(self.plans, entered, self._is_alive):
+            return False
+        self.after_loss = newest
+        return True
+
+    def _is_alive(self, group_id: int) -> bool:
+        run = self.runs.get(group_id)
+        return run is not None and not run.stopped
+
     @classmethod
     def of_new_job(cls, spec: JobSpec, figures: JobFigures, after: int) -> Memory:
         """Return what is known before anything has happened.
@@ -76,6 +107,7 @@ class Memory:
                 Rules(
                     groups.minimum,
                     groups.wanted,
+                    start_s=groups.start_s,
                     silence_s=groups.silence_s,
                     first_step_s=groups.first_step_s,
                     quiet_s=quiet_s,

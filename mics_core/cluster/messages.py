@@ -17,7 +17,20 @@ __all__ = [
     "Missed",
     "Ready",
     "ReplicationBroke",
+    "Started",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker runs, and is about to build its shards.
+
+    Args:
+        actor: Handle of the worker's actor, by which the supervisor can end it.
+    """
+
+    rank: int
+    actor: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,6 @@ class Ready:
 
     Args:
         store_port: Port of the rendezvous store that it hosts; only rank 0 hosts one.
-        actor: Handle of the worker's actor, by which the supervisor can end it.
     """
 
     rank: int
@@ -34,7 +46,6 @@ class Ready:
     host: str
     pid: int
     store_port: int | None
-    actor: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +136,14 @@ class Checkpointed:
     error: str
 
 
-Message = Checkpointed | Ready | Entered | Committed | ReplicationBroke | Missed | Failed | Ended
+Message = (
+    Checkpointed
+    | Started
+    | Ready
+    | Entered
+    | Committed
+    | ReplicationBroke
+    | Missed
+    | Failed
+    | Ended
+)

@@ -64,13 +64,20 @@ class SupervisorHandle:
         self._job_id = job_id
         self._actor = find_supervisor(job_id)
 
-    def ask(self, method: str, *arguments: object, timeout_s: float) -> Any:
+    def ask(
+        self,
+        method: str,
+        *arguments: object,
+        timeout_s: float,
+        back_within_s: float = _BACK_WITHIN_S,
+    ) -> Any:
         """Call a method and wait for its answer.
 
         Args:
             method: Its name.
             arguments: What it takes.
             timeout_s: How long a supervisor that is alive may take.
+            back_within_s: How long one that is killed may take to come back.
 
         Raises:
             SupervisorGoneError: There is no supervisor any more.
@@ -89,11 +96,11 @@ class SupervisorHandle:
                 find_supervisor(self._job_id)
                 if deadline is None:
                     logger.warning("the supervisor is being started anew: %s", _first(error))
-                    deadline = time.monotonic() + _BACK_WITHIN_S
+                    deadline = time.monotonic() + back_within_s
                 if time.monotonic() > deadline:
                     raise ClusterError(
                         f"The supervisor of job {self._job_id} did not come back in"
-                        f" {_BACK_WITHIN_S:g} s: {_first(error)}"
+                        f" {back_within_s:g} s: {_first(error)}"
                     ) from None
                 time.sleep(_AGAIN_S)
 

@@ -8,6 +8,13 @@ were not answered are sent again. Stores are shared by all who wait at the same 
 number does not grow with the workers; a step waits for none. A head that does not answer is waited
 for once and for a few seconds: the run is worth more than its record, which is made good once the
 head is back.
+
+[Note: a supervisor that has ended]
+Ray starts a supervisor anew until it has heard that it is not to, which a supervisor can ask for
+only as the last thing that it does. So in the place of its record it leaves behind that the job has
+ended: one that is started anew all the same would find no record, and begin a finished job again. A
+job that is resumed, or started again under its id, has another supervisor, which does not read
+this one's.
 """
 
 from __future__ import annotations
@@ -57,12 +64,20 @@ class Record:
 
     Args:
         job_id: The job.
+        supervisor_id: The supervisor, the same when it is started anew.
         memory: Returns what is to be remembered, which must pickle, and the journal in it.
         after: Sequence number that the job's first event follows.
     """
 
-    def __init__(self, job_id: str, memory: Callable[[], tuple[Any, Journal]], after: int = 0):
-        self._prefix = f"{job_id}/"
+    def __init__(
+        self,
+        job_id: str,
+        supervisor_id: str,
+        memory: Callable[[], tuple[Any, Journal]],
+        after: int = 0,
+    ):
+        self._of_job = f"{job_id}/".encode()
+        self._prefix = f"{job_id}/{supervisor_id}/"
         self._memory = memory
         self._changes = self._stored = 0
         self._stored_sequence, self._first_segment = after, after // _SEGMENT
@@ -85,6 +100,11 @@ class Record:
             self._first_segment = events[0].sequence // _SEGMENT
         return pickle.loads(memory), events
 
+    def has_ended(self) -> bool:
+        """Whether this supervisor has ended its job before, see the note."""
+        ended = internal_kv._internal_kv_get(self._key("ended"), namespace=_SPACE)
+        return ended is not None
+
     def touch(self) -> None:
         """Note that something changed that must be stored before anybody learns of it."""
         self._changes += 1
@@ -97,9 +117,17 @@ class Record:
                 self._writing = asyncio.create_task(self._write())
             await asyncio.shield(self._writing)
 
-    def delete(self) -> None:
-        """Forget the job."""
-        internal_kv._internal_kv_del(self._prefix.encode(), del_by_prefix=True, namespace=_SPACE)
+    async def end(self) -> None:
+        """Forget all of the job but that it has ended, see [Note: a supervisor that has ended]."""
+        # After all stores, on their thread: one that comes late must not bring the record back.
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+
+    def _end(self) -> None:
+        ended = self._key("ended")
+        internal_kv._internal_kv_put(ended, b"1", overwrite=True, namespace=_SPACE)
+        for key in internal_kv._internal_kv_list(self._of_job, namespace=_SPACE):
+            if key != ended:
+                internal_kv._internal_kv_del(key, namespace=_SPACE)
 
     async def _write(self) -> None:
         changes = self._changes

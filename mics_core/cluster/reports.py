@@ -16,6 +16,7 @@ from mics_core.cluster.messages import (
     Missed,
     Ready,
     ReplicationBroke,
+    Started,
 )
 from mics_core.elastic import events as elastic
 from mics_core.engine.summary import StepCommit
@@ -40,12 +41,17 @@ class Reports:
     def take_in(self, group_id: int, message: Message) -> None:
         """Take in what a worker of a group says; what comes twice does no harm."""
         run = self._runs.get(group_id)
+        if run is not None and isinstance(message, Started):
+            self._runs.add_actor(run, message)  # also of an evicted one, which has yet to be ended
         if run is None or not self._runs.is_alive(group_id):
             return  # from a group that was evicted: it has no say any more
         # A newcomer that waits for the members has nothing to tell of them.
         if run.trained or not isinstance(message, Missed):
             self._memory.heard_at = self._memory.clock()
         match message:
+            case Started():
+                if self._runs.has_started(run):
+                    self._tell(elastic.GroupStarted(group_id))
             case Ready():
                 if self._runs.add_worker(run, message):
                     self._tell(elastic.GroupReady(group_id))

@@ -50,6 +50,7 @@ _LAST_RUNS_S = 30.0
 _LAST_READERS_S = 5.0
 _LAST_KILLS_S = 5.0
 _LAST_WORDS_S = 10.0
+_FORGET_S = 5.0
 _READER_S = 0.1
 
 
@@ -79,7 +80,9 @@ class JobSupervisor:
         self._job_id = job_id
         self._spec = parse_job_spec(spec)
         self._partition_size = partition_size
-        self._record = Record(job_id, lambda: (self._memory, self._memory.journal), after)
+        supervisor_id = ray.get_runtime_context().get_actor_id()
+        assert supervisor_id is not None
+        self._record = Record(job_id, supervisor_id, self._remembered, after)
         self._runs = GroupRuns(
             job_id,
             self._spec,
@@ -115,6 +118,11 @@ class JobSupervisor:
         if self._tasks:
             await self._started.wait()
             return
+        if self._record.has_ended():
+            logger.warning("job %s has ended: its supervisor need not have come back", self._job_id)
+            self._tasks = [asyncio.create_task(self._leave())]
+            self._started.set()
+            return
         self._tasks = [
             asyncio.create_task(self._supervise()),
             asyncio.create_task(self._watch_drains()),
@@ -127,6 +135,9 @@ class JobSupervisor:
             self._runs.take_over()
         await self._record.settle()
         self._started.set()
+
+    def _remembered(self) -> tuple[Memory, Journal]:
+        return self._memory, self._memory.journal
 
     @property
     def _machine(self) -> MembershipMachine:
@@ -290,6 +301,7 @@ class JobSupervisor:
 
     async def _end(self) -> None:
         """End this actor, which outlives its driver, and with it all that is left of the job."""
+        await self._record.settle()  # one that is started anew from now on ends, too
         await self._runs.wait_until_ended(_LAST_RUNS_S)
         deadline = time.monotonic() + _LAST_READERS_S
         while self._journal.unread and time.monotonic() < deadline:
@@ -299,8 +311,20 @@ class JobSupervisor:
             await asyncio.wait_for(asyncio.to_thread(self._leave_last_words), _LAST_WORDS_S)
         except Exception:
             logger.exception("the last words of job %s could not be left", self._job_id)
-        self._record.delete()
-        ray.kill(ray.get_runtime_context().current_actor)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Forget the job, and end this actor whether that worked or not."""
+        while True:
+            try:
+                try:
+                    await asyncio.wait_for(self._record.end(), _FORGET_S)
+                finally:
+                    ray.kill(ray.get_runtime_context().current_actor)
+                return
+            except Exception:  # Ray's head may be away for a while
+                logger.exception("the supervisor of job %s has to try again to end", self._job_id)
+            await asyncio.sleep(_TICK_S)
 
     def _leave_last_words(self) -> None:
         first, last = self._journal.first_sequence, self._journal.last_sequence
@@ -334,6 +358,8 @@ class JobSupervisor:
         self._record.touch()
         for decision in self._machine.handle(event, self._memory.clock()):
             self._carry_out(decision)
+        if isinstance(event, elastic.GroupEntered) and self._memory.note_loss():
+            self._news.ring()
 
     def _carry_out(self, decision: elastic.Decision) -> None:
         match decision:
@@ -349,9 +375,7 @@ class JobSupervisor:
                 logger.info("generation %d, groups %s: %s", number, groups, reason)
                 store = self._store_of(groups[0]) if groups else None
                 before = self._memory.plans.get(number - 1)
-                after_loss = before is not None and not all(map(self._runs.is_alive, before.groups))
-                if after_loss:
-                    self._memory.after_loss = number
+                after_loss = self._memory.note_loss()
                 self._memory.plans[number] = GenerationPlan(
                     number,
                     groups,
@@ -370,17 +394,8 @@ class JobSupervisor:
                 if state.is_at_rest:
                     self._course.end()
                 if state is JobState.PAUSED:
-                    reason = f"{reason} {self._where_it_goes_on()}"
+                    reason = f"{reason} {self._memory.where_it_goes_on()}"
                 self._journal.state(state, reason)
-
-    def _where_it_goes_on(self) -> str:
-        step, saved = self._course.step, self._journal.last_checkpoint
-        if step in (saved, 0):
-            return f"It goes on from step {step}."
-        return (
-            f"It was at step {step}, of which no checkpoint could be written; it goes on from the"
-            " newest complete one."
-        )
 
     def _store_of(self, group_id: int) -> StoreAddress:
         run = self._runs.get(group_id)

@@ -13,7 +13,7 @@ import ray.train.torch
 
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
-from mics_core.cluster.messages import Ready
+from mics_core.cluster.messages import Ready, Started
 from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.comm.nodes import NODES_VARIABLE
@@ -47,6 +47,7 @@ def work(config: WorkerConfig) -> None:
     supervisor = SupervisorHandle(config.job_id)
     link = SupervisorLink(supervisor, config.group_id, rank)
     link.start()
+    link.send(Started(rank, ray.get_runtime_context().current_actor))
     lifeline = Lifeline(
         partial(supervisor.ask, "lifeline", timeout_s=_LIFELINE_S), config.group_id, rank
     )
@@ -111,6 +112,5 @@ class _Worker:
                 host=ray.util.get_node_ip_address(),
                 pid=os.getpid(),
                 store_port=self._store.port if self._store is not None else None,
-                actor=context.current_actor,
             )
         )

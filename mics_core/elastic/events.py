@@ -21,6 +21,7 @@ __all__ = [
     "GroupPhase",
     "GroupPlaced",
     "GroupReady",
+    "GroupStarted",
     "GroupTrained",
     "GroupsMissed",
     "LaunchGroup",
@@ -67,6 +68,13 @@ class StartRequested:
 @dataclass(frozen=True, slots=True)
 class GroupPlaced:
     """Nodes were found for a group; its workers are being started."""
+
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStarted:
+    """All workers of a group run; they begin to build their shards."""
 
     group_id: int
 
@@ -207,6 +215,7 @@ class Tick:
 Event = (
     StartRequested
     | GroupPlaced
+    | GroupStarted
     | GroupReady
     | GroupEntered
     | GroupTrained

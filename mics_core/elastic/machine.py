@@ -39,6 +39,7 @@ from mics_core.elastic.events import (
     GroupPlaced,
     GroupReady,
     GroupsMissed,
+    GroupStarted,
     GroupTrained,
     LaunchGroup,
     MarkGroup,
@@ -54,6 +55,7 @@ from mics_core.elastic.repeated_fault import RepeatedFault
 from mics_core.elastic.replacements import Replacements, Vacancy
 from mics_core.elastic.roster import ALIVE, GONE, JOINED, Group, Rules
 from mics_core.elastic.silence import Silence, stalled_after_s
+from mics_core.elastic.starts import overdue_starts
 from mics_core.elastic.wording import counted, named, why_groups_come, why_members_go
 
 __all__ = ["Group", "MembershipMachine", "Rules"]
@@ -114,7 +116,9 @@ class MembershipMachine:
             case StartRequested():
                 self._start()
             case GroupPlaced(group_id):
-                self._placed(group_id)
+                self._placed(group_id, now)
+            case GroupStarted(group_id):
+                self._started(group_id, now)
             case GroupReady(group_id):
                 self._ready(group_id, now)
             case GroupEntered(group_id, generation, step):
@@ -140,6 +144,7 @@ class MembershipMachine:
             case Tick(usual_step_s, quiet_s, step):
                 self._fault.committed(step)
                 self._usual_step_s = usual_step_s
+                self._evict_who_does_not_start(now)
                 self._evict_the_silent(now, usual_step_s)
                 self._end_a_stall(now, quiet_s, usual_step_s)
         self._settle(now)
@@ -165,8 +170,15 @@ class MembershipMachine:
             if self._why_wanted:
                 self._why_wanted = reason
 
-    def _placed(self, group_id: int) -> None:
-        self._move(group_id, GroupPhase.STARTING, "Nodes were found for it.", GroupPhase.PLACING)
+    def _placed(self, group_id: int, now: float) -> None:
+        reason = "Nodes were found for it."
+        if self._move(group_id, GroupPhase.STARTING, reason, GroupPhase.PLACING):
+            self.groups[group_id].starting_since = now
+
+    def _started(self, group_id: int, now: float) -> None:
+        group = self._living(group_id)
+        if group is not None and not group.has_started:
+            group.has_started, group.starting_since = True, now
 
     def _ready(self, group_id: int, now: float) -> None:
         if self._move(
@@ -230,6 +242,10 @@ class MembershipMachine:
             lost = self._silence.missed(group, by, self.rules, now, usual_step_s=self._usual_step_s)
             if lost is not None:
                 self._lost(lost, now)
+
+    def _evict_who_does_not_start(self, now: float) -> None:
+        for lost in overdue_starts(self.groups.values(), self.rules, now):
+            self._lost(lost, now)
 
     def _evict_the_silent(self, now: float, usual_step_s: float) -> None:
         for lost in self._silence.silent(

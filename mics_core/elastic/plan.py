@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -52,3 +53,20 @@ def newcomers(groups: tuple[int, ...], before: GenerationPlan | None) -> tuple[i
     if before is None or not before.groups:
         return ()
     return tuple(group for group in groups if group not in before.groups)
+
+
+def has_lost_member(
+    plans: Mapping[int, GenerationPlan], entered: int, is_alive: Callable[[int], bool]
+) -> bool:
+    """Whether a member of the generation that trains is gone, so that its step will not commit.
+
+    Generations that were announced after it say nothing of that step: who was to join in one of
+    them, and is gone, has no part in it.
+
+    Args:
+        plans: The generations by number.
+        entered: The newest one that anybody has entered; 0 before the first.
+        is_alive: Whether a group is.
+    """
+    plan = plans.get(entered)
+    return plan is not None and not all(map(is_alive, plan.groups))

@@ -27,6 +27,8 @@ class Rules:
             their nodes, so that they join together.
         settles_s: A member that is lost sooner after its first entry was lost early, see
             [Note: back-off].
+        start_s: How long a group that has its nodes may take until its workers run, and then as
+            long until they are ready.
         silence_s: How long a member may take to answer after its generation broke under others.
         first_step_s: How long if it was at its first step under that generation, of which nothing
             can be foretold: it may be compiling.
@@ -42,6 +44,7 @@ class Rules:
     start_grace_s: float = 20.0
     join_grace_s: float = 2.0
     settles_s: float = 10.0
+    start_s: float = 600.0
     silence_s: float = 60.0
     first_step_s: float = 120.0
     quiet_s: float = 0.0
@@ -62,6 +65,8 @@ class Group:
         attempt: Attempts to start a group that had failed in a row when it was launched.
         lineage: The first of the groups that replaced each other, of which it is the last.
         early_losses: Members that had been lost early in a row when it was launched.
+        starting_since: When it had its nodes, or later when its workers ran.
+        has_started: Whether all its workers run.
         ready_at: When its workers were ready.
         member_since: When it entered a generation for the first time.
         joined: First generation that names it; 0 before.
@@ -78,6 +83,8 @@ class Group:
     attempt: int
     lineage: int
     early_losses: int = 0
+    starting_since: float = 0.0
+    has_started: bool = False
     ready_at: float = 0.0
     member_since: float = 0.0
     joined: int = 0

@@ -307,19 +307,20 @@ class _Loop:
         self._membership.broken(generation, step, error, has_state=self._holding.has_state)
 
     def _next_plan(self, after: int) -> GenerationPlan:
+        return self._shared(partial(self._membership.next_plan, after))
+
+    def _plan(self, number: int) -> GenerationPlan:
+        return self._shared(partial(self._membership.plan, number))
+
+    def _shared(self, ask: Callable[[], GenerationPlan | None]) -> GenerationPlan:
+        """Return what rank 0 is told; it asks until there is a plan."""
         partition = self._trainer.partition
         while True:
             # Rank 0 says again and again that there is none, lest the others give it up.
-            plan = self._membership.next_plan(after) if partition.rank == 0 else None
+            plan = ask() if partition.rank == 0 else None
             shared: GenerationPlan | None = partition.share_from_leader(plan)
             if shared is not None:
                 return shared
-
-    def _plan(self, number: int) -> GenerationPlan:
-        partition = self._trainer.partition
-        plan = self._membership.plan(number) if partition.rank == 0 else None
-        shared: GenerationPlan = partition.share_from_leader(plan)
-        return shared
 
 
 def _lowest(trainer: Trainer, replication: ReplicationGroup, mine: float) -> float:

@@ -41,8 +41,8 @@ class Membership(Protocol):
     def next_plan(self, after: int) -> GenerationPlan | None:
         """Wait a while for a generation above `after`; return the newest plan, or none yet."""
 
-    def plan(self, number: int) -> GenerationPlan:
-        """Return the plan of an announced generation."""
+    def plan(self, number: int) -> GenerationPlan | None:
+        """Return the plan of an announced generation, or none if nobody says it yet."""
 
     def entered(self, generation: int, step: int, connect_s: float) -> None:
         """Report that this worker trains under `generation` from `step` on."""
@@ -99,7 +99,7 @@ class StaticMembership:
             )
         return self._plan
 
-    def plan(self, number: int) -> GenerationPlan:
+    def plan(self, number: int) -> GenerationPlan | None:
         """Return the only plan."""
         assert number == self._plan.number
         return self._plan

@@ -252,6 +252,11 @@ class GroupsSpec(SpecModel):
     """The same for the first step after a change of groups, in which blocks may be compiled; never
     less than `silence_s` gives."""
 
+    start_s: float = Field(default=600.0, ge=1.0)
+    """How long a group that has its nodes may take until its workers run, and then as long again
+    until they are ready: they load their code, restore a checkpoint or build the first weights, and
+    compile. Then it is evicted, and another attempt begins after a growing pause."""
+
     @model_validator(mode="after")
     def _ordered(self) -> GroupsSpec:
         if not self.minimum <= self.wanted <= self.upper_bound:

@@ -13,7 +13,10 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
+from mics_core.cluster import lifeline as lifelines
 from mics_core.cluster.lifeline import Lifeline, LifelineAddress, Lifelines
+from mics_core.cluster.reaching import SupervisorGoneError
+from mics_core.errors import ClusterError
 from tests.cluster.running import eventually
 
 WITHIN_S = 30.0
@@ -104,7 +107,9 @@ def test_strangers_are_no_workers(greeting: Callable[[LifelineAddress], bytes]) 
     asyncio.run(story())
 
 
-def test_where_nobody_listens_a_worker_cannot_begin() -> None:
+def test_where_nobody_listens_a_worker_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifelines, "_BEGIN_WITHIN_S", 0.0)
+
     async def story() -> LifelineAddress:
         async with listening() as (_, address):
             return address
@@ -141,3 +146,86 @@ def wait_for_address(lifeline: Lifeline, address: tuple[str, int]) -> None:
             return False  # it has hung up, and not connected again yet
 
     eventually(is_there, f"the connection to {address}", WITHIN_S)
+
+
+def answers(*script: LifelineAddress | Exception) -> Callable[[], LifelineAddress]:
+    """Return what a worker asks, as answered one after the other; the last goes on for ever."""
+    left = list(script)
+
+    def find() -> LifelineAddress:
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return find
+
+
+BUSY = ClusterError("The supervisor did not answer.")
+
+
+def test_a_worker_asks_again_where_a_supervisor_that_does_not_answer_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifelines, "_AGAIN_S", 0.01)
+
+    async def story() -> None:
+        async with listening() as (supervisor, address):
+            nowhere = LifelineAddress("127.0.0.1", 1, "nowhere")
+            find = answers(BUSY, nowhere, BUSY, address)
+            dies = await asyncio.to_thread(Lifeline, find, 5, 1)
+            break_off(dies)
+            assert await supervisor.next_death() == (5, 1)
+
+    asyncio.run(story())
+
+
+def test_a_worker_whose_supervisor_is_gone_for_good_cannot_begin() -> None:
+    with pytest.raises(SupervisorGoneError):
+        Lifeline(answers(SupervisorGoneError("It has ended.")), 0, 0)
+
+
+def test_a_worker_waits_for_the_supervisor_that_follows_however_long_it_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifelines, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(lifelines, "_BEGIN_WITHIN_S", 0.0)
+
+    async def story() -> None:
+        async with listening() as (_, first), listening() as (supervisor, second):
+            find = answers(first, BUSY, BUSY, BUSY, second)
+            dies = await asyncio.to_thread(Lifeline, find, 5, 1)
+            dies._socket.shutdown(socket.SHUT_RDWR)  # the first is gone
+            await asyncio.to_thread(wait_for_address, dies, (second.host, second.port))
+            break_off(dies)
+            assert await supervisor.next_death() == (5, 1)
+
+    asyncio.run(story())
+
+
+def test_both_ends_notice_within_30_s_that_the_other_machine_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whose power fails says nothing; a lost network cannot be tested without being root."""
+    notice, ends = lifelines._notice_absence, []
+
+    def recorded(connection: socket.socket) -> None:
+        notice(connection)
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle_s, probe_s, probes = (
+            connection.getsockopt(socket.IPPROTO_TCP, option) for option in options
+        )
+        user_ms = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        asks = bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        ends.append((asks, idle_s + probes * probe_s, user_ms))
+
+    monkeypatch.setattr(lifelines, "_notice_absence", recorded)
+
+    async def story() -> None:
+        async with listening() as (supervisor, address):
+            dies = await asyncio.to_thread(Lifeline, lambda: address, 5, 1)
+            break_off(dies)
+            await supervisor.next_death()
+
+    asyncio.run(story())
+    assert ends == [(True, 30, 30_000)] * 2

@@ -7,15 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import ray
+from ray.exceptions import RayError, RaySystemError, RpcError
 
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Committed, Ended, Entered, Message
 from mics_core.cluster.reaching import SupervisorGoneError, SupervisorHandle
+from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.summary import Share, StepCommit
 from mics_core.errors import ClusterError
+from tests.cluster.running import eventually
 
 DEADLINE_S = 10.0
 ENTERED, ENDED = Entered(0, 1, 0, 0.5), Ended(0, finished=False)
+PLAN = GenerationPlan(1, (4,), None, "Training begins with group 4.")
+DEAF = ClusterError("It does not answer.")
+UNREACHABLE = RpcError("The head is away.")
 
 
 class DeafSupervisor(SupervisorHandle):
@@ -25,25 +32,47 @@ class DeafSupervisor(SupervisorHandle):
         errors: What the calls with reports raise, one after the other, before one is answered.
     """
 
-    def __init__(self, *errors: ClusterError):
+    def __init__(self, *errors: Exception):
         self._errors = list(errors)
         self.asked: queue.Queue[list[Message]] = queue.Queue()
 
-    def ask(self, method: str, *arguments: object, timeout_s: float) -> object:
+    def ask(self, method: str, *arguments: object, timeout_s: float, **_: object) -> object:
         if method == "newest_generation":
             raise SupervisorGoneError("There is no news.")
+        if method in ("next_plan", "plan"):
+            return self._answer(PLAN)
         assert method == "report"
         _, messages = arguments
         assert isinstance(messages, list)
         self.asked.put(messages)
+        return self._answer(None)
+
+    def _answer(self, answer: object) -> object:
         if self._errors:
             raise self._errors.pop(0)
-        return None
+        return answer
+
+
+class SilentForAWhile(SupervisorHandle):
+    """Stands in for a supervisor that says nothing new before it says that of `PLAN`.
+
+    Args:
+        errors: What the calls for news raise before that.
+    """
+
+    def __init__(self, *errors: Exception):
+        self._errors = list(errors)
+
+    def ask(self, method: str, *arguments: object, timeout_s: float, **_: object) -> object:
+        assert method == "newest_generation"
+        if self._errors:
+            raise self._errors.pop(0)
+        return PLAN, 0
 
 
 @contextmanager
 def link_to(
-    supervisor: DeafSupervisor, monkeypatch: pytest.MonkeyPatch
+    supervisor: SupervisorHandle, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SupervisorLink]:
     monkeypatch.setattr("mics_core.cluster.link._AGAIN_S", 0.01)
     link = SupervisorLink(supervisor, group_id=4, rank=0)
@@ -78,6 +107,68 @@ def test_reports_are_not_sent_again_to_a_job_that_has_ended(
         assert supervisor.asked.get(timeout=DEADLINE_S) == [ENTERED]
         link.send(ENDED)
         assert supervisor.asked.get(timeout=DEADLINE_S) == [ENDED]
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process look like one that Ray started and that goes on."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+
+
+@pytest.mark.parametrize("error", [DEAF, UNREACHABLE])
+@pytest.mark.usefixtures("connected")
+def test_there_is_no_plan_yet_where_the_supervisor_does_not_answer(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with link_to(DeafSupervisor(error), monkeypatch) as link:
+        assert link.next_plan(after=0) is None
+        assert link.next_plan(after=0) == PLAN
+    with link_to(DeafSupervisor(error), monkeypatch) as link:
+        assert link.plan(1) is None
+        assert link.plan(1) == PLAN
+
+
+@pytest.mark.parametrize("error", [SupervisorGoneError("It has ended."), RaySystemError("Bye.")])
+def test_no_plan_is_waited_for_where_none_can_come(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        link_to(DeafSupervisor(error), monkeypatch) as link,
+        pytest.raises((SupervisorGoneError, RayError)),
+    ):
+        link.next_plan(after=0)
+
+
+@pytest.mark.usefixtures("connected")
+def test_news_is_waited_for_while_ray_cannot_reach_the_supervisor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with link_to(SilentForAWhile(UNREACHABLE, DEAF), monkeypatch) as link:
+        eventually(lambda: link.announced() == PLAN, "news of the plan", DEADLINE_S)
+
+
+@pytest.mark.usefixtures("connected")
+def test_reports_are_sent_again_while_ray_cannot_reach_the_supervisor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    supervisor = DeafSupervisor(UNREACHABLE)
+    with link_to(supervisor, monkeypatch) as link:
+        link.send(ENTERED)
+        for _ in range(2):
+            assert supervisor.asked.get(timeout=DEADLINE_S) == [ENTERED]
+
+
+def test_a_process_that_is_shut_down_sends_no_report_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    supervisor = DeafSupervisor(RaySystemError("The worker is shutting down."))
+    with link_to(supervisor, monkeypatch) as link:
+        link.send(ENTERED)
+        link.send(ENDED)
+    sent = [supervisor.asked.get_nowait()]
+    while not supervisor.asked.empty():
+        sent.append(supervisor.asked.get_nowait())
+    assert [message for messages in sent for message in messages] == [ENTERED, ENDED]
 
 
 def commit(step: int) -> StepCommit:

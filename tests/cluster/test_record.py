@@ -17,6 +17,8 @@ from mics_core.cluster.record import Clock, Record
 from mics_core.spec.status import StepRecord
 from tests.cluster.head import Head
 
+SUPERVISOR = "a1"
+
 
 def add_steps(journal: Journal, number: int) -> None:
     for _ in range(number):
@@ -25,7 +27,7 @@ def add_steps(journal: Journal, number: int) -> None:
 
 
 def record_of(journal: Journal) -> Record:
-    return Record("job-1", lambda: ({"journal": journal}, journal))
+    return Record("job-1", SUPERVISOR, lambda: ({"journal": journal}, journal))
 
 
 def remembered() -> Journal:
@@ -144,10 +146,52 @@ def test_old_events_are_forgotten_together_with_the_journals(
         kept = [event.sequence for event in remembered().slice(1, 500)]
         assert kept == list(range(401, 501))
         assert len(head.values) <= 1 + -(-100 // 32) + 1
-        record.delete()
-        assert head.values == {}
+        assert not record.has_ended()
+        await record.end()
+        assert list(head.values) == [b"job-1/a1/ended"], "all but that is forgotten"
+        assert record_of(Journal()).has_ended()
 
     run(story)
+
+
+def test_another_supervisor_of_a_job_does_not_read_what_one_before_it_left(head: Head) -> None:
+    async def story() -> None:
+        journal = Journal()
+        add_steps(journal, 3)
+        before, after = (
+            Record("job-1", name, lambda: (None, journal)) for name in ("before", "after")
+        )
+        before.touch()
+        await before.settle()
+        assert after.load() is None
+        await before.end()
+        assert before.has_ended()
+        assert not after.has_ended()
+        await after.end()
+        assert list(head.values) == [b"job-1/after/ended"], "one for a job is enough"
+
+    run(story)
+
+
+def test_a_store_that_comes_late_does_not_bring_the_record_back(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_STORED_WITHIN_S", 0.1)
+
+    async def story() -> None:
+        journal = Journal()
+        record = record_of(journal)
+        add_steps(journal, 3)
+        head.answers.clear()
+        record.touch()
+        await record.settle()
+        ended = asyncio.create_task(record.end())
+        await asyncio.sleep(0)
+        head.answers.set()
+        await asyncio.wait_for(ended, 5)
+
+    run(story)
+    assert list(head.values) == [b"job-1/a1/ended"]
 
 
 def test_a_clock_goes_on_where_it_was_pickled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ class Supervised:
     def __init__(self) -> None:
         self.spec = recorded_job(None, 10)
         self.memory = memory = Memory.of_new_job(self.spec, JobFigures(), 0)
-        record = Record("job", lambda: (memory, memory.journal))
+        record = Record("job", "a1", lambda: (memory, memory.journal))
         self.runs = GroupRuns(
             "job", self.spec, 2, Strategy(), "", self.tell, self._regrouped, record
         )

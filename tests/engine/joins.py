@@ -52,6 +52,7 @@ class JoiningMembership(StaticMembership):
         self._join_after = join_after
         self._arrive_after = arrive_after
         self.entries: list[tuple[int, int]] = []
+        self._is_heard = False
         self.may_arrive = threading.Event()
 
     def pending(self) -> int:
@@ -61,7 +62,10 @@ class JoiningMembership(StaticMembership):
     def next_plan(self, after: int) -> GenerationPlan:
         return self._plans[self.pending() - 1]
 
-    def plan(self, number: int) -> GenerationPlan:
+    def plan(self, number: int) -> GenerationPlan | None:
+        if not self._is_heard:  # a supervisor may take its time to answer
+            self._is_heard = True
+            return None
         return self._plans[number - 1]
 
     def entered(self, generation: int, step: int, connect_s: float) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,3 +133,32 @@ def test_a_promise_that_was_broken_is_named_and_ends_with_1(
 def test_a_job_that_never_trained_ends_with_1(tmp_path: Path) -> None:
     nothing = Facts("demo", state=JobState.FAILED, reason="It found no data.")
     assert conclusion(nothing, tmp_path) == (1, "The job ended as failed: It found no data.\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_one_that_stays_up_heeds_signals_also_in_the_background_of_a_script(
+    number: signal.Signals, status: int
+) -> None:
+    """A shell that runs a script lets what it starts in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        demo = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "scripted_demo.py"), "--keep"],
+            env=os.environ | {"PYTHONPATH": str(Path.cwd()), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with demo:
+        assert demo.stdout is not None
+        try:
+            assert any("until Ctrl-C" in line for line in demo.stdout)
+            demo.send_signal(number)
+            said, _ = demo.communicate(timeout=20)
+        finally:
+            demo.kill()
+    assert "The cluster is down." in said
+    assert demo.returncode == status

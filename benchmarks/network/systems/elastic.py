@@ -52,7 +52,7 @@ def build(name: str, spec: JobSpec, site: Site) -> _Elastic:
     trainer = build_trainer(spec, partition, device)
     store = host_store("0.0.0.0") if rank == 0 else None
     port = store.port if store is not None else None
-    link.send(Ready(rank, partition.node, "127.0.0.1", os.getpid(), port, actor=None))
+    link.send(Ready(rank, partition.node, "127.0.0.1", os.getpid(), port))
     plan = None
     while plan is None:
         plan = partition.share_from_leader(link.next_plan(0) if rank == 0 else None)
