@@ -19,7 +19,9 @@ from benchmarks.harness.followed import MissingError
 from benchmarks.harness.jobs import write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.recovery import ours, ray_train, torchft_peer
-from benchmarks.recovery.faults import FAULTS, Outcome
+from benchmarks.recovery.draining import DRAIN_NOTICE_S
+from benchmarks.recovery.faults import FAULTS
+from benchmarks.recovery.outcome import Outcome
 from benchmarks.recovery.report import build_row, build_table
 from benchmarks.recovery.setting import GLOBAL_BATCH_SIZE, MODEL
 from benchmarks.recovery.shots import Report, Shots
@@ -124,8 +126,8 @@ def _write(path: Path, results: Iterable[_Results]) -> None:
         ray_train={
             "checkpoint_every_steps": ray_train.CHECKPOINT_EVERY,
             "elastic_resize_monitor_interval_s": ray_train.RESIZE_INTERVAL_S,
-            "drain_notice_s": ray_train.DRAIN_NOTICE_S,
         },
+        drain_notice_s=DRAIN_NOTICE_S,
         torchft={
             "version": torchft_peer.VERSION,
             "tuned": " ".join(torchft_peer.TUNED),
