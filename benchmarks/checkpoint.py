@@ -11,6 +11,7 @@ import argparse
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -18,6 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.harness.goals import Bound, Goal, add_strict, as_facts, judge
 from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.miniature.run import Miniature
@@ -35,7 +37,7 @@ GOAL = 0.02
 
 
 def main() -> int:
-    """Train in turn with and without checkpoints; show and write the difference."""
+    """Train in turn with and without checkpoints; show and write the difference, see `judge`."""
     options = _parse()
     console = build_console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -49,8 +51,28 @@ def main() -> int:
             turns.append((took[None], took[folders[1]]))
             console.print(f"turn {turn}: {turns[-1][0]:.4f} s without, {turns[-1][1]:.4f} s with")
         num_bytes = sum(file.stat().st_size for file in _newest(folders[1]).rglob("*.distcp"))
+    row = row_of(turns, num_bytes)
+    goals = goals_of(row)
+    table = Table(title=f"A checkpoint every {INTERVAL} steps", title_justify="left")
+    for heading in row:
+        table.add_column(heading, justify="right")
+    table.add_row(*(f"{value:.4g}" for value in row.values()))
+    console.print(table)
+    write_results(options.output, [row], goals=as_facts(goals), turns=turns, emulated=_MODEL)
+    status = judge(console, goals, strict=options.strict)
+    console.print(f"written to {options.output}")
+    return status
+
+
+def row_of(turns: Sequence[tuple[float, float]], num_bytes: int) -> dict[str, Any]:
+    """Sum up the turns.
+
+    Args:
+        turns: The mean step of each, without and with checkpoints.
+        num_bytes: Of a checkpoint.
+    """
     costs = [written / without - 1.0 for without, written in turns]
-    row = {
+    return {
         "interval_steps": INTERVAL,
         "checkpoint_bytes": num_bytes,
         "step_s_without": median(without for without, _ in turns),
@@ -59,15 +81,12 @@ def main() -> int:
         "cost_min": min(costs),
         "cost_max": max(costs),
     }
-    table = Table(title=f"A checkpoint every {INTERVAL} steps", title_justify="left")
-    for heading in row:
-        table.add_column(heading, justify="right")
-    table.add_row(*(f"{value:.4g}" for value in row.values()))
-    console.print(table)
-    console.print(f"goal: less than {GOAL:.0%} of step time")
-    write_results(options.output, [row], turns=turns, emulated=_MODEL)
-    console.print(f"written to {options.output}")
-    return 0
+
+
+def goals_of(row: Mapping[str, Any]) -> list[Goal]:
+    """Return the benchmark's goals."""
+    name = f"a checkpoint every {INTERVAL} steps, share of step time"
+    return [Goal(name, GOAL, row["cost_median"], bound=Bound.BELOW)]
 
 
 _MODEL = emulated_model(WIDTH, LAYERS, FORWARD_S)
@@ -112,6 +131,7 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--turns", type=int, default=6, help="runs of each kind")
     add("--steps", type=int, default=60, help="steps of a run that count")
+    add_strict(parser)
     add("--output", type=Path, default=RESULTS / "checkpoint.json", help="where to write them")
     return parser.parse_args()
 

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.goals import Bound, Goal, add_strict, as_facts, judge
 from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
+from benchmarks.harness.losses import largest_difference
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.miniature.run import Miniature
 from mics_core.elastic import events as elastic
@@ -54,6 +57,7 @@ _AHEAD = 20
 """Steps ahead of the one at which members are to wait: all must hear of it before any is there, or
 one that is beyond waits for those that are held."""
 GOAL = 0.977
+LOSS_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,13 @@ class Churned:
         turns: Its turns, and those of the run without faults after each.
         faults: How many of each kind.
         run: The run, ended.
+        undisturbed_losses: Those of the run without faults.
     """
 
     turns: list[tuple[Turn, Turn]]
     faults: Counter[str]
     run: Miniature
+    undisturbed_losses: list[float]
 
     @property
     def steps(self) -> list[StepRecord]:
@@ -101,7 +107,10 @@ class Churned:
 
 
 def main() -> int:
-    """Measure undisturbed, under fire, and undisturbed again; show and write what was kept."""
+    """Measure undisturbed, under fire, and undisturbed again; show and write what was kept.
+
+    See `judge` for the exit status.
+    """
     options = _parse()
     console = build_console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -116,16 +125,17 @@ def main() -> int:
         without = {n: fmean(t for times in usual for t in times[n]) for n in usual[0]}
         reference = _losses_without_faults(tokens, len(churned.run.steps))
     longer = {n: t / without[options.groups] for n, t in without.items()}
-    row = _row(churned, longer, reference)
+    row = row_of(churned, longer, reference)
+    goals = goals_of(row)
     table = Table(title=f"A run under {sum(churned.faults.values())} faults", title_justify="left")
     for heading in row:
         table.add_column(heading, justify="right")
     table.add_row(*(f"{value:.4g}" for value in row.values()))
     console.print(table)
-    console.print(f"goal: {GOAL:.1%} with capacity taken out")
     write_results(
         options.output,
         [row],
+        goals=as_facts(goals),
         kinds=churned.faults,
         undisturbed_step_s=[other.took_s / len(other.steps) for _, other in churned.turns],
         settled_step_s=_settled_step_s(churned, options.groups),
@@ -135,8 +145,9 @@ def main() -> int:
         emulated=emulated_model(WIDTH, LAYERS, FORWARD_S),
         newcomers_start_at_lowest_priority=os.geteuid() == 0,
     )
+    status = judge(console, goals, strict=options.strict)
     console.print(f"written to {options.output}")
-    return 0
+    return status
 
 
 def _job(tokens: Path, forward_s: float, steps: int) -> JobSpec:
@@ -195,7 +206,7 @@ def _churn(
         for each in (run, undisturbed):
             each.tell(elastic.CancelRequested("Enough."))
             each.finish()
-    return Churned(turns, faults, run)
+    return Churned(turns, faults, run, [step.loss for step in undisturbed.steps])
 
 
 def _undisturbed_turn(run: Miniature, options: argparse.Namespace) -> Turn:
@@ -253,7 +264,16 @@ def _settled_step_s(churned: Churned, num_groups: int) -> float:
     return fmean(settled)
 
 
-def _row(churned: Churned, longer: dict[int, float], reference: list[float]) -> dict[str, Any]:
+def row_of(
+    churned: Churned, longer: Mapping[int, float], reference: Sequence[float]
+) -> dict[str, Any]:
+    """Sum up a run under fire.
+
+    Args:
+        churned: The run.
+        longer: By number of groups, a step in steps of all groups.
+        reference: The losses of one process.
+    """
     # Each turn is held against the turn of the other run right after it.
     due_s = adjusted_s = 0.0
     for mine, other in churned.turns:
@@ -262,15 +282,36 @@ def _row(churned: Churned, longer: dict[int, float], reference: list[float]) -> 
         adjusted_s += sum(usual_s * longer[step.num_groups] for step in mine.steps)
     samples = churned.run.course.samples
     losses = [step.loss for step in churned.run.steps]
-    differences = [abs(a - b) / abs(b) for a, b in zip(losses, reference, strict=True)]
+    undisturbed = churned.undisturbed_losses
+    common = min(len(losses), len(undisturbed))
     return {
         "faults": sum(churned.faults.values()),
         "kept_capacity_adjusted": adjusted_s / churned.took_s,
         "kept_raw": due_s / churned.took_s,
         "samples_lost": samples.due - samples.used,
         "samples_repeated": samples.repeated,
-        "loss_max_relative_difference": max(differences),
+        "loss_max_relative_difference": largest_difference(reference, losses),
+        "loss_max_relative_difference_to_undisturbed": largest_difference(
+            undisturbed[:common], losses[:common]
+        ),
     }
+
+
+def goals_of(row: Mapping[str, Any]) -> list[Goal]:
+    """Return the benchmark's goals."""
+    kept = row["kept_capacity_adjusted"]
+    return [
+        Goal("throughput kept beyond the lost capacity", GOAL, kept),
+        Goal("samples lost", 0, row["samples_lost"], bound=Bound.AT_MOST),
+        Goal("samples repeated", 0, row["samples_repeated"], bound=Bound.AT_MOST),
+        _agreement("one process's", row["loss_max_relative_difference"]),
+        _agreement("the undisturbed run's", row["loss_max_relative_difference_to_undisturbed"]),
+    ]
+
+
+def _agreement(whose: str, difference: float) -> Goal:
+    name = f"losses beside {whose}, largest relative difference"
+    return Goal(name, LOSS_TOLERANCE, difference, bound=Bound.AT_MOST)
 
 
 def _parse() -> argparse.Namespace:
@@ -285,6 +326,7 @@ def _parse() -> argparse.Namespace:
     )
     add("--undisturbed-s", type=float, default=20.0, help="turns of the run without faults")
     add("--steps", type=int, default=100, help="steps of a run with each number of groups")
+    add_strict(parser)
     add("--output", type=Path, default=RESULTS / "churn.json", help="where to write the results")
     return parser.parse_args()
 

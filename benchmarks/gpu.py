@@ -7,11 +7,10 @@ turn, against the matrix-multiply rate measured on the same GPU.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +20,7 @@ import torch.distributed as dist
 from torch.nn import functional
 
 from benchmarks.harness.jobs import gpt2, training_job, write_tokens
+from benchmarks.harness.losses import largest_difference
 from benchmarks.harness.output import RESULTS, write_results
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.replication import Member, connect
@@ -114,12 +114,6 @@ def _compare(options: argparse.Namespace, device: torch.device, folder: Path) ->
         print(f"LOSSES DISAGREE by {largest:.1%}")
         return 1
     return 0
-
-
-def largest_difference(expected: Sequence[float], losses: Sequence[float]) -> float:
-    """Return the largest relative difference of any step's losses; NaN if one is no number."""
-    differences = [abs(a - b) / abs(a) for a, b in zip(expected, losses, strict=True)]
-    return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
 def _job(options: argparse.Namespace, folder: Path) -> JobSpec:

@@ -1,8 +1,16 @@
 """Measures what elasticity costs a steady run: `python -m benchmarks.steady`.
 
-The same engine trains the same job twice on this machine: with fixed members, and as an elastic run
-with its supervisor, links and lifelines, the question for losses before every micro-batch, and a
-report of every step. Both live at the same time and take their steps in turn.
+The same loop of the same engine trains the same job twice on this machine: with fixed members, as
+under `torchrun`, and as an elastic run with its supervisor, links and lifelines, the question for
+losses before every micro-batch, and a report of every step.
+
+[Note: blocks]
+Both are there at the same time and train in turn, a block of steps each; who does not train waits
+for an event. A report leaves its worker beside the next step, and whatever an elastic run does
+beside its steps has to fall into steps of its own. So blocks are long, and the first steps of each,
+into which the other's last words may fall, are dropped. Each block is held against its neighbours,
+and there are as many pairs in which the one way comes first as the other: from one minute to the
+next this machine is a twentieth faster or slower.
 """
 
 from __future__ import annotations
@@ -11,8 +19,9 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -21,7 +30,10 @@ import ray
 from rich.table import Table
 
 from benchmarks.harness.factory import WorldFactory
+from benchmarks.harness.goals import Bound, Goal, add_strict, as_facts, judge
 from benchmarks.harness.jobs import VOCAB_SIZE, gpt2, training_job, write_tokens
+from benchmarks.harness.losses import largest_difference
+from benchmarks.harness.messages import Block
 from benchmarks.harness.nodes import LOCAL_NODE
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.harness.world import World
@@ -40,11 +52,13 @@ NUM_GROUPS = 2
 GLOBAL_BATCH_SIZE = 16
 """Four micro-batches of two samples for each group."""
 JOB_ID = "steady"
-WARM_UP = 5
+WAYS = FIXED, ELASTIC = f"fixed p={PARTITION_SIZE}", f"elastic p={PARTITION_SIZE}"
+LOSS_TOLERANCE = 1e-5
+GOAL = 1.01
 
 
 def main() -> int:
-    """Train both ways in turn, show and write the ratio."""
+    """Train both ways in turn, show and write the ratio; see `judge` for the exit status."""
     options = _parse()
     console = build_console()
     # An end by `kill` still ends the workers.
@@ -52,16 +66,31 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name:
         spec = _job(write_tokens(Path(name)))
         with _supervised(spec) as variables, WorldFactory([LOCAL_NODE], Path(name)) as forks:
-            pairs = _measure(forks, spec, variables, options.steps)
-    row = _row(pairs)
+            blocks = _measure(forks, spec, {FIXED: {}, ELASTIC: variables}, options)
+    row = row_of(blocks, options.dropped)
+    goals = goals_of(row)
     table = Table(title="A step of an elastic run against fixed members", title_justify="left")
     for heading in row:
         table.add_column(heading, justify="right")
     table.add_row(*(f"{value:.4f}".removesuffix(".0000") for value in row.values()))
     console.print(table)
-    write_results(options.output, [row], model=MODEL, pairs=pairs)
+    write_results(
+        options.output,
+        [row],
+        goals=as_facts(goals),
+        model=MODEL,
+        blocks=[
+            {
+                "members": way.split()[0],
+                "step_s": step_s(block, options.dropped),
+                "processor_s": block.processor_s / len(block.times_s),
+            }
+            for way, block in blocks
+        ],
+    )
+    status = judge(console, goals, strict=options.strict)
     console.print(f"written to {options.output}")
-    return 0
+    return status
 
 
 def _job(tokens: Path) -> JobSpec:
@@ -84,52 +113,111 @@ def _supervised(spec: JobSpec) -> Iterator[dict[str, str]]:
 
 
 def _measure(
-    factory: WorldFactory, spec: JobSpec, variables: dict[str, str], num_steps: int
-) -> list[tuple[float, float]]:
-    """Return the seconds of each step, with fixed members and elastic.
+    factory: WorldFactory,
+    spec: JobSpec,
+    variables: Mapping[str, dict[str, str]],
+    options: argparse.Namespace,
+) -> list[tuple[str, Block]]:
+    """Train blocks in turn, A B A B A; return each with its way, in order.
+
+    Args:
+        factory: Forks the workers.
+        spec: The job.
+        variables: Environment variables of the workers, by way.
+        options: How many blocks of how many steps.
 
     Raises:
         RuntimeError: The two do not compute the same.
     """
     workers = NUM_GROUPS * PARTITION_SIZE
-    names = (f"mics p={PARTITION_SIZE}", f"elastic p={PARTITION_SIZE}")
-    pairs = []
+    blocks: list[tuple[str, Block]] = []
+    first, second = variables
     with (
-        World(factory, names[0], workers) as fixed,
-        World(factory, names[1], workers, variables) as elastic,
+        World(factory, first, workers, variables[first]) as one,
+        World(factory, second, workers, variables[second]) as other,
     ):
-        fixed.build(names[0], spec)
-        elastic.build(names[1], spec)
-        for index in range(WARM_UP + num_steps):
-            # Who goes first changes, for the first may find caches that the other has emptied.
-            order = (fixed, elastic) if index % 2 else (elastic, fixed)
-            steps = {world: world.step(index) for world in order}
-            if abs(steps[fixed].loss - steps[elastic].loss) > 1e-5 * steps[fixed].loss:
-                raise RuntimeError(f"step {index}: the losses differ: {steps}")
-            if index >= WARM_UP:
-                pairs.append((steps[fixed].step_s, steps[elastic].step_s))
-    return pairs
+        worlds = {first: one, second: other}
+        for way, world in worlds.items():
+            world.build(way, spec)
+            world.block(options.warm_up)
+        for _ in range(options.blocks):
+            blocks += [(way, world.block(options.steps)) for way, world in worlds.items()]
+            difference = largest_difference(blocks[-2][1].losses, blocks[-1][1].losses)
+            if not difference <= LOSS_TOLERANCE:
+                raise RuntimeError(f"the losses differ by {difference:.1e}: {blocks[-2:]}")
+        blocks.append((first, one.block(options.steps)))
+    return blocks
 
 
-def _row(pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    ratios = [elastic / fixed for fixed, elastic in pairs]
+def step_s(block: Block, num_dropped: int) -> float:
+    """Return the mean step of a block without its first ones.
+
+    It is the mean, so that what comes only now and then beside a step counts too.
+
+    Args:
+        block: The block.
+        num_dropped: Steps that are dropped, at least the first: it has no commit before it.
+    """
+    kept = block.times_s[num_dropped - 1 :]
+    return (kept[-1] - kept[0]) / (len(kept) - 1)
+
+
+def row_of(blocks: Sequence[tuple[str, Block]], num_dropped: int) -> dict[str, Any]:
+    """Sum up blocks that were trained in turn; see [Note: blocks].
+
+    Args:
+        blocks: Each with its way, one of `WAYS`, in the order in which they were trained.
+        num_dropped: First steps of a block that do not count.
+    """
+    times = [(way, step_s(block, num_dropped)) for way, block in blocks]
+    usage = [(way, block.processor_s / len(block.times_s)) for way, block in blocks]
+    ratios = ratios_of(times)
     lower, _, upper = quantiles(ratios, n=4)
     return {
-        "steps": len(pairs),
-        "fixed_step_s_median": median(fixed for fixed, _ in pairs),
-        "elastic_step_s_median": median(elastic for _, elastic in pairs),
+        "blocks": len(blocks),
+        "steps_of_a_block": len(blocks[0][1].times_s),
+        "dropped_of_a_block": num_dropped,
+        "fixed_step_s_median": median(step for way, step in times if way == FIXED),
+        "elastic_step_s_median": median(step for way, step in times if way == ELASTIC),
+        "pairs": len(ratios),
         "ratio_median": median(ratios),
         "ratio_lower_quartile": lower,
         "ratio_upper_quartile": upper,
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "processor_ratio_median": median(ratios_of(usage)),
     }
+
+
+def ratios_of(figures: Sequence[tuple[str, float]]) -> list[float]:
+    """Return elastic over fixed for every two neighbours.
+
+    Every block but the first and the last is in two pairs, once before and once behind the other
+    way. So a machine that becomes slower or faster makes one of the two larger and one smaller.
+    """
+    pairs = [dict(pair) for pair in pairwise(figures)]
+    return [pair[ELASTIC] / pair[FIXED] for pair in pairs]
+
+
+def goals_of(row: Mapping[str, Any]) -> list[Goal]:
+    """Return the benchmark's goals."""
+    name = "a step of an elastic run over one with fixed members"
+    return [Goal(name, GOAL, row["ratio_median"], bound=Bound.AT_MOST)]
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steady", description=__doc__)
     add = parser.add_argument
-    add("--steps", type=int, default=200, help="steps of each that count")
+    add("--blocks", type=int, default=10, help="blocks of each way, one more of the first")
+    add("--steps", type=int, default=20, help="steps of a block")
+    add("--dropped", type=int, default=3, help="first steps of a block that do not count")
+    add("--warm-up", type=int, default=5, help="steps of each way before the first block")
+    add_strict(parser)
     add("--output", type=Path, default=RESULTS / "steady.json", help="where to write the results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.blocks < 1 or not 1 <= options.dropped < options.steps - 1:
+        parser.error("there must be a block of each way, and at least 1 step dropped and 2 kept.")
+    return options
 
 
 if __name__ == "__main__":

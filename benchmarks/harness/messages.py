@@ -11,7 +11,20 @@ from typing import Protocol
 from mics_core.planner.question import Question
 from mics_core.spec import JobSpec
 
-__all__ = ["Build", "Built", "Count", "Counted", "Drop", "Failure", "Run", "Stepped", "System"]
+__all__ = [
+    "Block",
+    "Build",
+    "Built",
+    "Count",
+    "Counted",
+    "Drop",
+    "Failure",
+    "Run",
+    "RunBlock",
+    "Stepped",
+    "System",
+    "SystemInBlocks",
+]
 
 
 class System(Protocol):
@@ -28,6 +41,19 @@ class System(Protocol):
         Returns:
             This worker's part of the step's mean loss: the parts of all workers add up to it.
         """
+        ...
+
+
+class SystemInBlocks(Protocol):
+    """A way of training whose steps follow each other without a word from the benchmark."""
+
+    description: str
+    """As that of `System`."""
+    question: Question | None
+    """As that of `System`."""
+
+    def block(self, num_steps: int) -> Block:
+        """Train so many steps; all workers call it."""
         ...
 
 
@@ -65,6 +91,28 @@ class Stepped:
     loss: float
     peak_rss_bytes: int
     """Peak since the system was built."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBlock:
+    """Run so many steps, one after the other."""
+
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of steps has been run.
+
+    Args:
+        times_s: When each was committed, of the machine's monotonic clock.
+        losses: The mean loss of each.
+        processor_s: Processor time from the block's begin to its end, of all threads.
+    """
+
+    times_s: list[float]
+    losses: list[float]
+    processor_s: float
 
 
 @dataclass(frozen=True, slots=True)

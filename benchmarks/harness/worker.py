@@ -17,7 +17,7 @@ import traceback
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.harness.messages import (
     Build,
@@ -27,8 +27,10 @@ from benchmarks.harness.messages import (
     Drop,
     Failure,
     Run,
+    RunBlock,
     Stepped,
     System,
+    SystemInBlocks,
 )
 from benchmarks.harness.resident import peak_rss_bytes, reset_peak, rss_bytes
 from benchmarks.harness.site import read_site
@@ -83,7 +85,7 @@ def _become_worker(variables: dict[str, str], descriptor: int) -> None:
 class _Worker:
     def __init__(self, pipe: Connection):
         self._pipe = pipe
-        self._system: System | None = None
+        self._system: System | SystemInBlocks | None = None
 
     def serve(self) -> None:
         while True:
@@ -104,10 +106,12 @@ class _Worker:
             case Build():
                 return self._build(request)
             case Run(index):
-                assert self._system is not None
+                system = cast("System", self._system)
                 begin_s = time.monotonic()
-                loss = self._system.step(index)
+                loss = system.step(index)
                 return Stepped(begin_s, time.monotonic(), loss, peak_rss_bytes())
+            case RunBlock(num_steps):
+                return cast("SystemInBlocks", self._system).block(num_steps)
             case Count():
                 return Counted(_sent_bytes(os.environ["GLOO_SOCKET_IFNAME"]))
             case Drop():

@@ -22,7 +22,18 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.harness.factory import WorldError, WorldFactory, tail_of
-from benchmarks.harness.messages import Build, Built, Count, Counted, Drop, Failure, Run, Stepped
+from benchmarks.harness.messages import (
+    Block,
+    Build,
+    Built,
+    Count,
+    Counted,
+    Drop,
+    Failure,
+    Run,
+    RunBlock,
+    Stepped,
+)
 from benchmarks.harness.nodes import Node
 from benchmarks.harness.worker import COLLECTIVE_TIMEOUT_S
 from mics_core.comm.nodes import NODES_VARIABLE
@@ -122,6 +133,19 @@ class World:
             loss=sum(part.loss for part in parts),
             bytes_out_per_node=max(late - early for early, late in zip(before, after, strict=True)),
             peak_rss_bytes=max(part.peak_rss_bytes for part in parts),
+        )
+
+    def block(self, num_steps: int) -> Block:
+        """Run steps one after the other; each is over when the last worker has committed it.
+
+        Raises:
+            WorldError: A worker failed.
+        """
+        parts: list[Block] = self._request(RunBlock(num_steps))
+        return Block(
+            times_s=[max(times) for times in zip(*(part.times_s for part in parts), strict=True)],
+            losses=parts[0].losses,
+            processor_s=sum(part.processor_s for part in parts),
         )
 
     def _sent_bytes(self) -> list[int]:

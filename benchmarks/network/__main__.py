@@ -14,11 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.harness.goals import Goal, add_strict, as_facts, is_one_missed, show_goals
 from benchmarks.harness.jobs import VOCAB_SIZE, gpt2, training_job, write_tokens
 from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
 from benchmarks.harness.output import RESULTS, build_console, update_facts, write_results
 from benchmarks.network.deepspeed_env import MICS_VERSION, NEWEST_VERSION
-from benchmarks.network.goals import Goal, evaluate
+from benchmarks.network.goals import evaluate
 from benchmarks.network.layouts import (
     Layout,
     default_systems,
@@ -32,7 +33,7 @@ from benchmarks.network.measure import (
     largest_loss_difference,
     measure,
 )
-from benchmarks.network.report import show_goals, show_results
+from benchmarks.network.report import show_results
 from mics_core.spec import JobSpec
 
 NUM_MICRO_BATCHES = 4
@@ -69,19 +70,15 @@ def main() -> int:
     goals = _write(options.output, results, options)
     show_goals(console, goals)
     console.print(f"written to {options.output}")
-    return int(not sound or (options.strict and _is_one_missed(goals)))
+    return int(not sound or (options.strict and is_one_missed(goals)))
 
 
 def _judge(console: Console, options: argparse.Namespace) -> int:
     """Hold the goals against results that are there; return 1 if one is missed and that counts."""
     goals = evaluate(json.loads(options.output.read_text(encoding="utf-8")))
     show_goals(console, goals)
-    update_facts(options.output, goals=[goal.as_json() for goal in goals])
-    return int(options.strict and _is_one_missed(goals))
-
-
-def _is_one_missed(goals: Sequence[Goal]) -> bool:
-    return not goals or any(goal.is_missed for goal in goals)
+    update_facts(options.output, goals=as_facts(goals))
+    return int(options.strict and is_one_missed(goals))
 
 
 def _measure_layout(
@@ -158,7 +155,7 @@ def _write(path: Path, results: Sequence[Measured], options: argparse.Namespace)
     write_results(
         path,
         rows,
-        goals=[goal.as_json() for goal in goals],
+        goals=as_facts(goals),
         model=MODEL,
         micro_batches=NUM_MICRO_BATCHES,
         deepspeed={"zero3": NEWEST_VERSION, "mics": MICS_VERSION},
@@ -177,7 +174,7 @@ def _parse() -> argparse.Namespace:
     add("--steps", type=int, help="measured steps of a turn; the default depends on the link")
     add("--warm-up", type=int, help="steps of a turn before them; the default depends on the link")
     add("--quick", action="store_true", help="one turn of one step, results kept apart")
-    add("--strict", action="store_true", help="exit with 1 if a goal is missed or not measured")
+    add_strict(parser)
     add("--judge", action="store_true", help="run nothing: hold goals against --output's rows")
     add("--output", type=Path, help="where to write the results")
     options = parser.parse_args()

@@ -1,9 +1,10 @@
 """The goals of the comparison, as ratios of medians of one run.
 
-[Note: nothing passes unmeasured]
+[Note: what should have run]
 Which systems a network's goals need is known before anything runs: those of `default_systems`, and
 what was run beside them. One that failed or was not run leaves its goals without a ratio and with
-the reason, and such a goal counts as missed.
+the reason, and such a goal counts as missed, see [Note: nothing passes unmeasured] in
+`benchmarks.harness.goals`.
 
 [Note: the same layout]
 Unshaped, our engine is held against bare FSDP2 where both do the same with what they gather and
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.harness.goals import Goal
 from benchmarks.network.layouts import (
     default_systems,
     full_sharding,
@@ -24,52 +26,13 @@ from benchmarks.network.layouts import (
     parse_layout,
 )
 
-__all__ = ["Goal", "evaluate"]
+__all__ = ["evaluate"]
 
 _BYTES_TOLERANCE = 0.01
 """Acknowledgements and packet headers differ from step to step by a few tenths of a per cent."""
 _FULL, _DEFERRED, _KEPT = "fsdp2 full", "fsdp2 2d deferred", "fsdp2 2d deferred kept"
 _MESHES = {"never": _KEPT, "always": _DEFERRED}
 """By what our engine does with gathered parameters: the mesh that does the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """One goal on one network, or a ratio that is only told.
-
-    Args:
-        name: What is compared, and where.
-        wanted: Smallest ratio that reaches the goal; none where the ratio is only told.
-        ratio: What was measured; none where it was not.
-        reason: Why there is no ratio.
-    """
-
-    name: str
-    wanted: float | None
-    ratio: float | None
-    reason: str = ""
-
-    @property
-    def is_reached(self) -> bool | None:
-        """Whether it is reached; none where nothing is wanted or nothing was measured."""
-        if self.wanted is None or self.ratio is None:
-            return None
-        return self.ratio >= self.wanted
-
-    @property
-    def is_missed(self) -> bool:
-        """Whether something is wanted and was not shown; see [Note: nothing passes unmeasured]."""
-        return self.wanted is not None and self.is_reached is not True
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what the meta file holds of it."""
-        value = {
-            "name": self.name,
-            "wanted": self.wanted,
-            "ratio": self.ratio,
-            "reached": self.is_reached,
-        }
-        return value | ({"not_measured": self.reason} if self.reason else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,15 @@
-"""What a fault cost, from the commits that the survivors wrote: the peers' part of `Outcome`.
-
-The definitions are those of `benchmarks.recovery.faults`, which has them from our job's events.
-"""
+"""What a fault cost, from the commits that the survivors wrote: the peers' part of `Outcome`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 
-from benchmarks.recovery.faults import Outcome
+from benchmarks.recovery.outcome import Outcome, extra_of, usual_step_s
 from benchmarks.recovery.steps import StepLine
 
-__all__ = ["NORMAL_STEPS", "Change", "cost_of_change", "cost_of_loss", "normal_s"]
-
-NORMAL_STEPS = 15
-"""A normal step is the median of so many."""
+__all__ = ["Change", "cost_of_change", "cost_of_loss", "normal_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +18,7 @@ class Change:
 
     Args:
         before: The witness's commits before the fault or the change, by time.
-        after: Its first commit with the new members; those of the change on the way to it first.
+        after: Those from then on, up to its first commit with the new members.
         num_discarded: Steps that it ran and did not commit on the way.
         is_under_way: Whether a step was under way and was lost without a line that says so.
     """
@@ -38,14 +31,14 @@ class Change:
     @property
     def steps_redone(self) -> int:
         """Steps that were begun or committed, and run again."""
-        committed_again = self.before[-1].step + 1 - self.after[0].step
-        return max(0, committed_again) + (self.num_discarded or int(self.is_under_way))
+        steps = [commit.step for commit in (self.before[-1], *self.after)]
+        committed_again = sum(max(0, last + 1 - step) for last, step in pairwise(steps))
+        return committed_again + (self.num_discarded or int(self.is_under_way))
 
 
 def normal_s(commits: Sequence[StepLine]) -> float:
     """Return the usual time from one commit to the next."""
-    times = [commit.time for commit in commits[-NORMAL_STEPS - 1 :]]
-    return median(late - early for early, late in pairwise(times))
+    return usual_step_s([commit.time for commit in commits])
 
 
 def cost_of_loss(change: Change, at: float) -> Outcome:
@@ -59,14 +52,20 @@ def cost_of_loss(change: Change, at: float) -> Outcome:
     )
 
 
-def cost_of_change(change: Change, usual_s: float, until_s: float | None = None) -> Outcome:
+def cost_of_change(change: Change, after_s: float, until_s: float | None = None) -> Outcome:
     """Measure a change that nothing was lost in.
 
     Args:
         change: What the witness saw.
-        usual_s: A normal step.
+        after_s: The usual step with the new members.
         until_s: See `Outcome.until_contribution_s`.
     """
     times = [commit.time for commit in (change.before[-1], *change.after)]
-    extra_s = times[-1] - times[0] - usual_s * (len(times) - 1)
-    return Outcome(max(0.0, extra_s), change.steps_redone, extra_s / usual_s, until_s)
+    extra = extra_of(times, normal_s(change.before), after_s)
+    return Outcome(
+        stall_s=max(0.0, extra.extra_s),
+        steps_redone=change.steps_redone,
+        extra_step_ratio=extra.ratio,
+        until_contribution_s=until_s,
+        with_capacity_ratio=extra.with_capacity_ratio,
+    )

@@ -19,33 +19,25 @@ from typing import TypeVar
 
 from benchmarks.harness.factory import ROOT, tail_of
 from benchmarks.harness.followed import MissingError, eventually
-from benchmarks.recovery.commits import (
-    NORMAL_STEPS,
-    Change,
-    cost_of_change,
-    cost_of_loss,
-    normal_s,
-)
-from benchmarks.recovery.faults import Outcome
+from benchmarks.recovery.commits import Change, cost_of_change, cost_of_loss, normal_s
+from benchmarks.recovery.draining import drain_node
+from benchmarks.recovery.outcome import NORMAL_STEPS, Outcome
 from benchmarks.recovery.setting import NUM_GROUPS, PARTITION_SIZE
 from benchmarks.recovery.shots import Report, Shots
 from benchmarks.recovery.steps import StepFolder, StepLine
 from mics_core.cluster.local import LocalCluster
 
-__all__ = ["CHECKPOINT_EVERY", "DRAIN_NOTICE_S", "RESIZE_INTERVAL_S", "STEPS", "run"]
+__all__ = ["CHECKPOINT_EVERY", "RESIZE_INTERVAL_S", "STEPS", "run"]
 
 CHECKPOINT_EVERY = 10
 """Steps from one reported checkpoint to the next."""
 RESIZE_INTERVAL_S = 5.0
 """How often Ray Train asks whether it may grow; it comes with 60."""
-DRAIN_NOTICE_S = 20
-"""From the notice of a drained node to its deadline, until which Ray Train trains on."""
 STEPS = "steps"
 """The folder, inside the run's own, of what its workers write."""
 _WORLD_SIZE = NUM_GROUPS * PARTITION_SIZE
 _DEADLINE_S = 400.0
 """A lost node alone costs it 100 s."""
-_COMMAND_TIMEOUT_S = 60.0
 
 _Found = TypeVar("_Found")
 
@@ -148,8 +140,9 @@ class _Shooting:
         grown, before, at = _WORLD_SIZE + PARTITION_SIZE, self._commits(), time.time()
         node = self._cluster.add_node()
         change = self._restarted(before, lambda commit: commit.num_workers == grown)
-        outcome = cost_of_change(change, normal_s(before), change.after[-1].time - at)
         self._wait_for_workers(grown)
+        until_s = change.after[-1].time - at
+        outcome = cost_of_change(change, normal_s(self._commits()), until_s)
         self._cluster.kill_node(node)
         self.settle()
         return outcome
@@ -157,19 +150,29 @@ class _Shooting:
     def _drain(self) -> Outcome:
         """A node that is to go, with a notice; it is taken away when nobody is on it any more."""
         node, before = self._random.choice(self._workers()).group, self._commits()
-        _drain_node(self._cluster.address, node)
-        change = self._restarted(before, lambda commit: commit.num_workers < _WORLD_SIZE)
+        at = time.time()
+        drain_node(self._cluster.address, node)
+        change = self._restarted(before, lambda commit: commit.num_workers < _WORLD_SIZE, at)
         self._cluster.kill_node(node)
-        # Two nodes do the work of three: the steps after the first are what is normal now.
         self._wait_for_workers(change.after[-1].num_workers)
-        usual_s = max(normal_s(before), normal_s(self._commits()))
-        outcome = cost_of_change(change, usual_s)
+        outcome = cost_of_change(change, normal_s(self._commits()))
         self._cluster.add_node()
         self.settle()
         return outcome
 
-    def _restarted(self, before: list[StepLine], is_expected: Callable[[StepLine], bool]) -> Change:
-        """Wait for the first commit of a new start; return how the run came there."""
+    def _restarted(
+        self,
+        before: list[StepLine],
+        is_expected: Callable[[StepLine], bool],
+        since: float | None = None,
+    ) -> Change:
+        """Wait for the first commit of a new start; return how the run came there.
+
+        Args:
+            before: The commits before the fault.
+            is_expected: Which commit is meant.
+            since: Where the change begins; without, with the last commit before the restart.
+        """
         old = before[-1].generation
 
         def find() -> StepLine | None:
@@ -177,9 +180,15 @@ class _Shooting:
             return next(filter(is_expected, fresh), None)
 
         first = self._eventually(find, "a step after the restart")
-        earlier = [c for c in self._commits() if c.generation < first.generation]
+        commits = [commit for commit in self._commits() if commit.time <= first.time]
+        if since is None:
+            since = max(c.time for c in commits if c.generation < first.generation)
         # The step under way when the workers were stopped is run again.
-        return Change(earlier, [first], is_under_way=True)
+        return Change(
+            before=[commit for commit in commits if commit.time <= since],
+            after=[commit for commit in commits if commit.time > since],
+            is_under_way=True,
+        )
 
     # What is there.
 
@@ -214,11 +223,3 @@ class _Shooting:
             return eventually(probe, what, _DEADLINE_S)
         except MissingError as error:
             raise MissingError(f"{error}\n{tail_of(self._log)}") from None
-
-
-def _drain_node(address: str, node_id: str) -> None:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
-    command += ["--address", address, "--node-id", node_id]
-    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
-    command += ["--deadline-remaining-seconds", str(DRAIN_NOTICE_S)]
-    subprocess.run(command, check=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.recovery.faults import Outcome
+from benchmarks.recovery.outcome import Outcome
 
 __all__ = ["build_row", "build_table"]
 
@@ -31,6 +31,9 @@ def build_row(system: str, fault: str, outcomes: Sequence[Outcome]) -> dict[str,
         "steps_redone": max(outcome.steps_redone for outcome in outcomes),
         "extra_step_ratio_median": median(outcome.extra_step_ratio for outcome in outcomes),
     }
+    with_capacity = [o.with_capacity_ratio for o in outcomes if o.with_capacity_ratio is not None]
+    if with_capacity:
+        row["extra_with_capacity_ratio_median"] = median(with_capacity)
     until = [o.until_contribution_s for o in outcomes if o.until_contribution_s is not None]
     return row | ({"until_contribution_s_median": median(until)} if until else {})
 

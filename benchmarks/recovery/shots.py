@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.recovery.faults import Outcome
+from benchmarks.recovery.outcome import Outcome
 
 __all__ = ["Report", "Shots"]
 

@@ -19,14 +19,8 @@ from typing import Self, TypeVar
 from benchmarks.harness.environments import PeerEnvironment
 from benchmarks.harness.factory import tail_of
 from benchmarks.harness.followed import MissingError, eventually
-from benchmarks.recovery.commits import (
-    NORMAL_STEPS,
-    Change,
-    cost_of_change,
-    cost_of_loss,
-    normal_s,
-)
-from benchmarks.recovery.faults import Outcome
+from benchmarks.recovery.commits import Change, cost_of_change, cost_of_loss, normal_s
+from benchmarks.recovery.outcome import NORMAL_STEPS, Outcome
 from benchmarks.recovery.setting import NUM_GROUPS, PARTITION_SIZE
 from benchmarks.recovery.shots import Report, Shots
 from benchmarks.recovery.steps import StepFolder, StepLine
@@ -132,7 +126,7 @@ class _Shooting:
 
     def settle(self) -> None:
         """Wait for three groups that have trained for a while."""
-        self._wait_for_groups(NUM_GROUPS)
+        self._wait_for([str(index) for index in range(NUM_GROUPS)], NUM_GROUPS)
 
     def inflict(self, fault: str) -> Outcome:
         """Do one fault and measure it; returns when three groups train again."""
@@ -171,26 +165,46 @@ class _Shooting:
     def _add_group(self) -> Outcome:
         at = time.time()
         self._groups.start(_FOURTH)
-        changes = [self._changed(each, at, NUM_GROUPS + 1) for each in self._others(_FOURTH)]
-        self._wait_for_groups(NUM_GROUPS + 1)
-        outcome = _worst(
-            [cost_of_change(c, normal_s(c.before), c.after[-1].time - at) for c in changes]
-        )
+        others = self._others(_FOURTH)
+        changes = [self._changed(each, at, NUM_GROUPS + 1) for each in others]
+        self._wait_for([*others, _FOURTH], NUM_GROUPS + 1)
+        outcome = self._worst_change(others, changes, at)
         self._groups.leave(_FOURTH)
         self.settle()
         return outcome
 
     def _leave(self, victim: str) -> Outcome:
-        at = time.time()
+        at, others = time.time(), self._others(victim)
         self._groups.leave(victim)
-        changes = [self._changed(each, at, NUM_GROUPS - 1) for each in self._others(victim)]
-        outcome = _worst([cost_of_change(c, normal_s(c.before)) for c in changes])
+        changes = [self._changed(each, at, NUM_GROUPS - 1, since=at) for each in others]
+        self._wait_for(others, NUM_GROUPS - 1)
+        outcome = self._worst_change(others, changes)
         self._groups.start(victim)
         self.settle()
         return outcome
 
-    def _changed(self, witness: str, at: float, num_groups: int) -> Change:
-        """Wait until a group commits a step of so many groups; return how it came there."""
+    def _worst_change(
+        self, witnesses: Sequence[str], changes: Sequence[Change], at: float | None = None
+    ) -> Outcome:
+        """Measure a change once its members train; `at` is when a newcomer was started."""
+        outcomes = []
+        for witness, change in zip(witnesses, changes, strict=True):
+            until_s = None if at is None else change.after[-1].time - at
+            outcomes.append(cost_of_change(change, normal_s(self._commits(witness)), until_s))
+        return _worst(outcomes)
+
+    def _changed(
+        self, witness: str, at: float, num_groups: int, since: float | None = None
+    ) -> Change:
+        """Wait until a group commits a step of so many groups; return how it came there.
+
+        Args:
+            witness: The group.
+            at: When the change was asked for, or the fault happened.
+            num_groups: Groups of the new quorum.
+            since: Where the change begins; without, with the first step that was discarded, or of
+                the new quorum.
+        """
 
         def find() -> StepLine | None:
             fresh = (line for line in self._commits(witness) if line.time > at)
@@ -198,15 +212,15 @@ class _Shooting:
 
         first = self._eventually(find, f"a step of {num_groups} groups")
         lines = [line for line in self._lines(witness) if line.time <= first.time]
-        # The change begins with the first step that was discarded, or of the new quorum.
-        begin = next(
-            line
-            for line in lines
-            if line.time > at and (not line.is_committed or line.generation == first.generation)
-        )
+        if since is None:
+            since = next(
+                line.time
+                for line in lines
+                if line.time > at and (not line.is_committed or line.generation == first.generation)
+            )
         return Change(
-            before=[line for line in lines if line.is_committed and line.time < begin.time],
-            after=[line for line in lines if line.is_committed and line.time >= begin.time],
+            before=[line for line in lines if line.is_committed and line.time < since],
+            after=[line for line in lines if line.is_committed and line.time >= since],
             num_discarded=sum(not line.is_committed for line in lines if line.time > at),
         )
 
@@ -228,9 +242,8 @@ class _Shooting:
     def _others(self, victim: str) -> list[str]:
         return [name for name in map(str, range(NUM_GROUPS)) if name != victim]
 
-    def _wait_for_groups(self, num_groups: int) -> None:
-        """Wait for enough steps that all of so many groups have committed."""
-        names = [str(index) for index in range(num_groups)]
+    def _wait_for(self, names: Sequence[str], num_groups: int) -> None:
+        """Wait for enough steps of so many groups that all of these have committed."""
 
         def trains(name: str) -> bool:
             last = self._commits(name)[-NORMAL_STEPS - 1 :]

@@ -18,10 +18,10 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.harness.goals import Goal, as_facts, is_one_missed, show_goals
 from benchmarks.harness.jobs import emulated_model, training_job, write_tokens
 from benchmarks.harness.nodes import EmulatedNetwork, reason_to_skip
 from benchmarks.harness.output import RESULTS, build_console, write_results
-from benchmarks.network.goals import Goal
 from benchmarks.network.layouts import Layout
 from benchmarks.network.measure import (
     Factories,
@@ -30,7 +30,7 @@ from benchmarks.network.measure import (
     largest_loss_difference,
     measure,
 )
-from benchmarks.network.report import show_goals, show_results
+from benchmarks.network.report import show_results
 from benchmarks.weak.rows import (
     FORWARD_S,
     GROUPS,
@@ -90,8 +90,7 @@ def main() -> int:
 
 def is_missed(rows: Sequence[Mapping[str, Any]], goals: Sequence[Goal]) -> bool:
     """Whether a goal was not shown, there is none, or a system failed."""
-    missed = not goals or any(goal.is_missed for goal in goals)
-    return missed or any("error" in row for row in rows)
+    return is_one_missed(goals) or any("error" in row for row in rows)
 
 
 def _measure(
@@ -140,7 +139,7 @@ def _write(
     write_results(
         path,
         rows,
-        goals=[goal.as_json() for goal in goals],
+        goals=as_facts(goals),
         emulated=_model(emulated),
         parameters=emulated.num_parameters,
         compute_s=emulated.compute_s,

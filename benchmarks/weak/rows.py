@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.network.goals import Goal
+from benchmarks.harness.goals import Goal
 from benchmarks.network.measure import Measured
 
 __all__ = [

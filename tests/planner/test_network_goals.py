@@ -15,9 +15,10 @@ pytest.importorskip("torch")
 
 from planning import BY_NODE, CLUSTER, MODEL, layout, workload
 
+from benchmarks.harness.goals import Goal
 from benchmarks.harness.world import Step
 from benchmarks.network import __main__ as network
-from benchmarks.network.goals import Goal, evaluate
+from benchmarks.network.goals import evaluate
 from benchmarks.network.layouts import (
     default_systems,
     full_sharding,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from benchmarks.harness.messages import System
+from benchmarks.harness.messages import System, SystemInBlocks
 from benchmarks.harness.site import Site
 from mics_core.spec import JobSpec
 
@@ -14,6 +14,7 @@ _MODULES = {
     "ddp": "ddp",
     "deepspeed": "deepspeed",
     "elastic": "elastic",
+    "fixed": "fixed",
     "fsdp2": "fsdp2",
     "joining": "joining",
     "mics": "mics",
@@ -25,7 +26,7 @@ def family_of(name: str) -> str:
     return name.split()[0]
 
 
-def build_system(name: str, spec: JobSpec, site: Site) -> System:
+def build_system(name: str, spec: JobSpec, site: Site) -> System | SystemInBlocks:
     """Build one worker's part of a system; all workers of the world must call it.
 
     Args:
@@ -40,5 +41,5 @@ def build_system(name: str, spec: JobSpec, site: Site) -> System:
     if family not in _MODULES:
         raise ValueError(f"no system is called {name!r}; there are {sorted(_MODULES)}.")
     module = importlib.import_module(f"benchmarks.network.systems.{_MODULES[family]}")
-    system: System = module.build(name, spec, site)
+    system: System | SystemInBlocks = module.build(name, spec, site)
     return system

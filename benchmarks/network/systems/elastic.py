@@ -1,8 +1,9 @@
 """Our engine as a member of an elastic run: `elastic p=2`.
 
 The workers belong to a job whose supervisor is an actor on a Ray cluster. They hold the same links
-and lifelines to it as workers of a Ray Train run, enter the generation that it announces, report
-every step and listen for losses. What stays away is only what Ray Train does to start them.
+and lifelines to it as workers of a Ray Train run, and the loop enters the generation that it
+announces, reports every step and listens for losses. What stays away is only what Ray Train does to
+start them.
 """
 
 from __future__ import annotations
@@ -14,19 +15,16 @@ import ray
 import torch
 
 from benchmarks.harness.site import Site
-from benchmarks.network.systems.mics import settings_of
+from benchmarks.network.systems.blocks import Gate, InBlocks, form_group
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Ready
 from mics_core.cluster.names import NAMESPACE
 from mics_core.cluster.reaching import SupervisorHandle
-from mics_core.comm.partition import form_partition_group
-from mics_core.comm.store import StoreHost, host_store
-from mics_core.elastic.plan import GenerationPlan
+from mics_core.comm.store import host_store
 from mics_core.engine.build import build_trainer
-from mics_core.engine.entering import Entry, enter
-from mics_core.engine.holding import Holding
-from mics_core.engine.trainer import StepBroken, Trainer
+from mics_core.engine.summary import StepCommit
+from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
 
 __all__ = ["ADDRESS_VARIABLE", "JOB_VARIABLE", "build"]
@@ -36,68 +34,43 @@ JOB_VARIABLE = "BENCH_JOB_ID"
 _TIMEOUT_S = 120.0
 
 
-def build(name: str, spec: JobSpec, site: Site) -> _Elastic:
+def build(name: str, spec: JobSpec, site: Site) -> InBlocks:
     """Build one worker's part; all workers of the world must call it."""
-    size = int(settings_of(name)["p"])
-    ranks = [list(range(first, first + size)) for first in range(0, site.world_size, size)]
-    device = torch.device("cpu")
-    partition = form_partition_group(ranks, list(site.nodes_of_ranks), device)
+    partition = form_group(name, site)
     ray.init(os.environ[ADDRESS_VARIABLE], namespace=NAMESPACE, log_to_driver=False)
-    supervisor = SupervisorHandle(os.environ[JOB_VARIABLE])
-    group_id, rank = divmod(site.rank, size)
-    link = SupervisorLink(supervisor, group_id, rank)
+    job_id = os.environ[JOB_VARIABLE]
+    supervisor = SupervisorHandle(job_id)
+    group_id, rank = divmod(site.rank, partition.size)
+    gate = Gate()
+    link = _Gated(supervisor, group_id, rank, gate)
     link.start()
     find = partial(supervisor.ask, "lifeline", timeout_s=_TIMEOUT_S)
     lifeline = Lifeline(find, group_id, rank)
-    trainer = build_trainer(spec, partition, device)
     store = host_store("0.0.0.0") if rank == 0 else None
     port = store.port if store is not None else None
-    link.send(Ready(rank, partition.node, "127.0.0.1", os.getpid(), port))
-    plan = None
-    while plan is None:
-        plan = partition.share_from_leader(link.next_plan(0) if rank == 0 else None)
-    position = plan.position_of(group_id)
-    assert position is not None
-    holding = Holding(0, has_state=True)
-    entry = enter(trainer, plan, position, holding, superseded=lambda: False, timeout_s=_TIMEOUT_S)
-    if isinstance(entry, str):
-        raise RuntimeError(entry)
-    link.entered(plan.number, 0, entry.connect_s)
-    return _Elastic(trainer, entry, plan, link, (lifeline, store))
+
+    def build_and_report(initialise: bool) -> Trainer:
+        trainer = build_trainer(spec, partition, torch.device("cpu"), initialise=initialise)
+        link.send(Ready(rank, partition.node, "127.0.0.1", os.getpid(), port))
+        return trainer
+
+    description = f"group {group_id} of job {job_id}"
+    return InBlocks(build_and_report, link, gate, spec, description, (lifeline, store))
 
 
-class _Elastic:
-    question = None
+class _Gated(SupervisorLink):
+    def __init__(self, supervisor: SupervisorHandle, group_id: int, rank: int, gate: Gate):
+        super().__init__(supervisor, group_id, rank)
+        self._gate = gate
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        entry: Entry,
-        plan: GenerationPlan,
-        link: SupervisorLink,
-        kept: tuple[Lifeline, StoreHost | None],
-    ):
-        self.description = f"generation {plan.number} of {len(plan.groups)} groups"
-        self._trainer = trainer
-        self._entry = entry
-        self._link = link
-        self._kept = kept
-        self._has_lost = partial(self._has_lost_member, plan.number)
+    def entered(self, generation: int, step: int, connect_s: float) -> None:
+        super().entered(generation, step, connect_s)
+        self._gate.wait()
 
-    def step(self, index: int) -> float:
-        # As `mics_core.engine.loop` does it.
-        with self._trainer.partition.explained(self._link.group_id, lambda: index):
-            outcome = self._trainer.run_step(
-                index,
-                self._entry.replication,
-                self._link.pending(),
-                self._entry.active,
-                has_lost_member=self._has_lost,
-            )
-        if isinstance(outcome, StepBroken):
-            raise RuntimeError(f"step {index} was not committed: {outcome.error}")
-        self._link.committed(outcome)
-        return outcome.loss / (self._trainer.partition.size * self._entry.replication.size)
+    def committed(self, commit: StepCommit, took_s: float) -> None:
+        super().committed(commit, took_s)
+        self._gate.committed(commit.loss)
 
-    def _has_lost_member(self, number: int) -> bool:
-        return self._link.after_loss() > number
+    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
+        super().broken(generation, step, error, has_state=has_state)
+        self._gate.ended(f"step {step} was not committed: {error}")
