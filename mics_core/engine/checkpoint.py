@@ -17,7 +17,8 @@ the writers makes it visible.
 It is removed by one worker, the first of the writers that are left, once the smallest number says
 that nobody works on it: until then some may still write a part, and others, who heard more than
 this group did, may be making it visible. What stays all the same, because storage refuses that too
-or nobody is left, goes when a later one is complete.
+or nobody is left, goes when a later one is complete. A group that was stopped and wakes up may end
+its attempt late: see [Note: two attempts at one checkpoint] in `mics_core.spec.folders`.
 
 [Note: storage that never answers]
 Nothing of storage is waited for by the steps. A part that is not written after `LONGEST_ANSWER_S`
@@ -92,6 +93,7 @@ class _Writing:
         step: Steps committed in it.
         groups: Ids of the groups that write it, by part.
         number: This worker's part.
+        fingerprint: Of this attempt.
         written: Done when it is written and recorded, with the problem or nothing.
         late_at: When it is given up unless it is done; a time of `monotonic`.
         published: Done when the checkpoint is visible, on the worker that makes it so.
@@ -104,6 +106,7 @@ class _Writing:
     step: int
     groups: tuple[int, ...]
     number: int
+    fingerprint: str
     written: Future[str]
     late_at: float
     left: tuple[int, ...]
@@ -186,7 +189,8 @@ class Checkpointer:
             model: The sharded model.
             optimizer: Its optimizer.
             groups: Ids of the groups of the generation; each writes one part.
-            fingerprint: Tells these states from others of that step, of an earlier attempt say.
+            fingerprint: Tells these states from others of that step. With the groups it tells
+                this attempt from all others.
         """
         assert self._spec.directory is not None
         number = groups.index(self._group_id)
@@ -206,7 +210,7 @@ class Checkpointer:
             mine = copy_of(part_of(state, names, with_groups=number == 0))
         except Exception as error:
             mine = cause_of(error)
-        part = Part(number, tuple(names), (), fingerprint)
+        part = Part(number, tuple(names), (), _fingerprint(fingerprint, groups))
         written = self._background.submit(
             partial(
                 write_part,
@@ -219,7 +223,9 @@ class Checkpointer:
             )
         )
         late_at = monotonic() + LONGEST_ANSWER_S
-        self._writing = _Writing(committed_steps, groups, number, written, late_at, groups)
+        self._writing = _Writing(
+            committed_steps, groups, number, part.fingerprint, written, late_at, left=groups
+        )
 
     @property
     def progress(self) -> float:
@@ -268,7 +274,7 @@ class Checkpointer:
             self._leave_behind(writing)
         elif lowest == NOTHING_TO_WRITE and writing.has_failed and self._is_first(writing):
             assert self._background is not None
-            self._tidied = self._background.submit(partial(self._tidy_up, writing.step))
+            self._tidied = self._background.submit(partial(self._tidy_up, writing))
         if lowest in (NOTHING_TO_WRITE, _ABANDONED):
             self._writing = None
 
@@ -322,19 +328,18 @@ class Checkpointer:
         if self._is_first(writing):
             assert self._background is not None
             writing.late_at = monotonic() + LONGEST_ANSWER_S
-            writing.published = self._background.submit(
-                partial(self._publish, writing.step, len(writing.groups))
-            )
+            writing.published = self._background.submit(partial(self._publish, writing))
 
-    def _publish(self, step: int, num_parts: int) -> str:
+    def _publish(self, writing: _Writing) -> str:
         """Make a whole checkpoint visible, and remove those that are no longer kept."""
         assert self._spec.directory is not None
+        step = writing.step
         try:
             folder = CheckpointFolder(self._spec.directory)
-            folder.commit(step, num_parts)
+            folder.commit(step, len(writing.groups), writing.fingerprint)
         except BaseException as error:  # see `Background`
             self._tell(step, cause_of(error))
-            return self._tidy_up(step)  # all have written, and nobody else makes it visible
+            return self._tidy_up(writing)  # all have written, and nobody else makes it visible
         self._tell(step, "")
         try:
             folder.prune(self._spec.keep)
@@ -362,11 +367,13 @@ class Checkpointer:
         """Whether this worker is the first of those that write and are left."""
         return writing.left[:1] == (self._group_id,) and self._partition.rank == 0
 
-    def _tidy_up(self, step: int) -> str:
+    def _tidy_up(self, writing: _Writing) -> str:
         """Remove what is left of a checkpoint that failed, if storage lets us."""
         assert self._spec.directory is not None
+        step = writing.step
         try:
-            is_complete = not CheckpointFolder(self._spec.directory).discard(step)
+            folder = CheckpointFolder(self._spec.directory)
+            is_complete = not folder.discard(step, writing.fingerprint)
         except BaseException as error:  # see `Background`
             path = path_of(self._spec.directory, step)
             logger.warning("parts of %s, which failed, are still there: %s", path, cause_of(error))
@@ -417,6 +424,10 @@ class Checkpointer:
             if problem:
                 logger.warning("checkpoint %s failed: %s", path, problem)
             self._report(CheckpointReport(step, path, problem))
+
+
+def _fingerprint(of_states: str, groups: Sequence[int]) -> str:
+    return f"{of_states} by groups {', '.join(map(str, groups))}"
 
 
 def _failure(writing: _Writing) -> float:

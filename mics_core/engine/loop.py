@@ -245,8 +245,10 @@ class _Loop:
         writers = tuple(plan.groups[place] for place in outcome.up_to_date)
         if self._checkpointer.is_on and self._membership.group_id in writers:
             trainer = self._trainer
+            # No other run has that store, should its workers still be about.
+            states = f"{outcome.fingerprint} in generation {plan.number} at {plan.store}"
             self._checkpointer.begin(
-                self._holding.step, trainer.model, trainer.optimizer, writers, outcome.fingerprint
+                self._holding.step, trainer.model, trainer.optimizer, writers, states
             )
 
     def _look_ahead(self, number: int) -> None:

@@ -199,7 +199,7 @@ def _load(
         for part in stored.parts:
             with_groups = part.number == 0
             values = part_of(state, part.parameters, with_groups=with_groups)
-            path = folder.path_of_part(stored.step, part.number)
+            path = folder.path_of_part(stored.step, part)
             load(values, storage_reader=_Reader(path), process_group=partition.control)
             if with_groups:
                 state["optimizer"]["param_groups"] = values["optimizer"]["param_groups"]

@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
     assert len(again["losses"]) == 2  # from the one of step 2
     passed_over = again["checkpoints"][0]
     assert passed_over.step == 3
-    assert passed_over.error.startswith("It is damaged: part-0/")
+    assert passed_over.error.startswith("It is damaged: part-0-")
     for step in steps_in(tmp_path):
         damage(tmp_path / f"step-{step:08d}")
     with pytest.raises(AssertionError, match=r"(?s)Every checkpoint is damaged.*with hash"):

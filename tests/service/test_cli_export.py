@@ -48,11 +48,12 @@ def write_checkpoint(spec: JobSpec, folder: Path, step: int) -> None:
     model = shard_model(build_meta_model(spec), None, ShardingOptions(torch.device("cpu"))).module
     state = model.state_dict()
     checkpoints = CheckpointFolder(str(folder))
-    checkpoints.begin_part(step, 0)
-    writer = FsspecWriter(checkpoints.path_of_part(step, 0))
+    part = Part(0, tuple(state), (), "test")
+    checkpoints.begin_part(step, part)
+    writer = FsspecWriter(checkpoints.path_of_part(step, part))
     save({"model": state}, storage_writer=writer, no_dist=True)
-    checkpoints.end_part(step, Part(0, tuple(state), (), "test"))
-    checkpoints.commit(step, 1)
+    checkpoints.end_part(step, part)
+    checkpoints.commit(step, 1, "test")
 
 
 def job_of(checkpoints: Path | None, **changes: Any) -> dict[str, Any]:
