@@ -25,6 +25,14 @@ Nothing of storage is waited for by the steps. A part that is not written after 
 has failed. Its thread, the process group that it may be in and the copy of the shards are left to
 it, and the next checkpoint is written by others; but until that thread comes back no second one is
 left behind, so a worker holds two copies at most. A run that ends waits for `LONGEST_WRITE_S`.
+
+[Note: a loss at the end of a checkpoint]
+Where all wait for a checkpoint, at the end of a run or before a pause, a group that goes away
+breaks the exchange in which they say how far they are. Whoever sees that gives up what is not
+written by all, and at the end of a run the groups that are left begin it anew under their next
+generation. What all have written is made visible by the first of the writers, or by the next one if
+it was the first that went. Some may have heard that all have written where others have not: then it
+is written twice, and the folder keeps the one that is whole first.
 """
 
 from __future__ import annotations
@@ -155,7 +163,8 @@ class Checkpointer:
         self._lowest = NOTHING_TO_WRITE
         """What was heard last."""
         self.last_step: int | None = None
-        """Steps committed in the checkpoint that was begun last."""
+        """Steps committed in the checkpoint that was begun last, or that the states come from; none
+        if it was given up at its end."""
         self._background: Background | None = None
         self._channel = partition.background
         self._is_stuck = False
@@ -259,7 +268,7 @@ class Checkpointer:
         if writing is None:
             return
         if lowest == _BROKEN:
-            self._end_is_broken(writing)
+            self._give_up_unwritten(writing)
         elif not writing.is_over and lowest < 0:
             writing.is_over = writing.has_failed = True
             writing.owes_report = _part_of(lowest) == writing.number
@@ -297,14 +306,17 @@ class Checkpointer:
         elif not writing.has_failed and before[0] in gone:
             self._make_visible(writing)
 
-    def finish(self, agree: Callable[[float], float]) -> None:
+    def finish(self, agree: Callable[[float], float]) -> bool:
         """Bring the checkpoint under way to its end, if there is one.
 
         Args:
             agree: Returns the lowest of all workers' numbers; all of them call it.
+
+        Returns:
+            Whether all groups were there to the end, see [Note: a loss at the end of a checkpoint].
         """
         if not self.is_on:
-            return
+            return True
         deadline = monotonic() + LONGEST_WRITE_S
         while True:
             if self._writing is not None:
@@ -312,7 +324,10 @@ class Checkpointer:
                 wait(self._writing.under_way, timeout=_LOOK_AGAIN_S)
             self.heard(agree(self._progress(is_last=True)))
             if self._lowest in (NOTHING_TO_WRITE, _ABANDONED, _BROKEN):
-                return
+                break
+        if self._tidied is not None:
+            wait([self._tidied], timeout=_LONGEST_TIDYING_S)  # another attempt may begin there now
+        return self._lowest != _BROKEN
 
     def close(self) -> None:
         """Wait for what this worker writes."""
@@ -347,16 +362,26 @@ class Checkpointer:
             self._tell(step, f"It is complete, but older ones are still there: {cause_of(error)}")
         return ""
 
-    def _end_is_broken(self, writing: _Writing) -> None:
-        """Tell what became of the last checkpoint, where a group went away and none is asked which.
+    def _give_up_unwritten(self, writing: _Writing) -> None:
+        """Give up what is not written by all, where a group went away and none is asked which.
 
         It may be the first of the writers, so the second tells too; the journal takes it once.
         """
         if not writing.is_over:
             writing.is_over = writing.has_failed = True
+            self.last_step = None
             if self._group_id in writing.left[:2]:
                 self._tell(writing.step, "A group went away at the end of it.")
-        elif not writing.has_failed and self._group_id in writing.left[1:2]:
+
+    def leave_in_doubt(self) -> None:
+        """Tell that nobody may have made a checkpoint visible that all have written.
+
+        For a pause where a group went away: no generation follows that would see to it.
+        """
+        writing = self._writing
+        if writing is None or writing.has_failed:
+            return
+        if self._group_id in writing.left[1:2]:
             self._tell(
                 writing.step,
                 "A group went away at the end of it, perhaps before it was made visible: it is"

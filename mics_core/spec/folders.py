@@ -170,7 +170,9 @@ class CheckpointFolder:
         inside = self._inside(step)
         names = [_name_of_part(number, fingerprint) for number in range(num_parts)]
         parts = [self._get(f"{inside}/{name}.json") for name in names]
-        if not self._is_whole(step):
+        if self._is_whole(step):
+            self.discard(step, fingerprint)
+        else:
             self._put(f"{inside}/{_MANIFEST}", {"format": _FORMAT, "step": step, "parts": parts})
 
     def prune(self, keep: int) -> None:

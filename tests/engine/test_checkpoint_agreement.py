@@ -253,6 +253,7 @@ def test_one_that_may_have_been_made_visible_when_a_group_went_away_is_told_so(
     for group in writers.groups[1:]:
         group.heard(2.0)
         group.heard(BROKEN)
+        group.leave_in_doubt()
     ((step, error),) = writers.told()
     assert (step, "perhaps before it was made visible" in error) == (2, True)
 

@@ -197,6 +197,45 @@ def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path) -
     assert not (tmp_path / "step-00000010" / "mics.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("group", "phase"),
+    [
+        (0, "checkpoint"),
+        (1, "checkpoint"),
+        (0, "before it is visible"),
+        (0, "after it is visible"),
+    ],
+)
+def test_a_worker_dies_at_the_last_checkpoint_and_those_who_are_left_complete_it(
+    text: str, tmp_path: Path, group: int, phase: str
+) -> None:
+    spec = job(text, 10, checkpoint={"directory": str(tmp_path), "interval_steps": 10})
+    fault = FailAt(group=group, rank=0, step=9, phase=phase)
+    with Miniature(spec, SIZE, GROUPS, faults=[fault]) as run:
+        run.finish()
+        check_the_run(run)
+    assert lost_of(run) == [group]
+    folder = CheckpointFolder(str(tmp_path))
+    stored = folder.read(10)
+    assert folder.damage_of(stored, [file for part in stored.parts for file in part.files]) == ""
+    assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (10, "")
+
+
+def test_the_last_checkpoint_waits_for_as_many_groups_as_the_run_needs(
+    text: str, tmp_path: Path
+) -> None:
+    """The one that comes for it has no step to train, and nothing to write."""
+    spec = job(text, 10, checkpoint={"directory": str(tmp_path), "interval_steps": 10})
+    fault = FailAt(group=1, rank=0, step=9, phase="checkpoint")
+    with Miniature(spec, SIZE, GROUPS, minimum=GROUPS, faults=[fault]) as run:
+        run.finish()
+        assert run.machine.phase == RunPhase.FINISHED
+        assert [step.step for step in run.steps] == [*range(10)]
+        assert run.machine.members == (0, 2, 3)
+    assert len(CheckpointFolder(str(tmp_path)).read(10).parts) == 2
+    assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (10, "")
+
+
 def test_all_groups_die_and_fewer_go_on_from_the_newest_checkpoint(
     text: str, tmp_path: Path
 ) -> None:

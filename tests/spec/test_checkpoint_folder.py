@@ -76,7 +76,6 @@ def test_an_attempt_that_ends_late_changes_nothing_of_one_that_is_complete(url: 
     write_part(folder, 5, 1, "late")
     folder.commit(5, 2, "late")
     assert fingerprints_of(folder, 5) == ["first"] * 2
-    assert folder.discard(5, "late")
     assert damage_of(folder, 5) == ""
     assert all("first" in record for record in records_of_parts(folder, 5)), "nothing is left of it"
 
