@@ -51,6 +51,7 @@ from torch import nn, optim
 from mics_core.comm.partition import PartitionGroup
 from mics_core.engine.checkpoint_state import cause_of, part_of, state_dict_of
 from mics_core.engine.part_writing import Background, copy_of, write_part
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import (
     LONGEST_ANSWER_S,
     LONGEST_WRITE_S,
@@ -144,6 +145,7 @@ class Checkpointer:
         spec: Where, how often and how many.
         partition: The worker's partition group.
         group_id: Its id.
+        order: What the order of the run's data depends on, which a checkpoint records.
         report: Told how each checkpoint ended: by the first worker of the first group that wrote
             it, or of the group whose part failed; called from any thread.
     """
@@ -153,11 +155,13 @@ class Checkpointer:
         spec: CheckpointSpec,
         partition: PartitionGroup,
         group_id: int,
+        order: DataOrder,
         report: Callable[[CheckpointReport], None],
     ):
         self._spec = spec
         self._partition = partition
         self._group_id = group_id
+        self._order = order
         self._report = report
         self._writing: _Writing | None = None
         self._lowest = NOTHING_TO_WRITE
@@ -351,7 +355,7 @@ class Checkpointer:
         step = writing.step
         try:
             folder = CheckpointFolder(self._spec.directory)
-            folder.commit(step, len(writing.groups), writing.fingerprint)
+            folder.commit(step, len(writing.groups), writing.fingerprint, self._order)
         except BaseException as error:  # see `Background`
             self._tell(step, cause_of(error))
             return self._tidy_up(writing)  # all have written, and nobody else makes it visible

@@ -101,7 +101,11 @@ class _Loop:
         self._patience = Patience(options.silence_s, options.collective_timeout_s)
         self._preparation: Preparation | None = None
         self._checkpointer = Checkpointer(
-            trainer.spec.checkpoint, trainer.partition, membership.group_id, membership.checkpointed
+            trainer.spec.checkpoint,
+            trainer.partition,
+            membership.group_id,
+            trainer.data_order,
+            membership.checkpointed,
         )
         self._checkpointer.last_step = trainer.committed_steps
         self._fingerprint = ""

@@ -30,6 +30,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from mics_core.errors import CheckpointDamagedError, CheckpointError
+from mics_core.spec.data_order import DataOrder
 
 __all__ = [
     "LONGEST_ANSWER_S",
@@ -97,11 +98,13 @@ class StoredCheckpoint:
     Args:
         step: Steps committed in it.
         path: Its folder, a path or URL.
+        order: What the order of the data depends on, with which it was trained.
         parts: Its parts; every parameter is in one of them.
     """
 
     step: int
     path: str
+    order: DataOrder
     parts: tuple[Part, ...]
 
 
@@ -159,7 +162,7 @@ class CheckpointFolder:
         files = tuple(self._stored(path, inside) for path in sorted(found))
         self._put(f"{inside}/{part.name}.json", asdict(replace(part, files=files)))
 
-    def commit(self, step: int, num_parts: int, fingerprint: str) -> None:
+    def commit(self, step: int, num_parts: int, fingerprint: str, order: DataOrder) -> None:
         """Make a checkpoint visible whose parts have all been recorded, unless a whole one is.
 
         See [Note: two attempts at one checkpoint]. One that is damaged is replaced.
@@ -173,7 +176,8 @@ class CheckpointFolder:
         if self._is_whole(step):
             self.discard(step, fingerprint)
         else:
-            self._put(f"{inside}/{_MANIFEST}", {"format": _FORMAT, "step": step, "parts": parts})
+            record = {"format": _FORMAT, "step": step, "order": asdict(order), "parts": parts}
+            self._put(f"{inside}/{_MANIFEST}", record)
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints, and what never became one before them."""
@@ -241,6 +245,7 @@ class CheckpointFolder:
                     f"{path} has format {value['format']}, and this version reads {_FORMAT}.",
                     remedy="Continue it with the version that wrote it.",
                 )
+            order = DataOrder(**value["order"])
             parts = tuple(
                 Part(
                     part["number"],
@@ -255,7 +260,7 @@ class CheckpointFolder:
                 f"{path}/{_MANIFEST} cannot be read: {type(error).__name__}: {error}",
                 remedy="Remove that folder to continue from the checkpoint before it.",
             ) from error
-        return StoredCheckpoint(step, path, parts)
+        return StoredCheckpoint(step, path, order, parts)
 
     def damage_of(self, stored: StoredCheckpoint, files: Sequence[StoredFile]) -> str:
         """Compare files with their records; return what differs, or nothing.

@@ -151,6 +151,27 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_remedy(
         pool.run(train_over_groups, wider, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training__seed": 5}, r"trained with training\.seed 0, and now that is 5\."),
+        ({"data": None}, r"its data held \d+ samples, and now there are \d+\."),
+    ],
+    ids=["seed", "data"],
+)
+def test_a_run_with_another_order_of_the_data_continues_no_checkpoint(
+    pool: WorkerPool, text: str, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    folder = tmp_path / "checkpoints"
+    pool.run(train_over_groups, job(text, folder, 2, steps=2), 1, 2)
+    if "data" in changes:
+        more = tmp_path / "more.txt"
+        more.write_text(Path(text).read_text() + "It has grown meanwhile." * 9)
+        changes = {"data": {"kind": "text", "paths": [str(more)]}}
+    with pytest.raises(AssertionError, match=f"(?s)cannot be continued.*{words}.*used twice"):
+        pool.run(train_over_groups, job(text, folder, 2, steps=3, **changes), 1, 2)
+
+
 def test_a_folder_that_cannot_be_written_fails_the_checkpoint_and_not_the_run(
     pool: WorkerPool, text: str, tmp_path: Path
 ) -> None:

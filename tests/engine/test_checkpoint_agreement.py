@@ -22,6 +22,7 @@ from torch import nn
 from mics_core.comm.partition import PartitionGroup
 from mics_core.engine import checkpoint
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE, Checkpointer, CheckpointReport
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import CheckpointFolder, Part
 from mics_core.spec.job import CheckpointSpec
 from tests.engine.odd_storage import CALLS, DEADLINE_S, OddError, odd_storage
@@ -56,8 +57,10 @@ class Writers:
         self._newest: dict[int, str] = {}
         spec = CheckpointSpec(directory=f"odd://{folder}", interval_steps=2, keep=2)
         partition = cast("PartitionGroup", OneWorker())
+        order = DataOrder(0, 4, 16, num_samples=90)
         self.groups = [
-            Checkpointer(spec, partition, group, self.reports.append) for group in range(number)
+            Checkpointer(spec, partition, group, order, self.reports.append)
+            for group in range(number)
         ]
         self._model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         self._optimizer = torch.optim.SGD(self._model.parameters(), momentum=0.9)

@@ -16,6 +16,7 @@ from scripted_job import ScriptedJob, example_spec
 from typer.testing import CliRunner, Result
 
 from mics_core.spec import JobSpec, parse_job_spec
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import CheckpointFolder, Part
 from service.cli.main import build_app
 
@@ -53,7 +54,9 @@ def write_checkpoint(spec: JobSpec, folder: Path, step: int) -> None:
     writer = FsspecWriter(checkpoints.path_of_part(step, part))
     save({"model": state}, storage_writer=writer, no_dist=True)
     checkpoints.end_part(step, part)
-    checkpoints.commit(step, 1, "test")
+    training = spec.training
+    order = DataOrder(0, training.global_batch_size, training.sequence_length, num_samples=1)
+    checkpoints.commit(step, 1, "test", order)
 
 
 def job_of(checkpoints: Path | None, **changes: Any) -> dict[str, Any]:

@@ -8,9 +8,12 @@ import fsspec
 import pytest
 
 from mics_core.errors import CheckpointError
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import CheckpointFolder, Part
 
 pytestmark = pytest.mark.pure
+
+ORDER = DataOrder(seed=7, global_batch_size=4, sequence_length=16, num_samples=90, content=5)
 
 
 @pytest.fixture(params=["path", "memory"])
@@ -30,7 +33,7 @@ def write_part(folder: CheckpointFolder, step: int, number: int, fingerprint: st
 def write(folder: CheckpointFolder, step: int, num_parts: int = 2, fingerprint: str = "a") -> None:
     for number in range(num_parts):
         write_part(folder, step, number, fingerprint)
-    folder.commit(step, num_parts, fingerprint)
+    folder.commit(step, num_parts, fingerprint, ORDER)
 
 
 def damage_of(folder: CheckpointFolder, step: int) -> str:
@@ -48,12 +51,13 @@ def test_a_checkpoint_is_complete_or_invisible(url: str) -> None:
     write_part(folder, 5, 0)
     assert folder.complete() == []
     with pytest.raises(FileNotFoundError):
-        folder.commit(5, 2, "a")
+        folder.commit(5, 2, "a", ORDER)
     assert folder.complete() == []
     write_part(folder, 5, 1)
-    folder.commit(5, 2, "a")
+    folder.commit(5, 2, "a", ORDER)
     assert folder.complete() == [(5, f"{url}/step-00000005")]
     stored = CheckpointFolder(url).read(5)
+    assert stored.order == ORDER
     assert [part.parameters for part in stored.parts] == [("weight-0",), ("weight-1",)]
     assert [file.num_bytes for part in stored.parts for file in part.files] == [16, 16]
 
@@ -64,7 +68,7 @@ def test_a_part_of_an_earlier_attempt_never_joins_a_new_one(url: str) -> None:
     write_part(folder, 5, 1, "old")
     write_part(folder, 5, 0, "new")
     with pytest.raises(FileNotFoundError):
-        folder.commit(5, 2, "new")
+        folder.commit(5, 2, "new", ORDER)
     assert folder.complete() == []
 
 
@@ -74,7 +78,7 @@ def test_an_attempt_that_ends_late_changes_nothing_of_one_that_is_complete(url: 
     write(folder, 5, fingerprint="first")
     write_part(folder, 5, 0, "late")
     write_part(folder, 5, 1, "late")
-    folder.commit(5, 2, "late")
+    folder.commit(5, 2, "late", ORDER)
     assert fingerprints_of(folder, 5) == ["first"] * 2
     assert damage_of(folder, 5) == ""
     assert all("first" in record for record in records_of_parts(folder, 5)), "nothing is left of it"
@@ -91,7 +95,7 @@ def test_an_attempt_that_fails_late_leaves_those_of_others_alone(url: str) -> No
     write_part(folder, 5, 0, "first")
     assert folder.discard(5, "late")
     write_part(folder, 5, 1, "first")
-    folder.commit(5, 2, "first")
+    folder.commit(5, 2, "first", ORDER)
     assert damage_of(folder, 5) == ""
 
 
