@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from functools import cache
 from pathlib import Path
 
@@ -156,6 +157,29 @@ def test_either_end_of_a_copy_dies(text: str, group: int, phase: str, members: l
         run.train_with(*members)
         run.finish()
         check_the_run(run)
+
+
+def test_a_newcomer_whose_data_have_grown_fails_and_the_members_train_on(
+    text: str, tmp_path: Path
+) -> None:
+    data, content = tmp_path / "data.txt", Path(text).read_bytes()
+    data.write_bytes(content)
+    with Miniature(job(str(data), 40), SIZE, 2) as run:
+        run.hold_at(4)
+        run.until(lambda: run.course.step == 4, "the first steps")
+        data.write_bytes(content + b"They have grown. " * 20)
+        run.scale(3)
+        run.until(lambda: 2 in run.waiting, "a third group")
+        data.write_bytes(content)
+        run.train_until(lambda: 2 in lost_of(run), "the loss of group 2")
+        run.train_with(0, 1, 3)
+        run.finish()
+        check_the_run(run)
+        assert lost_of(run) == [2]
+        assert all(run.machine.groups[group].entered for group in (0, 1)), "they were not restarted"
+    reason = run.machine.groups[2].reason
+    assert re.search(r"cannot join: the run's data held \d+ samples, and now there are \d+", reason)
+    assert "Give every node the data that the run began with" in reason
 
 
 def whole_group(group: int, step: int, phase: str) -> list[FailAt]:
