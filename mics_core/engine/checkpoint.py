@@ -328,10 +328,7 @@ class Checkpointer:
                 wait(self._writing.under_way, timeout=_LOOK_AGAIN_S)
             self.heard(agree(self._progress(is_last=True)))
             if self._lowest in (NOTHING_TO_WRITE, _ABANDONED, _BROKEN):
-                break
-        if self._tidied is not None:
-            wait([self._tidied], timeout=_LONGEST_TIDYING_S)  # another attempt may begin there now
-        return self._lowest != _BROKEN
+                return self._lowest != _BROKEN
 
     def close(self) -> None:
         """Wait for what this worker writes."""

@@ -258,11 +258,17 @@ class _Loop:
         if not checkpointer.is_on:
             return True
         agree = partial(_lowest, self._trainer, entry.replication)
-        checkpointer.finish(agree)  # it is not left out for one that is still being written
+        # First, for it is not to be left out for one that is still being written.
+        are_there = checkpointer.finish(agree)
         is_missing = holding.has_state and checkpointer.last_step != holding.step
-        # Together: whoever saw a loss at the end of the first attempt may be one of several.
-        if agree(0.0 if is_missing else 1.0) < 1.0:
-            self._begin_checkpoint(plan, active)
+        if not are_there:
+            if is_missing:
+                self._begin_checkpoint(plan, active)  # which tells that it is left out
+            return False
+        # Together, for of those who wrote the first attempt only some may have seen a loss.
+        if agree(0.0 if is_missing else 1.0) == 1.0:
+            return True
+        self._begin_checkpoint(plan, active)
         return checkpointer.finish(agree)
 
     def _begin_checkpoint(self, plan: GenerationPlan, active: Sequence[int]) -> None:

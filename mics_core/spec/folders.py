@@ -153,7 +153,11 @@ class CheckpointFolder:
 
     def begin_part(self, step: int, part: Part) -> None:
         """Make room for a part."""
-        self._files.makedirs(f"{self._inside(step)}/{part.name}", exist_ok=True)
+        path = f"{self._inside(step)}/{part.name}"
+        try:
+            self._files.makedirs(path, exist_ok=True)
+        except FileNotFoundError:  # `discard` of another attempt found the step's folder empty
+            self._files.makedirs(path, exist_ok=True)
 
     def end_part(self, step: int, part: Part) -> None:
         """Record a part that has been written, with the hashes of what lies there now."""

@@ -70,11 +70,11 @@ class Writers:
         if call == "makedirs" and part is not None:
             self.gates[part.group()].result(DEADLINE_S)
 
-    def begin(self, step: int, *groups: int) -> None:
-        self._newest[step] = checkpoint._fingerprint("the states", groups)
+    def begin(self, step: int, *groups: int, states: str = "the states") -> None:
+        self._newest[step] = checkpoint._fingerprint(states, groups)
         for part, group in enumerate(groups):
             self.gates.setdefault(self._gate_of(step, part), Future())
-            self.groups[group].begin(step, self._model, self._optimizer, groups, "the states")
+            self.groups[group].begin(step, self._model, self._optimizer, groups, states)
 
     def end(self, step: int, *parts: int, error: Exception | None = None) -> None:
         """Have the storage take some parts of the attempt that was begun last, or refuse them."""
@@ -246,6 +246,28 @@ def test_one_at_whose_end_a_group_goes_away_is_told_whoever_it_was(
     for group in left:
         group.heard(BROKEN)
     assert {*writers.told()} == {(2, "A group went away at the end of it.")}
+
+
+def test_one_at_whose_end_the_connections_broke_is_written_again_by_the_same_groups(
+    writers: Writers,
+) -> None:
+    writers.begin(2, 0, 1)
+    for group in writers.groups[:2]:
+        assert group.last_step == 2
+        group.heard(BROKEN)
+        assert group.last_step is None
+        group.members_changed((0, 1))
+    writers.end(2, 0, 1)
+    assert writers.hear(0, 1) == NOTHING_TO_WRITE
+    writers.begin(2, 0, 1, states="the states, under the next generation")
+    writers.end(2, 0, 1)
+    writers.publish(0, 1)
+    assert writers.complete() == [2]
+    assert damage_of(writers.folder, 2) == ""
+    assert writers.told()[-1] == (2, "")
+    fingerprints = {part.fingerprint for part in writers.folder.read(2).parts}
+    assert len(fingerprints) == 1
+    assert "the next generation" in fingerprints.pop()
 
 
 def test_one_that_may_have_been_made_visible_when_a_group_went_away_is_told_so(
