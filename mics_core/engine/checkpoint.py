@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +49,13 @@ from typing import Any
 from torch import nn, optim
 
 from mics_core.comm.partition import PartitionGroup
-from mics_core.engine.checkpoint_state import cause_of, part_of, state_dict_of
+from mics_core.engine.checkpoint_state import (
+    cause_of,
+    part_of,
+    share_of,
+    sizes_of,
+    state_dict_of,
+)
 from mics_core.engine.part_writing import Background, copy_of, write_part
 from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import (
@@ -61,7 +67,7 @@ from mics_core.spec.folders import (
 )
 from mics_core.spec.job import CheckpointSpec
 
-__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer", "share_of"]
+__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer"]
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +223,7 @@ class Checkpointer:
         if self._is_stuck:
             self._channel, self._is_stuck = self._partition.form_background(), False
         state = state_dict_of(model, optimizer)
-        names = share_of(_sizes(state["model"]), number, len(groups))
+        names = share_of(sizes_of(state["model"]), number, len(groups))
         mine: dict[str, Any] | str
         try:
             mine = copy_of(part_of(state, names, with_groups=number == 0))
@@ -462,22 +468,3 @@ def _failure(writing: _Writing) -> float:
 
 def _part_of(failure: float) -> int:
     return round(-failure % 1.0 / _ONE_PART) - 1
-
-
-def share_of(sizes: Mapping[str, int], number: int, num_groups: int) -> list[str]:
-    """Return the names that one of several groups writes: about as many bytes each.
-
-    The largest first, each to the group that has least: every group comes to the same result.
-    """
-    loads = [0] * num_groups
-    mine = []
-    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        least = loads.index(min(loads))
-        loads[least] += size
-        if least == number:
-            mine.append(name)
-    return sorted(mine)
-
-
-def _sizes(model_state: Mapping[str, Any]) -> dict[str, int]:
-    return {name: value.numel() * value.element_size() for name, value in model_state.items()}

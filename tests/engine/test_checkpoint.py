@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mics_core.engine.checkpoint import share_of
+from mics_core.engine.checkpoint_state import share_of
 from mics_core.errors import SpecificationError
 from mics_core.spec import JobSpec, check_files
 from mics_core.spec.folders import CheckpointFolder
