@@ -18,6 +18,7 @@ from mics_core.engine.part_writing import Background
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.trainer import Trainer
 from mics_core.errors import ReplicationError
+from mics_core.spec.folders import CheckpointFolder
 
 PHASES = (
     "forward",
@@ -32,6 +33,8 @@ PHASES = (
     "copy out",
     "copy in",
     "checkpoint",
+    "before it is visible",
+    "after it is visible",
 )
 
 
@@ -141,4 +144,6 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     "copy out": lambda at: at.before(Copies, "send", calls=2),
     "copy in": lambda at: at.after(Copies, "receive"),
     "checkpoint": lambda at: at.after(Background, "submit"),
+    "before it is visible": lambda at: at.before(CheckpointFolder, "commit"),
+    "after it is visible": lambda at: at.after(CheckpointFolder, "commit"),
 }

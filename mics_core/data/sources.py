@@ -8,9 +8,10 @@ from mics_core.data.stream import StreamSamples, TokenStream, map_token_file, pa
 from mics_core.data.tokenizer import Tokenizer, build_tokenizer
 from mics_core.data.user import build_user_samples
 from mics_core.data.vocabulary import check_vocabulary, id_limit, vocabulary_size
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.job import CallableData, FileData, JobSpec
 
-__all__ = ["build_samples", "vocabulary_size"]
+__all__ = ["build_samples", "order_of", "vocabulary_size"]
 
 
 def build_samples(spec: JobSpec) -> Samples:
@@ -29,6 +30,21 @@ def build_samples(spec: JobSpec) -> Samples:
         return build_user_samples(spec.data, sequence_length, id_limit(spec, tokenizer))
     stream = _build_stream(spec, spec.data, tokenizer)
     return StreamSamples(stream, sequence_length, spec.objective)
+
+
+def order_of(spec: JobSpec, samples: Samples) -> DataOrder:
+    """Return what the order of a job's data depends on.
+
+    A user's collection is only counted: to read a sample may take long, and two reads may differ.
+    """
+    training = spec.training
+    return DataOrder(
+        training.seed,
+        training.global_batch_size,
+        training.sequence_length,
+        len(samples),
+        samples.content if isinstance(samples, StreamSamples) else 0,
+    )
 
 
 def _build_stream(spec: JobSpec, data: FileData, tokenizer: Tokenizer) -> TokenStream:

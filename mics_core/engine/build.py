@@ -84,7 +84,7 @@ def build_trainer(
     if not initialise:
         trainer.warm_up()
     else:
-        restored = restore_newest(spec.checkpoint, partition, model, optimizer)
+        restored = restore_newest(spec.checkpoint, partition, model, optimizer, trainer.data_order)
         trainer.committed_steps, trainer.passed_over = restored.step, restored.passed_over
         weights = spec.model.weights if isinstance(spec.model, TransformersModel) else None
         if weights is not None and trainer.committed_steps == 0:

@@ -17,20 +17,29 @@ the writers makes it visible.
 It is removed by one worker, the first of the writers that are left, once the smallest number says
 that nobody works on it: until then some may still write a part, and others, who heard more than
 this group did, may be making it visible. What stays all the same, because storage refuses that too
-or nobody is left, goes when a later one is complete.
+or nobody is left, goes when a later one is complete. A group that was stopped and wakes up may end
+its attempt late: see [Note: two attempts at one checkpoint] in `mics_core.spec.folders`.
 
 [Note: storage that never answers]
 Nothing of storage is waited for by the steps. A part that is not written after `LONGEST_ANSWER_S`
 has failed. Its thread, the process group that it may be in and the copy of the shards are left to
 it, and the next checkpoint is written by others; but until that thread comes back no second one is
 left behind, so a worker holds two copies at most. A run that ends waits for `LONGEST_WRITE_S`.
+
+[Note: a loss at the end of a checkpoint]
+Where all wait for a checkpoint, at the end of a run or before a pause, a group that goes away
+breaks the exchange in which they say how far they are. Whoever sees that gives up what is not
+written by all, and at the end of a run the groups that are left begin it anew under their next
+generation. What all have written is made visible by the first of the writers, or by the next one if
+it was the first that went. Some may have heard that all have written where others have not: then it
+is written twice, and the folder keeps the one that is whole first.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -40,8 +49,15 @@ from typing import Any
 from torch import nn, optim
 
 from mics_core.comm.partition import PartitionGroup
-from mics_core.engine.checkpoint_state import cause_of, part_of, state_dict_of
+from mics_core.engine.checkpoint_state import (
+    cause_of,
+    part_of,
+    share_of,
+    sizes_of,
+    state_dict_of,
+)
 from mics_core.engine.part_writing import Background, copy_of, write_part
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import (
     LONGEST_ANSWER_S,
     LONGEST_WRITE_S,
@@ -51,7 +67,7 @@ from mics_core.spec.folders import (
 )
 from mics_core.spec.job import CheckpointSpec
 
-__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer", "share_of"]
+__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +108,7 @@ class _Writing:
         step: Steps committed in it.
         groups: Ids of the groups that write it, by part.
         number: This worker's part.
+        fingerprint: Of this attempt.
         written: Done when it is written and recorded, with the problem or nothing.
         late_at: When it is given up unless it is done; a time of `monotonic`.
         published: Done when the checkpoint is visible, on the worker that makes it so.
@@ -104,6 +121,7 @@ class _Writing:
     step: int
     groups: tuple[int, ...]
     number: int
+    fingerprint: str
     written: Future[str]
     late_at: float
     left: tuple[int, ...]
@@ -133,6 +151,7 @@ class Checkpointer:
         spec: Where, how often and how many.
         partition: The worker's partition group.
         group_id: Its id.
+        order: What the order of the run's data depends on, which a checkpoint records.
         report: Told how each checkpoint ended: by the first worker of the first group that wrote
             it, or of the group whose part failed; called from any thread.
     """
@@ -142,17 +161,20 @@ class Checkpointer:
         spec: CheckpointSpec,
         partition: PartitionGroup,
         group_id: int,
+        order: DataOrder,
         report: Callable[[CheckpointReport], None],
     ):
         self._spec = spec
         self._partition = partition
         self._group_id = group_id
+        self._order = order
         self._report = report
         self._writing: _Writing | None = None
         self._lowest = NOTHING_TO_WRITE
         """What was heard last."""
         self.last_step: int | None = None
-        """Steps committed in the checkpoint that was begun last."""
+        """Steps committed in the checkpoint that was begun last, or that the states come from; none
+        if it was given up at its end."""
         self._background: Background | None = None
         self._channel = partition.background
         self._is_stuck = False
@@ -186,7 +208,8 @@ class Checkpointer:
             model: The sharded model.
             optimizer: Its optimizer.
             groups: Ids of the groups of the generation; each writes one part.
-            fingerprint: Tells these states from others of that step, of an earlier attempt say.
+            fingerprint: Tells these states from others of that step. With the groups it tells
+                this attempt from all others.
         """
         assert self._spec.directory is not None
         number = groups.index(self._group_id)
@@ -200,13 +223,13 @@ class Checkpointer:
         if self._is_stuck:
             self._channel, self._is_stuck = self._partition.form_background(), False
         state = state_dict_of(model, optimizer)
-        names = share_of(_sizes(state["model"]), number, len(groups))
+        names = share_of(sizes_of(state["model"]), number, len(groups))
         mine: dict[str, Any] | str
         try:
             mine = copy_of(part_of(state, names, with_groups=number == 0))
         except Exception as error:
             mine = cause_of(error)
-        part = Part(number, tuple(names), (), fingerprint)
+        part = Part(number, tuple(names), (), _fingerprint(fingerprint, groups))
         written = self._background.submit(
             partial(
                 write_part,
@@ -219,7 +242,9 @@ class Checkpointer:
             )
         )
         late_at = monotonic() + LONGEST_ANSWER_S
-        self._writing = _Writing(committed_steps, groups, number, written, late_at, groups)
+        self._writing = _Writing(
+            committed_steps, groups, number, part.fingerprint, written, late_at, left=groups
+        )
 
     @property
     def progress(self) -> float:
@@ -253,7 +278,7 @@ class Checkpointer:
         if writing is None:
             return
         if lowest == _BROKEN:
-            self._end_is_broken(writing)
+            self._give_up_unwritten(writing)
         elif not writing.is_over and lowest < 0:
             writing.is_over = writing.has_failed = True
             writing.owes_report = _part_of(lowest) == writing.number
@@ -268,7 +293,7 @@ class Checkpointer:
             self._leave_behind(writing)
         elif lowest == NOTHING_TO_WRITE and writing.has_failed and self._is_first(writing):
             assert self._background is not None
-            self._tidied = self._background.submit(partial(self._tidy_up, writing.step))
+            self._tidied = self._background.submit(partial(self._tidy_up, writing))
         if lowest in (NOTHING_TO_WRITE, _ABANDONED):
             self._writing = None
 
@@ -291,14 +316,17 @@ class Checkpointer:
         elif not writing.has_failed and before[0] in gone:
             self._make_visible(writing)
 
-    def finish(self, agree: Callable[[float], float]) -> None:
+    def finish(self, agree: Callable[[float], float]) -> bool:
         """Bring the checkpoint under way to its end, if there is one.
 
         Args:
             agree: Returns the lowest of all workers' numbers; all of them call it.
+
+        Returns:
+            Whether all groups were there to the end, see [Note: a loss at the end of a checkpoint].
         """
         if not self.is_on:
-            return
+            return True
         deadline = monotonic() + LONGEST_WRITE_S
         while True:
             if self._writing is not None:
@@ -306,7 +334,7 @@ class Checkpointer:
                 wait(self._writing.under_way, timeout=_LOOK_AGAIN_S)
             self.heard(agree(self._progress(is_last=True)))
             if self._lowest in (NOTHING_TO_WRITE, _ABANDONED, _BROKEN):
-                return
+                return self._lowest != _BROKEN
 
     def close(self) -> None:
         """Wait for what this worker writes."""
@@ -322,19 +350,18 @@ class Checkpointer:
         if self._is_first(writing):
             assert self._background is not None
             writing.late_at = monotonic() + LONGEST_ANSWER_S
-            writing.published = self._background.submit(
-                partial(self._publish, writing.step, len(writing.groups))
-            )
+            writing.published = self._background.submit(partial(self._publish, writing))
 
-    def _publish(self, step: int, num_parts: int) -> str:
+    def _publish(self, writing: _Writing) -> str:
         """Make a whole checkpoint visible, and remove those that are no longer kept."""
         assert self._spec.directory is not None
+        step = writing.step
         try:
             folder = CheckpointFolder(self._spec.directory)
-            folder.commit(step, num_parts)
+            folder.commit(step, len(writing.groups), writing.fingerprint, self._order)
         except BaseException as error:  # see `Background`
             self._tell(step, cause_of(error))
-            return self._tidy_up(step)  # all have written, and nobody else makes it visible
+            return self._tidy_up(writing)  # all have written, and nobody else makes it visible
         self._tell(step, "")
         try:
             folder.prune(self._spec.keep)
@@ -342,16 +369,26 @@ class Checkpointer:
             self._tell(step, f"It is complete, but older ones are still there: {cause_of(error)}")
         return ""
 
-    def _end_is_broken(self, writing: _Writing) -> None:
-        """Tell what became of the last checkpoint, where a group went away and none is asked which.
+    def _give_up_unwritten(self, writing: _Writing) -> None:
+        """Give up what is not written by all, where a group went away and none is asked which.
 
         It may be the first of the writers, so the second tells too; the journal takes it once.
         """
         if not writing.is_over:
             writing.is_over = writing.has_failed = True
+            self.last_step = None
             if self._group_id in writing.left[:2]:
                 self._tell(writing.step, "A group went away at the end of it.")
-        elif not writing.has_failed and self._group_id in writing.left[1:2]:
+
+    def leave_in_doubt(self) -> None:
+        """Tell that nobody may have made a checkpoint visible that all have written.
+
+        For a pause where a group went away: no generation follows that would see to it.
+        """
+        writing = self._writing
+        if writing is None or writing.has_failed:
+            return
+        if self._group_id in writing.left[1:2]:
             self._tell(
                 writing.step,
                 "A group went away at the end of it, perhaps before it was made visible: it is"
@@ -362,11 +399,13 @@ class Checkpointer:
         """Whether this worker is the first of those that write and are left."""
         return writing.left[:1] == (self._group_id,) and self._partition.rank == 0
 
-    def _tidy_up(self, step: int) -> str:
+    def _tidy_up(self, writing: _Writing) -> str:
         """Remove what is left of a checkpoint that failed, if storage lets us."""
         assert self._spec.directory is not None
+        step = writing.step
         try:
-            is_complete = not CheckpointFolder(self._spec.directory).discard(step)
+            folder = CheckpointFolder(self._spec.directory)
+            is_complete = not folder.discard(step, writing.fingerprint)
         except BaseException as error:  # see `Background`
             path = path_of(self._spec.directory, step)
             logger.warning("parts of %s, which failed, are still there: %s", path, cause_of(error))
@@ -419,28 +458,13 @@ class Checkpointer:
             self._report(CheckpointReport(step, path, problem))
 
 
+def _fingerprint(of_states: str, groups: Sequence[int]) -> str:
+    return f"{of_states} by groups {', '.join(map(str, groups))}"
+
+
 def _failure(writing: _Writing) -> float:
     return -(writing.step + (writing.number + 1) * _ONE_PART)
 
 
 def _part_of(failure: float) -> int:
     return round(-failure % 1.0 / _ONE_PART) - 1
-
-
-def share_of(sizes: Mapping[str, int], number: int, num_groups: int) -> list[str]:
-    """Return the names that one of several groups writes: about as many bytes each.
-
-    The largest first, each to the group that has least: every group comes to the same result.
-    """
-    loads = [0] * num_groups
-    mine = []
-    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        least = loads.index(min(loads))
-        loads[least] += size
-        if least == number:
-            mine.append(name)
-    return sorted(mine)
-
-
-def _sizes(model_state: Mapping[str, Any]) -> dict[str, int]:
-    return {name: value.numel() * value.element_size() for name, value in model_state.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn, optim
@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from mics_core.errors import CheckpointError
 
-__all__ = ["cause_of", "part_of", "state_dict_of"]
+__all__ = ["cause_of", "part_of", "share_of", "sizes_of", "state_dict_of"]
 
 
 def state_dict_of(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
@@ -51,3 +51,23 @@ def cause_of(error: BaseException) -> str:
         error = error.__context__
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def share_of(sizes: Mapping[str, int], number: int, num_groups: int) -> list[str]:
+    """Return the names that one of several groups writes: about as many bytes each.
+
+    The largest first, each to the group that has least: every group comes to the same result.
+    """
+    loads = [0] * num_groups
+    mine = []
+    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        least = loads.index(min(loads))
+        loads[least] += size
+        if least == number:
+            mine.append(name)
+    return sorted(mine)
+
+
+def sizes_of(model_state: Mapping[str, Any]) -> dict[str, int]:
+    """Return the bytes of each parameter and buffer, of all workers together."""
+    return {name: value.numel() * value.element_size() for name, value in model_state.items()}

@@ -11,9 +11,10 @@ from mics_core.engine.catch_up import CatchUp, most_kept_bytes
 from mics_core.engine.copying import Incoming, Outgoing
 from mics_core.engine.holding import Holding
 from mics_core.engine.preparing import Preparation
+from mics_core.engine.same_data import as_doubles, check_same_data
 from mics_core.engine.state import buffer_places, state_tensors
 from mics_core.engine.trainer import Trainer
-from mics_core.errors import PartitionBrokenError, ReplicationError
+from mics_core.errors import DataError, PartitionBrokenError, ReplicationError
 
 __all__ = ["Entry", "enter"]
 
@@ -70,6 +71,9 @@ def enter(
 
     Returns:
         The generation, or why it could not be entered; the same kind on all workers of the group.
+
+    Raises:
+        DataError: This group has other data than the run.
     """
     partition = trainer.partition
     entry: Entry | None = None
@@ -83,6 +87,9 @@ def enter(
         step, entry = _compare(trainer, replication, holding, superseded, connect_s)
     except ReplicationError as broken:
         error = str(broken)
+    except DataError:
+        _drop(entry, replication)  # this group fails, and the others need not wait for it
+        raise
     # See [Note: agreement inside a partition group] in `mics_core.engine.loop`.
     try:
         failed = any(failed for (failed,) in partition.gather_doubles([float(bool(error))]))
@@ -117,13 +124,15 @@ def _compare(
     """Find out who holds the newest states, and begin to copy them to all others."""
     position, partition = replication.rank, trainer.partition
     mine = float(holding.step) if holding.has_state else -1.0
-    steps = [row[0] for row in replication.gather_doubles([mine], superseded)]
+    rows = replication.gather_doubles([mine, *as_doubles(trainer.data_order)], superseded)
+    steps = [row[0] for row in rows]
     newest = max(steps)
     if newest < 0:
         raise ReplicationError(
             f"No member of generation {replication.member.generation} holds the model states."
         )
     sources = tuple(rank for rank, step in enumerate(steps) if step == newest)
+    check_same_data(trainer.data_order, [row[1:] for row in rows], position, sources[0])
     listeners = [rank for rank, step in enumerate(steps) if step != newest]
     copying: Incoming | Outgoing | None = None
     held: Holding | None = None

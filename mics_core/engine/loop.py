@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -106,8 +106,15 @@ class _Loop:
         self._patience = Patience(options.silence_s, options.collective_timeout_s)
         self._preparations = Preparations(self._prepare)
         self._checkpointer = Checkpointer(
-            trainer.spec.checkpoint, trainer.partition, membership.group_id, membership.checkpointed
+            trainer.spec.checkpoint,
+            trainer.partition,
+            membership.group_id,
+            trainer.data_order,
+            membership.checkpointed,
         )
+        self._checkpointer.last_step = trainer.committed_steps
+        self._fingerprint = ""
+        """Of the step that was committed last."""
 
     def run(self) -> Ending:
         """Go through generations until the end.
@@ -214,13 +221,25 @@ class _Loop:
                 membership.entered(plan.number, holding.step, entry.connect_s)
                 has_entered = True
             membership.committed(outcome, took_s)
-            self._keep_durable(plan, entry, outcome)
+            self._fingerprint = outcome.fingerprint
+            self._checkpointer.heard(outcome.checkpoint)
             if holding.step == self._last_step:
                 break
+            if self._checkpointer.is_due(holding.step):
+                self._begin_checkpoint(plan, active)
             if outcome.pending_generation > plan.number:
                 return self._switch(plan, entry, outcome)
             if outcome.waits_for_copy:
                 wait_for_copy(trainer, entry.replication, partial(self._is_superseded, plan.number))
+        if not self._write_checkpoint(plan, entry, active):
+            # Close before anything else, as above. Whoever is left writes it under the next
+            # generation; if the others had finished, the supervisor says that the run ends there.
+            entry.close()
+            self._fall_back(entry)
+            error = "A group went away at the end of the last checkpoint."
+            logger.warning("%s", error)
+            self._broken(plan.number, holding.step, error)
+            return None
         return Ending.FINISHED
 
     def _switch(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> GenerationPlan:
@@ -228,8 +247,10 @@ class _Loop:
         # The supervisor may take its time to answer, and storage too.
         self._wait_long()
         following = self._plan(outcome.pending_generation)
-        if following.writes_checkpoint:
-            self._write_checkpoint(plan, entry, outcome)
+        if following.writes_checkpoint and not self._write_checkpoint(
+            plan, entry, outcome.up_to_date
+        ):
+            self._checkpointer.leave_in_doubt()
         self._fall_back(entry)
         return following
 
@@ -248,30 +269,42 @@ class _Loop:
             holding.step, holding.has_state = held.step, True
             self._trainer.committed_steps = held.step
 
-    def _keep_durable(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
-        """Take care of checkpoints at the boundary after a committed step."""
-        self._checkpointer.heard(outcome.checkpoint)
-        if self._holding.step == self._last_step:
-            self._write_checkpoint(plan, entry, outcome)
-        elif self._checkpointer.is_due(self._holding.step):
-            self._begin_checkpoint(plan, outcome)
+    def _write_checkpoint(self, plan: GenerationPlan, entry: Entry, active: Sequence[int]) -> bool:
+        """Write a checkpoint of this very step, and wait until all have; all workers call it.
 
-    def _write_checkpoint(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> None:
-        """Write a checkpoint of this very step, and wait until all have; all workers call it."""
-        finish = partial(
-            self._checkpointer.finish, partial(_lowest, self._trainer, entry.replication)
-        )
-        finish()  # it is not left out for one that is still being written
-        if self._checkpointer.last_step != self._holding.step:
-            self._begin_checkpoint(plan, outcome)
-        finish()
+        Args:
+            plan: The generation.
+            entry: It, entered.
+            active: Places of the groups that hold the states.
 
-    def _begin_checkpoint(self, plan: GenerationPlan, outcome: StepCommit) -> None:
-        writers = tuple(plan.groups[place] for place in outcome.up_to_date)
+        Returns:
+            Whether all groups were there to the end; the same on all workers of the group.
+        """
+        checkpointer, holding = self._checkpointer, self._holding
+        if not checkpointer.is_on:
+            return True
+        agree = partial(_lowest, self._trainer, entry.replication)
+        # First, for it is not to be left out for one that is still being written.
+        are_there = checkpointer.finish(agree)
+        is_missing = holding.has_state and checkpointer.last_step != holding.step
+        if not are_there:
+            if is_missing:
+                self._begin_checkpoint(plan, active)  # which tells that it is left out
+            return False
+        # Together, for of those who wrote the first attempt only some may have seen a loss.
+        if agree(0.0 if is_missing else 1.0) == 1.0:
+            return True
+        self._begin_checkpoint(plan, active)
+        return checkpointer.finish(agree)
+
+    def _begin_checkpoint(self, plan: GenerationPlan, active: Sequence[int]) -> None:
+        writers = tuple(plan.groups[place] for place in active)
         if self._checkpointer.is_on and self._membership.group_id in writers:
             trainer = self._trainer
+            # No other run has that store, should its workers still be about.
+            states = f"{self._fingerprint} in generation {plan.number} at {plan.store}"
             self._checkpointer.begin(
-                self._holding.step, trainer.model, trainer.optimizer, writers, outcome.fingerprint
+                self._holding.step, trainer.model, trainer.optimizer, writers, states
             )
 
     def _look_ahead(self, number: int) -> None:

@@ -124,9 +124,9 @@ def write_part(
 def _prepare(directory: str, step: int, part: Part, *, makes_room: bool) -> _Writer:
     folder = CheckpointFolder(directory)
     if makes_room:
-        folder.begin_part(step, part.number)
+        folder.begin_part(step, part)
     # Nothing is to be copied ahead: all of it is in host memory.
-    return _Writer(folder.path_of_part(step, part.number), per_thread_copy_ahead=0)
+    return _Writer(folder.path_of_part(step, part), per_thread_copy_ahead=0)
 
 
 class _Writer(FsspecWriter):

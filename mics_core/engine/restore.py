@@ -25,6 +25,7 @@ from mics_core.comm.partition import PartitionGroup
 from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.checkpoint_state import cause_of, part_of, state_dict_of
 from mics_core.errors import CheckpointDamagedError, CheckpointError
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import CheckpointFolder, StoredCheckpoint
 from mics_core.spec.job import CheckpointSpec
 
@@ -65,6 +66,7 @@ def restore_newest(
     partition: PartitionGroup,
     model: nn.Module,
     optimizer: optim.Optimizer,
+    order: DataOrder,
 ) -> Restored:
     """Load the newest complete checkpoint of the job's folder whose files are what was written.
 
@@ -73,9 +75,16 @@ def restore_newest(
 
     All workers of the partition group must call it.
 
+    Args:
+        spec: Where the job's folder is.
+        partition: The worker's partition group.
+        model: The sharded model, which takes the states.
+        optimizer: Its optimizer.
+        order: What the order of this run's data depends on.
+
     Raises:
-        CheckpointError: Every checkpoint is damaged, the newest whole one does not fit the model,
-            or the storage cannot be reached.
+        CheckpointError: Every checkpoint is damaged, the newest whole one does not fit the model or
+            the data, or the storage cannot be reached.
     """
     if spec.directory is None:
         return Restored(0)
@@ -94,6 +103,7 @@ def restore_newest(
         if not damage:
             stored = checks[partition.rank][0]
             assert stored is not None
+            _together(partition, path, partial(_check_order, stored, order))
             _load(folder, stored, partition, model, optimizer)
             logger.info("continuing from %s", path)
             return Restored(step, tuple(passed_over))
@@ -118,6 +128,23 @@ def _check(
         return None, error.message
     files = [file for part in stored.parts for file in part.files]
     return stored, folder.damage_of(stored, files[partition.rank :: partition.size])
+
+
+def _check_order(stored: StoredCheckpoint, order: DataOrder) -> None:
+    """Refuse to continue with another order of the data, or on other data.
+
+    Raises:
+        CheckpointError: Samples would be used twice and others left out.
+    """
+    refusal = stored.order.why_not(order)
+    if refusal is not None:
+        field, broken = refusal
+        raise CheckpointError(
+            f"The checkpoint {stored.path} cannot be continued: {broken.rule}. Samples would be"
+            " used twice, and others left out.",
+            remedy=f"{broken.remedy}, or begin anew with an empty checkpoint.directory.",
+            field=field,
+        )
 
 
 def _together(partition: PartitionGroup, path: str, look: Callable[[], _Found]) -> list[_Found]:
@@ -199,7 +226,7 @@ def _load(
         for part in stored.parts:
             with_groups = part.number == 0
             values = part_of(state, part.parameters, with_groups=with_groups)
-            path = folder.path_of_part(stored.step, part.number)
+            path = folder.path_of_part(stored.step, part)
             load(values, storage_reader=_Reader(path), process_group=partition.control)
             if with_groups:
                 state["optimizer"]["param_groups"] = values["optimizer"]["param_groups"]

@@ -89,7 +89,7 @@ class StoredWeights:
         self.forms: dict[str, torch.Tensor] = {}
         """Shape and dtype of each, as tensors on the meta device, by name."""
         for part in stored.parts:
-            path = folder.path_of_part(stored.step, part.number)
+            path = folder.path_of_part(stored.step, part)
             self._places |= dict.fromkeys(part.parameters, path)
             self.forms |= self._forms_in(path, part.parameters)
 

@@ -44,6 +44,7 @@ from mics_core.data.batches import Batch, build_batch
 from mics_core.data.masking import build_masking
 from mics_core.data.order import micro_batches_of_group, positions_of_worker, stream_seed
 from mics_core.data.samples import IGNORED_LABEL, Samples
+from mics_core.data.sources import order_of
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE, CheckpointReport
 from mics_core.engine.optimizer import learning_rate
@@ -94,6 +95,7 @@ class Trainer:
         self.optimizer = optimizer
         self.partition = partition
         self.committed_steps = 0
+        self.data_order = order_of(spec, samples)
         self.passed_over: tuple[CheckpointReport, ...] = ()
         """Damaged checkpoints that the states do not come from."""
         self.link_use = units.link_use

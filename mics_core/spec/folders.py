@@ -1,13 +1,20 @@
 """A job's checkpoints as they lie in its folder; known to those who look without torch too.
 
     step-00000100/
-      part-0/        what partition group 0 wrote, in the form of torch.distributed.checkpoint
-      part-0.json    its parameters, and its files with their sizes and hashes
-      part-1/ …
-      mics.json      all parts: written last, so that a checkpoint is complete or invisible
+      part-0-5e884898/       what partition group 0 wrote, as torch.distributed.checkpoint does
+      part-0-5e884898.json   its parameters, and its files with their sizes and hashes
+      part-1-5e884898/ …
+      mics.json              all parts: written last, so that a checkpoint is complete or invisible
 
 The folder is a local path or any URL that fsspec opens. Object stores cannot rename, so no name but
 that of `mics.json` says that a checkpoint is whole.
+
+[Note: two attempts at one checkpoint]
+A step's checkpoint may be tried again while somebody still works on an earlier attempt: a group
+that was stopped, counts as lost, and wakes up. So all names of an attempt end in what tells it from
+others, nobody writes or removes a file of another attempt, and a whole checkpoint is not replaced:
+whichever attempt is complete first stays, with all its files. Only `prune` removes those of others,
+of older steps than the ones that are kept.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from mics_core.errors import CheckpointDamagedError, CheckpointError
+from mics_core.spec.data_order import DataOrder
 
 __all__ = [
     "LONGEST_ANSWER_S",
@@ -42,7 +50,7 @@ LONGEST_ANSWER_S = 1800.0
 
 _NAME = re.compile(r"^step-(\d{8,})$")
 _MANIFEST = "mics.json"
-_FORMAT = 2
+_FORMAT = 3
 _CHUNK_BYTES = 8 << 20
 
 
@@ -69,13 +77,18 @@ class Part:
         number: 0, 1, …
         parameters: Names of its parameters and buffers.
         files: Its files.
-        fingerprint: The same for all parts of one checkpoint.
+        fingerprint: The same for all parts of one attempt, and another for each attempt.
     """
 
     number: int
     parameters: tuple[str, ...]
     files: tuple[StoredFile, ...]
     fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and of its record."""
+        return _name_of_part(self.number, self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +98,13 @@ class StoredCheckpoint:
     Args:
         step: Steps committed in it.
         path: Its folder, a path or URL.
+        order: What the order of the data depends on, with which it was trained.
         parts: Its parts; every parameter is in one of them.
     """
 
     step: int
     path: str
+    order: DataOrder
     parts: tuple[Part, ...]
 
 
@@ -132,40 +147,41 @@ class CheckpointFolder:
         """Return the folder of a step's checkpoint, as it is told to people and to torch."""
         return path_of(self._url, step)
 
-    def path_of_part(self, step: int, number: int) -> str:
+    def path_of_part(self, step: int, part: Part) -> str:
         """Return the folder of a part."""
-        return f"{self.path_of(step)}/part-{number}"
+        return f"{self.path_of(step)}/{part.name}"
 
-    def begin_part(self, step: int, number: int) -> None:
-        """Make room for a part; what an earlier attempt left of it is removed."""
-        inside = self._inside(step)
-        names = [f"part-{number}", f"part-{number}.json"]
-        if number == 0:
-            names.insert(0, _MANIFEST)  # of one that is damaged, and is written again
-        for name in names:
-            if self._exists(f"{inside}/{name}"):
-                self._files.rm(f"{inside}/{name}", recursive=True)
-        self._files.makedirs(f"{inside}/part-{number}", exist_ok=True)
+    def begin_part(self, step: int, part: Part) -> None:
+        """Make room for a part."""
+        path = f"{self._inside(step)}/{part.name}"
+        try:
+            self._files.makedirs(path, exist_ok=True)
+        except FileNotFoundError:  # `discard` of another attempt found the step's folder empty
+            self._files.makedirs(path, exist_ok=True)
 
     def end_part(self, step: int, part: Part) -> None:
         """Record a part that has been written, with the hashes of what lies there now."""
         inside = self._inside(step)
-        found = self._files.find(f"{inside}/part-{part.number}", detail=False)
+        found = self._files.find(f"{inside}/{part.name}", detail=False)
         files = tuple(self._stored(path, inside) for path in sorted(found))
-        self._put(f"{inside}/part-{part.number}.json", asdict(replace(part, files=files)))
+        self._put(f"{inside}/{part.name}.json", asdict(replace(part, files=files)))
 
-    def commit(self, step: int, num_parts: int) -> None:
-        """Make a checkpoint visible whose parts have all been recorded.
+    def commit(self, step: int, num_parts: int, fingerprint: str, order: DataOrder) -> None:
+        """Make a checkpoint visible whose parts have all been recorded, unless a whole one is.
+
+        See [Note: two attempts at one checkpoint]. One that is damaged is replaced.
 
         Raises:
             OSError: A part is not there.
-            ValueError: The parts are not of the same states.
         """
         inside = self._inside(step)
-        parts = [self._get(f"{inside}/part-{number}.json") for number in range(num_parts)]
-        if len({part["fingerprint"] for part in parts}) > 1:
-            raise ValueError("A part of it is left from an earlier attempt.")
-        self._put(f"{inside}/{_MANIFEST}", {"format": _FORMAT, "step": step, "parts": parts})
+        names = [_name_of_part(number, fingerprint) for number in range(num_parts)]
+        parts = [self._get(f"{inside}/{name}.json") for name in names]
+        if self._is_whole(step):
+            self.discard(step, fingerprint)
+        else:
+            record = {"format": _FORMAT, "step": step, "order": asdict(order), "parts": parts}
+            self._put(f"{inside}/{_MANIFEST}", record)
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints, and what never became one before them."""
@@ -175,17 +191,41 @@ class CheckpointFolder:
                 continue
             self._remove(self._inside(step))
 
-    def discard(self, step: int) -> bool:
-        """Remove what is left of a checkpoint that failed; nobody may be writing it.
+    def discard(self, step: int, fingerprint: str) -> bool:
+        """Remove what is left of an attempt that failed; nobody may be writing it.
 
         Returns:
             False if it is complete, and so stays.
         """
-        if self.is_complete(step):
+        inside = self._inside(step)
+        if self.is_complete(step) and self._is_of(step, fingerprint):
             return False
-        if self._exists(self._inside(step)):
-            self._remove(self._inside(step))
+        if not self._exists(inside):
+            return True
+        ours = _name_of_part(0, fingerprint).removeprefix("part-0")
+        for path in self._files.ls(inside, detail=False, refresh=True):
+            if ours in path.rstrip("/").rsplit("/", 1)[-1]:
+                self._files.rm(path, recursive=True)
+        if self._exists(inside) and not self._files.ls(inside, detail=False, refresh=True):
+            self._files.rmdir(inside)  # which spares what another attempt puts there just now
         return True
+
+    def _is_of(self, step: int, fingerprint: str) -> bool:
+        """Whether a complete checkpoint is this attempt's; a damaged record is nobody's."""
+        try:
+            return any(part.fingerprint == fingerprint for part in self.read(step).parts)
+        except CheckpointError:
+            return False
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether a checkpoint is complete, and its files are what was written."""
+        if not self.is_complete(step):
+            return False
+        try:
+            stored = self.read(step)
+        except CheckpointError:
+            return False
+        return not self.damage_of(stored, [file for part in stored.parts for file in part.files])
 
     def _remove(self, inside: str) -> None:
         if self._exists(f"{inside}/{_MANIFEST}"):
@@ -209,6 +249,7 @@ class CheckpointFolder:
                     f"{path} has format {value['format']}, and this version reads {_FORMAT}.",
                     remedy="Continue it with the version that wrote it.",
                 )
+            order = DataOrder(**value["order"])
             parts = tuple(
                 Part(
                     part["number"],
@@ -223,7 +264,7 @@ class CheckpointFolder:
                 f"{path}/{_MANIFEST} cannot be read: {type(error).__name__}: {error}",
                 remedy="Remove that folder to continue from the checkpoint before it.",
             ) from error
-        return StoredCheckpoint(step, path, parts)
+        return StoredCheckpoint(step, path, order, parts)
 
     def damage_of(self, stored: StoredCheckpoint, files: Sequence[StoredFile]) -> str:
         """Compare files with their records; return what differs, or nothing.
@@ -295,6 +336,10 @@ def path_of(url: str, step: int) -> str:
 def protocol_of(url: str) -> str:
     """Return the protocol of a folder: `file` for a path."""
     return url.split("://", 1)[0] if "://" in url else "file"
+
+
+def _name_of_part(number: int, fingerprint: str) -> str:
+    return f"part-{number}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:8]}"
 
 
 def _name(step: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mics_core.engine.checkpoint import share_of
+from mics_core.engine.checkpoint_state import share_of
 from mics_core.errors import SpecificationError
 from mics_core.spec import JobSpec, check_files
 from mics_core.spec.folders import CheckpointFolder
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
     assert len(again["losses"]) == 2  # from the one of step 2
     passed_over = again["checkpoints"][0]
     assert passed_over.step == 3
-    assert passed_over.error.startswith("It is damaged: part-0/")
+    assert passed_over.error.startswith("It is damaged: part-0-")
     for step in steps_in(tmp_path):
         damage(tmp_path / f"step-{step:08d}")
     with pytest.raises(AssertionError, match=r"(?s)Every checkpoint is damaged.*with hash"):
@@ -149,6 +149,27 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_remedy(
     wider = job(text, tmp_path, 2, steps=3, model__hidden_size=99)
     with pytest.raises(AssertionError, match=r"(?s)cannot be loaded.*checkpoint\.directory"):
         pool.run(train_over_groups, wider, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training__seed": 5}, r"trained with training\.seed 0, and now that is 5\."),
+        ({"data": None}, r"its data held \d+ samples, and now there are \d+\."),
+    ],
+    ids=["seed", "data"],
+)
+def test_a_run_with_another_order_of_the_data_continues_no_checkpoint(
+    pool: WorkerPool, text: str, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    folder = tmp_path / "checkpoints"
+    pool.run(train_over_groups, job(text, folder, 2, steps=2), 1, 2)
+    if "data" in changes:
+        more = tmp_path / "more.txt"
+        more.write_text(Path(text).read_text() + "It has grown meanwhile." * 9)
+        changes = {"data": {"kind": "text", "paths": [str(more)]}}
+    with pytest.raises(AssertionError, match=f"(?s)cannot be continued.*{words}.*used twice"):
+        pool.run(train_over_groups, job(text, folder, 2, steps=3, **changes), 1, 2)
 
 
 def test_a_folder_that_cannot_be_written_fails_the_checkpoint_and_not_the_run(

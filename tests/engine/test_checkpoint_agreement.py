@@ -22,7 +22,8 @@ from torch import nn
 from mics_core.comm.partition import PartitionGroup
 from mics_core.engine import checkpoint
 from mics_core.engine.checkpoint import NOTHING_TO_WRITE, Checkpointer, CheckpointReport
-from mics_core.spec.folders import CheckpointFolder
+from mics_core.spec.data_order import DataOrder
+from mics_core.spec.folders import CheckpointFolder, Part
 from mics_core.spec.job import CheckpointSpec
 from tests.engine.odd_storage import CALLS, DEADLINE_S, OddError, odd_storage
 
@@ -53,35 +54,44 @@ class Writers:
         self.folder = CheckpointFolder(str(folder))
         self.reports: list[CheckpointReport] = []
         self.gates: dict[str, Future[None]] = {}
+        self._newest: dict[int, str] = {}
         spec = CheckpointSpec(directory=f"odd://{folder}", interval_steps=2, keep=2)
         partition = cast("PartitionGroup", OneWorker())
+        order = DataOrder(0, 4, 16, num_samples=90)
         self.groups = [
-            Checkpointer(spec, partition, group, self.reports.append) for group in range(number)
+            Checkpointer(spec, partition, group, order, self.reports.append)
+            for group in range(number)
         ]
         self._model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         self._optimizer = torch.optim.SGD(self._model.parameters(), momentum=0.9)
 
     def before(self, call: str, path: str) -> None:
-        part = re.search(r"step-0*(\d+)/part-\d+$", path)
+        part = re.search(r"step-\d+/part-\d+-\w+$", path)
         if call == "makedirs" and part is not None:
             self.gates[part.group()].result(DEADLINE_S)
 
-    def begin(self, step: int, *groups: int) -> None:
+    def begin(self, step: int, *groups: int, states: str = "the states") -> None:
+        self._newest[step] = checkpoint._fingerprint(states, groups)
         for part, group in enumerate(groups):
-            self.gates.setdefault(f"step-{step:08d}/part-{part}", Future())
-            self.groups[group].begin(step, self._model, self._optimizer, groups, "the states")
+            self.gates.setdefault(self._gate_of(step, part), Future())
+            self.groups[group].begin(step, self._model, self._optimizer, groups, states)
 
     def end(self, step: int, *parts: int, error: Exception | None = None) -> None:
-        """Have the storage take some parts, or refuse them."""
+        """Have the storage take some parts of the attempt that was begun last, or refuse them."""
         for part in parts:
-            gate = self.gates[f"step-{step:08d}/part-{part}"]
+            gate = self.gates[self._gate_of(step, part)]
             if error is None:
                 gate.set_result(None)
             else:
                 gate.set_exception(error)
         for writing in [group._writing for group in self.groups]:
-            if writing is not None and (writing.step, writing.number in parts) == (step, True):
+            if writing is None or (writing.step, writing.fingerprint) != (step, self._newest[step]):
+                continue
+            if writing.number in parts:
                 assert not wait(writing.under_way, DEADLINE_S).not_done
+
+    def _gate_of(self, step: int, part: int) -> str:
+        return f"step-{step:08d}/{Part(part, (), (), self._newest[step]).name}"
 
     def hear(self, *groups: int) -> float:
         """Let groups commit a step: all hear the lowest of what they say."""
@@ -117,6 +127,11 @@ class Writers:
 
     def told(self) -> list[tuple[int, str]]:
         return [(report.step, report.error) for report in self.reports]
+
+
+def damage_of(folder: CheckpointFolder, step: int) -> str:
+    stored = folder.read(step)
+    return folder.damage_of(stored, [file for part in stored.parts for file in part.files])
 
 
 @pytest.fixture
@@ -233,6 +248,28 @@ def test_one_at_whose_end_a_group_goes_away_is_told_whoever_it_was(
     assert {*writers.told()} == {(2, "A group went away at the end of it.")}
 
 
+def test_one_at_whose_end_the_connections_broke_is_written_again_by_the_same_groups(
+    writers: Writers,
+) -> None:
+    writers.begin(2, 0, 1)
+    for group in writers.groups[:2]:
+        assert group.last_step == 2
+        group.heard(BROKEN)
+        assert group.last_step is None
+        group.members_changed((0, 1))
+    writers.end(2, 0, 1)
+    assert writers.hear(0, 1) == NOTHING_TO_WRITE
+    writers.begin(2, 0, 1, states="the states, under the next generation")
+    writers.end(2, 0, 1)
+    writers.publish(0, 1)
+    assert writers.complete() == [2]
+    assert damage_of(writers.folder, 2) == ""
+    assert writers.told()[-1] == (2, "")
+    fingerprints = {part.fingerprint for part in writers.folder.read(2).parts}
+    assert len(fingerprints) == 1
+    assert "the next generation" in fingerprints.pop()
+
+
 def test_one_that_may_have_been_made_visible_when_a_group_went_away_is_told_so(
     writers: Writers,
 ) -> None:
@@ -241,6 +278,7 @@ def test_one_that_may_have_been_made_visible_when_a_group_went_away_is_told_so(
     for group in writers.groups[1:]:
         group.heard(2.0)
         group.heard(BROKEN)
+        group.leave_in_doubt()
     ((step, error),) = writers.told()
     assert (step, "perhaps before it was made visible" in error) == (2, True)
 
@@ -260,6 +298,29 @@ def test_one_that_a_lost_group_had_made_visible_stays_and_is_told(writers: Write
     assert writers.has_files(2, tidied_by=1)
     assert writers.complete() == [2]
     assert writers.told() == [(2, "Group 0 went away while it was written."), (2, "")]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["writes on", "cannot write on"])
+def test_a_group_that_wakes_up_in_its_attempt_destroys_nothing_of_a_later_one(
+    writers: Writers, fails: bool
+) -> None:
+    """It was the only one of its generation, so nobody tells it that the others went on."""
+    writers.begin(2, 0)
+    (asleep,) = writers.gates.values()
+    writers.begin(2, 1, 2)
+    writers.end(2, 0, 1)
+    writers.publish(1, 2)
+    before = writers.folder.read(2)
+    woken = writers.groups[0]
+    assert woken._writing is not None
+    if fails:
+        asleep.set_exception(OddError("PutObject", {"Status": 503}))
+    else:
+        asleep.set_result(None)
+    woken.finish(lambda mine: mine)
+    woken.close()
+    assert writers.folder.read(2) == before
+    assert damage_of(writers.folder, 2) == ""
 
 
 def test_nothing_is_left_of_one_that_cannot_be_made_visible(writers: Writers) -> None:

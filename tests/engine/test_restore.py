@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +17,12 @@ from mics_core.engine import restore
 from mics_core.engine.checkpoint import Checkpointer
 from mics_core.engine.restore import Restored, restore_newest
 from mics_core.errors import CheckpointError
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.job import CheckpointSpec
 from tests.engine.odd_storage import OddError, odd_storage
 
 OLDER, NEWEST = 2, 4
+ORDER = DataOrder(seed=7, global_batch_size=4, sequence_length=16, num_samples=90, content=5)
 ATTEMPTS = 4
 
 
@@ -51,18 +54,20 @@ def spec(tmp_path: Path) -> CheckpointSpec:
     spec = CheckpointSpec(directory=f"odd://{tmp_path}", interval_steps=2, keep=2)
     with odd_storage(nothing):
         for step in (OLDER, NEWEST):
-            writer = Checkpointer(spec, WORKER, 0, lambda _: None)
+            writer = Checkpointer(spec, WORKER, 0, ORDER, lambda _: None)
             writer.begin(step, *model_and_optimizer(float(step)), (0,), "the states")
             writer.finish(lambda mine: mine)
             writer.close()
     return spec
 
 
-def restored(spec: CheckpointSpec, before: Callable[[str, str], None]) -> tuple[Restored, float]:
+def restored(
+    spec: CheckpointSpec, before: Callable[[str, str], None], order: DataOrder = ORDER
+) -> tuple[Restored, float]:
     """What is said to be restored, and what is."""
     model, optimizer = model_and_optimizer(0.0)
     with odd_storage(before), mock.patch.object(restore, "_PAUSES_S", (0.0,) * (ATTEMPTS - 1)):
-        found = restore_newest(spec, WORKER, model, optimizer)
+        found = restore_newest(spec, WORKER, model, optimizer, order)
     return found, model.get_parameter("weight")[0, 0].item()
 
 
@@ -103,14 +108,66 @@ def test_storage_that_cannot_be_reached_is_an_error_and_no_older_checkpoint_is_t
         assert "every node reaches the storage" in str(refused.value), call
 
 
+@pytest.mark.parametrize(
+    ("changes", "field", "what", "remedy"),
+    [
+        (
+            {"seed": 8},
+            "training.seed",
+            "it was trained with training.seed 7, and now that is 8.",
+            "Set training.seed to 7, or begin anew with an empty checkpoint.directory.",
+        ),
+        (
+            {"global_batch_size": 6},
+            "training.global_batch_size",
+            "it was trained with training.global_batch_size 4, and now that is 6.",
+            "Set training.global_batch_size to 4, or",
+        ),
+        (
+            {"sequence_length": 8},
+            "training.sequence_length",
+            "it was trained with training.sequence_length 16, and now that is 8.",
+            "Set training.sequence_length to 16, or",
+        ),
+        (
+            {"num_samples": 91},
+            "data",
+            "its data held 90 samples, and now there are 91.",
+            "Name the data in `data` that it was trained on, or",
+        ),
+        (
+            {"content": 6},
+            "data",
+            "its data held 90 samples as now, but not the same ones.",
+            "Name the data in `data` that it was trained on, or",
+        ),
+    ],
+    ids=["seed", "batch", "length", "number", "content"],
+)
+def test_another_order_of_the_data_is_refused_with_the_field_and_the_remedy(
+    spec: CheckpointSpec, changes: dict[str, int], field: str, what: str, remedy: str
+) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        restored(spec, nothing, dataclasses.replace(ORDER, **changes))
+    assert what in refused.value.message
+    assert remedy in str(refused.value)
+    assert refused.value.field == field
+
+
+def test_data_of_which_only_the_number_is_known_are_continued(spec: CheckpointSpec) -> None:
+    unknown = dataclasses.replace(ORDER, content=0)
+    assert restored(spec, nothing, unknown) == (Restored(NEWEST), NEWEST)
+
+
 def test_one_that_is_damaged_is_passed_over_and_told(spec: CheckpointSpec, tmp_path: Path) -> None:
     newest = tmp_path / f"step-{NEWEST:08d}"
     (states,) = newest.rglob("*.distcp")
     content, record = states.read_bytes(), newest / "mics.json"
     states.write_bytes(content[:-1])
-    assert damage_of(spec).startswith(f"It is damaged: part-0/{states.name} has ")
+    name = states.relative_to(newest)
+    assert damage_of(spec).startswith(f"It is damaged: {name} has ")
     states.unlink()
-    assert damage_of(spec) == f"It is damaged: part-0/{states.name} is not there."
+    assert damage_of(spec) == f"It is damaged: {name} is not there."
     states.write_bytes(content)
     whole = record.read_text()
     record.write_text(whole[:9])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from functools import cache
 from pathlib import Path
 
@@ -181,6 +182,29 @@ def test_either_end_of_a_copy_dies(text: str, group: int, phase: str, members: l
         check_the_run(run)
 
 
+def test_a_newcomer_whose_data_have_grown_fails_and_the_members_train_on(
+    text: str, tmp_path: Path
+) -> None:
+    data, content = tmp_path / "data.txt", Path(text).read_bytes()
+    data.write_bytes(content)
+    with Miniature(job(str(data), 40), SIZE, 2) as run:
+        run.hold_at(4)
+        run.until(lambda: run.course.step == 4, "the first steps")
+        data.write_bytes(content + b"They have grown. " * 20)
+        run.scale(3)
+        run.until(lambda: 2 in run.waiting, "a third group")
+        data.write_bytes(content)
+        run.train_until(lambda: 2 in lost_of(run), "the loss of group 2")
+        run.train_with(0, 1, 3)
+        run.finish()
+        check_the_run(run)
+        assert lost_of(run) == [2]
+        assert all(run.machine.groups[group].entered for group in (0, 1)), "they were not restarted"
+    reason = run.machine.groups[2].reason
+    assert re.search(r"cannot join: the run's data held \d+ samples, and now there are \d+", reason)
+    assert "Give every node the data that the run began with" in reason
+
+
 def whole_group(group: int, step: int, phase: str) -> list[FailAt]:
     return [FailAt(group, rank, step, phase) for rank in range(SIZE)]
 
@@ -220,6 +244,45 @@ def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path) -
     assert not (tmp_path / "step-00000010" / "mics.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("group", "phase"),
+    [
+        (0, "checkpoint"),
+        (1, "checkpoint"),
+        (0, "before it is visible"),
+        (0, "after it is visible"),
+    ],
+)
+def test_a_worker_dies_at_the_last_checkpoint_and_those_who_are_left_complete_it(
+    text: str, tmp_path: Path, group: int, phase: str
+) -> None:
+    spec = job(text, 10, checkpoint={"directory": str(tmp_path), "interval_steps": 10})
+    fault = FailAt(group=group, rank=0, step=9, phase=phase)
+    with Miniature(spec, SIZE, GROUPS, faults=[fault]) as run:
+        run.finish()
+        check_the_run(run)
+    assert lost_of(run) == [group]
+    folder = CheckpointFolder(str(tmp_path))
+    stored = folder.read(10)
+    assert folder.damage_of(stored, [file for part in stored.parts for file in part.files]) == ""
+    assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (10, "")
+
+
+def test_the_last_checkpoint_waits_for_as_many_groups_as_the_run_needs(
+    text: str, tmp_path: Path
+) -> None:
+    """The one that comes for it has no step to train, and nothing to write."""
+    spec = job(text, 10, checkpoint={"directory": str(tmp_path), "interval_steps": 10})
+    fault = FailAt(group=1, rank=0, step=9, phase="checkpoint")
+    with Miniature(spec, SIZE, GROUPS, minimum=GROUPS, faults=[fault]) as run:
+        run.finish()
+        assert run.machine.phase == RunPhase.FINISHED
+        assert [step.step for step in run.steps] == [*range(10)]
+        assert run.machine.members == (0, 2, 3)
+    assert len(CheckpointFolder(str(tmp_path)).read(10).parts) == 2
+    assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (10, "")
+
+
 def test_all_groups_die_and_fewer_go_on_from_the_newest_checkpoint(
     text: str, tmp_path: Path
 ) -> None:
@@ -230,8 +293,8 @@ def test_all_groups_die_and_fewer_go_on_from_the_newest_checkpoint(
         run.hold_at(interval + 1)
         run.until(lambda: run.course.step == interval + 1, "the first steps")
         # On a busy machine writing takes longer than all steps that are left.
-        parts = [tmp_path / f"step-{interval:08d}" / f"part-{part}.json" for part in range(GROUPS)]
-        run.until(lambda: all(part.exists() for part in parts), "the parts of the first")
+        first = tmp_path / f"step-{interval:08d}"
+        run.until(lambda: len([*first.glob("part-*.json")]) == GROUPS, "the parts of the first")
         run.train_until(lambda: any(not r.error for r in run.checkpoints), "a whole checkpoint")
         begins = (run.course.step // interval + 1) * interval
         run.hold_at(begins + 1)

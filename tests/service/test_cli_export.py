@@ -16,6 +16,7 @@ from scripted_job import ScriptedJob, example_spec
 from typer.testing import CliRunner, Result
 
 from mics_core.spec import JobSpec, parse_job_spec
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import CheckpointFolder, Part
 from service.cli.main import build_app
 
@@ -48,11 +49,14 @@ def write_checkpoint(spec: JobSpec, folder: Path, step: int) -> None:
     model = shard_model(build_meta_model(spec), None, ShardingOptions(torch.device("cpu"))).module
     state = model.state_dict()
     checkpoints = CheckpointFolder(str(folder))
-    checkpoints.begin_part(step, 0)
-    writer = FsspecWriter(checkpoints.path_of_part(step, 0))
+    part = Part(0, tuple(state), (), "test")
+    checkpoints.begin_part(step, part)
+    writer = FsspecWriter(checkpoints.path_of_part(step, part))
     save({"model": state}, storage_writer=writer, no_dist=True)
-    checkpoints.end_part(step, Part(0, tuple(state), (), "test"))
-    checkpoints.commit(step, 1)
+    checkpoints.end_part(step, part)
+    training = spec.training
+    order = DataOrder(0, training.global_batch_size, training.sequence_length, num_samples=1)
+    checkpoints.commit(step, 1, "test", order)
 
 
 def job_of(checkpoints: Path | None, **changes: Any) -> dict[str, Any]:

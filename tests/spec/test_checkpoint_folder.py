@@ -8,9 +8,12 @@ import fsspec
 import pytest
 
 from mics_core.errors import CheckpointError
+from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import CheckpointFolder, Part
 
 pytestmark = pytest.mark.pure
+
+ORDER = DataOrder(seed=7, global_batch_size=4, sequence_length=16, num_samples=90, content=5)
 
 
 @pytest.fixture(params=["path", "memory"])
@@ -20,16 +23,26 @@ def url(request: pytest.FixtureRequest, tmp_path: object) -> str:
 
 
 def write_part(folder: CheckpointFolder, step: int, number: int, fingerprint: str = "a") -> None:
-    folder.begin_part(step, number)
-    files, path = fsspec.core.url_to_fs(folder.path_of_part(step, number))
+    part = Part(number, (f"weight-{number}",), (), fingerprint)
+    folder.begin_part(step, part)
+    files, path = fsspec.core.url_to_fs(folder.path_of_part(step, part))
     files.pipe_file(f"{path}/__0_0.distcp", b"states of part %d" % number)
-    folder.end_part(step, Part(number, (f"weight-{number}",), (), fingerprint))
+    folder.end_part(step, part)
 
 
-def write(folder: CheckpointFolder, step: int, num_parts: int = 2) -> None:
+def write(folder: CheckpointFolder, step: int, num_parts: int = 2, fingerprint: str = "a") -> None:
     for number in range(num_parts):
-        write_part(folder, step, number)
-    folder.commit(step, num_parts)
+        write_part(folder, step, number, fingerprint)
+    folder.commit(step, num_parts, fingerprint, ORDER)
+
+
+def damage_of(folder: CheckpointFolder, step: int) -> str:
+    stored = folder.read(step)
+    return folder.damage_of(stored, [file for part in stored.parts for file in part.files])
+
+
+def fingerprints_of(folder: CheckpointFolder, step: int) -> list[str]:
+    return [part.fingerprint for part in folder.read(step).parts]
 
 
 def test_a_checkpoint_is_complete_or_invisible(url: str) -> None:
@@ -38,12 +51,13 @@ def test_a_checkpoint_is_complete_or_invisible(url: str) -> None:
     write_part(folder, 5, 0)
     assert folder.complete() == []
     with pytest.raises(FileNotFoundError):
-        folder.commit(5, 2)
+        folder.commit(5, 2, "a", ORDER)
     assert folder.complete() == []
     write_part(folder, 5, 1)
-    folder.commit(5, 2)
+    folder.commit(5, 2, "a", ORDER)
     assert folder.complete() == [(5, f"{url}/step-00000005")]
     stored = CheckpointFolder(url).read(5)
+    assert stored.order == ORDER
     assert [part.parameters for part in stored.parts] == [("weight-0",), ("weight-1",)]
     assert [file.num_bytes for part in stored.parts for file in part.files] == [16, 16]
 
@@ -53,9 +67,46 @@ def test_a_part_of_an_earlier_attempt_never_joins_a_new_one(url: str) -> None:
     write_part(folder, 5, 0, "old")
     write_part(folder, 5, 1, "old")
     write_part(folder, 5, 0, "new")
-    with pytest.raises(ValueError, match="earlier attempt"):
-        folder.commit(5, 2)
+    with pytest.raises(FileNotFoundError):
+        folder.commit(5, 2, "new", ORDER)
     assert folder.complete() == []
+
+
+def test_an_attempt_that_ends_late_changes_nothing_of_one_that_is_complete(url: str) -> None:
+    folder = CheckpointFolder(url)
+    write_part(folder, 5, 0, "late")
+    write(folder, 5, fingerprint="first")
+    write_part(folder, 5, 0, "late")
+    write_part(folder, 5, 1, "late")
+    folder.commit(5, 2, "late", ORDER)
+    assert fingerprints_of(folder, 5) == ["first"] * 2
+    assert damage_of(folder, 5) == ""
+    assert all("first" in record for record in records_of_parts(folder, 5)), "nothing is left of it"
+
+
+def records_of_parts(folder: CheckpointFolder, step: int) -> list[str]:
+    files, path = fsspec.core.url_to_fs(folder.path_of(step))
+    return [files.cat_file(name).decode() for name in files.glob(f"{path}/part-*.json")]
+
+
+def test_an_attempt_that_fails_late_leaves_those_of_others_alone(url: str) -> None:
+    folder = CheckpointFolder(url)
+    write_part(folder, 5, 0, "late")
+    write_part(folder, 5, 0, "first")
+    assert folder.discard(5, "late")
+    write_part(folder, 5, 1, "first")
+    folder.commit(5, 2, "first", ORDER)
+    assert damage_of(folder, 5) == ""
+
+
+def test_one_that_is_damaged_is_replaced_by_another_attempt(url: str) -> None:
+    folder = CheckpointFolder(url)
+    write(folder, 5, fingerprint="first")
+    system, path = fsspec.core.url_to_fs(folder.path_of_part(5, folder.read(5).parts[1]))
+    system.pipe_file(f"{path}/__0_0.distcp", b"states of part 2")
+    write(folder, 5, fingerprint="again")
+    assert fingerprints_of(folder, 5) == ["again"] * 2
+    assert damage_of(folder, 5) == ""
 
 
 def test_what_differs_from_the_record_is_damage(url: str) -> None:
@@ -64,12 +115,13 @@ def test_what_differs_from_the_record_is_damage(url: str) -> None:
     stored = folder.read(5)
     files = [file for part in stored.parts for file in part.files]
     assert folder.damage_of(stored, files) == ""
-    system, path = fsspec.core.url_to_fs(folder.path_of_part(5, 1))
-    system.pipe_file(f"{path}/__0_0.distcp", b"states of part 2")
+    name = f"{stored.parts[1].name}/__0_0.distcp"
+    system, path = fsspec.core.url_to_fs(folder.path_of(5))
+    system.pipe_file(f"{path}/{name}", b"states of part 2")
     assert folder.damage_of(stored, files[:1]) == ""
-    assert "part-1/__0_0.distcp has 16 bytes" in folder.damage_of(stored, files)
-    system.rm(f"{path}/__0_0.distcp")
-    assert folder.damage_of(stored, files) == "part-1/__0_0.distcp is not there."
+    assert f"{name} has 16 bytes" in damage_of(folder, 5)
+    system.rm(f"{path}/{name}")
+    assert damage_of(folder, 5) == f"{name} is not there."
 
 
 def test_the_newest_are_kept_and_what_never_became_one_before_them_goes(url: str) -> None:
@@ -87,21 +139,10 @@ def test_what_is_left_of_one_that_failed_is_discarded_and_a_complete_one_is_not(
     folder = CheckpointFolder(url)
     write(folder, 5)
     write_part(folder, 6, 1)
-    assert not folder.discard(5)
-    assert folder.discard(6)
-    assert folder.discard(7), "nothing is left of it"
+    assert not folder.discard(5, "a")
+    assert folder.discard(6, "a")
+    assert folder.discard(7, "a"), "nothing is left of it"
     assert folder._steps() == [5]
-
-
-def test_one_that_is_written_again_is_invisible_until_it_is_complete(url: str) -> None:
-    folder = CheckpointFolder(url)
-    write(folder, 5)
-    write_part(folder, 5, 1, "new")
-    assert folder.is_complete(5), "the first part has yet to begin"
-    write_part(folder, 5, 0, "new")
-    assert not folder.is_complete(5)
-    folder.commit(5, 2)
-    assert folder.is_complete(5)
 
 
 def test_a_record_that_cannot_be_read_is_refused_with_the_remedy(url: str) -> None:
