@@ -222,9 +222,12 @@ class MembershipMachine:
         group = self._living(event.group_id)
         if group is None or not 0 < group.joined <= event.generation <= self.generation:
             return
+        if event.generation >= max(group.broke, group.entered + 1):
+            # A newcomer's copy may be whole though it never had a step of its own.
+            if event.holds_state and not group.holds_state:
+                group.copied = self._has_trained
+            group.holds_state = event.holds_state
         group.broke = max(group.broke, event.generation)
-        if not event.holds_state and event.generation > group.entered:
-            group.holds_state = False
         self._silence.heard(event.group_id)
         self._silence.broke(event.generation, now)
         if event.generation == self.generation and event.group_id in self.members:
@@ -358,7 +361,7 @@ class MembershipMachine:
         """See [Note: who holds the state]."""
         if not self._has_trained or any(self._may_hold(group) for group in self._in(*JOINED)):
             return
-        leaving = [g for g in self._in(GroupPhase.LEAVING) if g.entered and g.holds_state]
+        leaving = [g for g in self._in(GroupPhase.LEAVING) if g.holds_states_of_the_run]
         if leaving:
             self._move(
                 leaving[0].group_id,
@@ -375,7 +378,7 @@ class MembershipMachine:
 
     def _may_hold(self, group: Group) -> bool:
         is_unheard = group.group_id in self.members and group.broke < self.generation
-        return is_unheard or (group.entered > 0 and group.holds_state)
+        return is_unheard or group.holds_states_of_the_run
 
     def _begin_again(self) -> None:
         reason = "Every group that held the model states is lost, so the run begins again."

@@ -73,6 +73,7 @@ class Group:
         entered: Newest generation that it has entered.
         trained: Newest generation under which it has done a step.
         broke: Newest generation that it reports broken.
+        copied: Whether it says that it copied all states before its generation broke.
         draining: Why a node of it is to be taken away; empty if none is.
     """
 
@@ -91,4 +92,10 @@ class Group:
     entered: int = 0
     trained: int = 0
     broke: int = 0
+    copied: bool = False
     draining: str = ""
+
+    @property
+    def holds_states_of_the_run(self) -> bool:
+        """Whether it holds what was trained, rather than what a run begins with."""
+        return self.holds_state and (self.entered > 0 or self.copied)

@@ -275,8 +275,10 @@ def test_a_joiner_that_had_not_copied_is_useless_without_a_holder() -> None:
     scaled(driver, 2)
     driver.ready(1)
     driver.tell(GroupLost(0, GONE))
-    assert driver.tell(GroupBroken(1, 2, 0, "closed")) == []  # of the generation before: no answer
-    assert driver.tell(GroupBroken(1, 3, 0, "No member holds the model states.")) == [
+    closed = GroupBroken(1, 2, 0, "closed", holds_state=False)
+    assert driver.tell(closed) == []  # of the generation before: no answer
+    nobody = GroupBroken(1, 3, 0, "No member holds the model states.", holds_state=False)
+    assert driver.tell(nobody) == [
         *removed(1, GroupPhase.LEFT, AGAIN),
         *removed(2, GroupPhase.LEFT, AGAIN),
         SetRunPhase(RunPhase.WAITING, AGAIN),
@@ -500,3 +502,20 @@ def test_no_group_is_stopped_twice() -> None:
     driver.breaks(0, step=1)
     stops = [d.group_id for d in driver.wait(1) if isinstance(d, StopGroup)]
     assert stops == [1]
+
+
+def test_a_newcomer_that_has_copied_all_holds_the_states_though_it_never_trained() -> None:
+    driver = training(1)
+    scaled(driver, 2)
+    driver.ready(1)
+    driver.enter(0, step=4)
+    driver.tell(GroupBroken(1, 2, 5, "connection closed", holds_state=True))
+    told = driver.tell(GroupLost(0, GONE))
+    assert [d.groups for d in told if isinstance(d, AnnounceGeneration)] == [(1,)]
+    driver = training(1)
+    scaled(driver, 2)
+    driver.ready(1)
+    driver.enter(0, step=4)
+    driver.tell(GroupBroken(1, 2, 5, "connection closed", holds_state=False))
+    told = driver.tell(GroupLost(0, GONE))
+    assert not [d for d in told if isinstance(d, AnnounceGeneration)]
