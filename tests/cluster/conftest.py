@@ -17,7 +17,7 @@ from mics_core.spec import JobSpec
 from tests.cluster.control import Control
 from tests.cluster.head import Head, head_in_place
 from tests.cluster.jobs import recorded_job
-from tests.cluster.leftovers import Leftovers
+from tests.cluster.leftovers import Leftovers, check_that_jobs_left_nothing
 from tests.cluster.running import RunningJob
 
 WORKERS_PER_NODE = 2
@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def running_cluster(num_nodes: int, leftovers: Leftovers | None = None) -> Iterator[LocalCluster]:
     """A head and nodes of two workers, this process connected to it.
 
-    At its end, nothing that it started may be left, nor of what `leftovers` has seen.
+    At its end, nothing that it started may be left, nor of what `leftovers` has seen, and before
+    that nothing of any job.
     """
     leftovers = leftovers or Leftovers()
     with pytest.MonkeyPatch.context() as environment:
@@ -40,6 +41,7 @@ def running_cluster(num_nodes: int, leftovers: Leftovers | None = None) -> Itera
             ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
             try:
                 yield cluster
+                check_that_jobs_left_nothing()
             finally:
                 leftovers.look(cluster.address, cluster.dashboard_url)
                 ray.shutdown()

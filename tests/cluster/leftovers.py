@@ -1,4 +1,4 @@
-"""Checks that a cluster which has ended left nothing behind: no process, no open port."""
+"""Checks that nothing is left behind: by jobs in a living cluster, and by one that has ended."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import socket
 from urllib.parse import urlsplit
 
 import psutil
+import ray
+from ray.util import placement_group_table
+from ray.util.state import list_actors
 
+from benchmarks.harness.followed import MissingError, eventually
 from benchmarks.harness.sockets import listeners, listeners_of
-from tests.cluster.running import eventually
 
 GONE_WITHIN_S = 20.0
 
@@ -46,6 +49,26 @@ class Leftovers:
         assert not still_listen, f"left open: {still_listen}"
         still_open = [address for address in self._addresses if _is_open(address)]
         assert not still_open, f"somebody still listens on {still_open}"
+
+
+def check_that_jobs_left_nothing() -> None:
+    """Fail unless the connected cluster, which lives, is as if no job had ever run there."""
+    try:
+        eventually(lambda: not _held_by_jobs(), "the end of all that jobs held", GONE_WITHIN_S)
+    except MissingError:
+        raise AssertionError(f"jobs that ended still hold {_held_by_jobs()}") from None
+
+
+def _held_by_jobs() -> list[str]:
+    actors = [f"actor {actor.class_name}" for actor in list_actors() if actor.state != "DEAD"]
+    reserved = [
+        f"placement group {name}"
+        for name, group in placement_group_table().items()
+        if group["state"] != "REMOVED"
+    ]
+    total, free = ray.cluster_resources(), ray.available_resources()
+    cpus = total.get("CPU", 0.0) - free.get("CPU", 0.0)
+    return [*actors, *reserved, *([f"{cpus:g} CPU slots"] if cpus else [])]
 
 
 def _descendants() -> list[psutil.Process]:

@@ -23,12 +23,14 @@ from mics_core.cluster.names import supervisor_name
 from mics_core.spec.status import GroupState, JobState
 from tests.cluster.conftest import StartJob
 from tests.cluster.control import Control
-from tests.cluster.jobs import gold_losses, recorded_job
+from tests.cluster.jobs import GLOBAL_BATCH_SIZE, gold_losses, recorded_job
+from tests.cluster.recording_data import Reads
 from tests.cluster.running import RunningJob, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NUM_NODES = 2
+STEPS = 60
 
 
 def pid_of_supervisor(job_id: str) -> int:
@@ -47,6 +49,23 @@ def kill_supervisor(job: RunningJob) -> None:
     pid = pid_of_supervisor(job.job_id)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: pid_of_supervisor(job.job_id) not in (0, pid), "another supervisor")
+
+
+def train_without_supervisor(job: RunningJob, step: int) -> None:
+    """Stop it, and wait until the workers have committed the steps before `step` all the same.
+
+    Who knows is the user's data: a step's samples are read once the one before is committed.
+    """
+    os.kill(pid_of_supervisor(job.job_id), signal.SIGSTOP)
+    job.control.allow(step)
+    eventually(
+        lambda: (
+            Reads(job.control.folder, STEPS, GLOBAL_BATCH_SIZE).of_step(step)
+            == list(range(GLOBAL_BATCH_SIZE))
+        ),
+        f"the reads of step {step}",
+        60.0,
+    )
 
 
 @contextmanager
@@ -73,11 +92,12 @@ class Survived:
 
 @pytest.fixture(scope="module")
 def survived(start_job: StartJob) -> Survived:
-    job = start_job(60, partition_size=1)
+    job = start_job(STEPS, partition_size=1)
     job.train_to(2)
     story = Survived(job, job.pids(0), [place_of_supervisor(job.job_id)[0]])
+    train_without_supervisor(job, 6)
     os.kill(pid_of_supervisor(job.job_id), signal.SIGKILL)
-    job.train_to(10)  # whether there is a supervisor or not
+    job.train_to(10)  # whether there is one or not
     job.scale(3)
     job.wait_until(lambda job: job.group_events(2, GroupState.STARTING), "nodes for group 2")
     kill_supervisor(job)
@@ -114,11 +134,11 @@ def test_the_groups_of_a_killed_supervisor_are_not_restarted(survived: Survived)
 def test_no_step_and_no_sample_is_lost_or_repeated_with_the_supervisor(survived: Survived) -> None:
     job = survived.job
     assert job.status().state == JobState.FINISHED
-    assert [step.step for step in job.steps] == list(range(60))
-    assert [step.loss for step in job.steps] == pytest.approx(gold_losses(60), rel=1e-5)
+    assert [step.step for step in job.steps] == list(range(STEPS))
+    assert [step.loss for step in job.steps] == pytest.approx(gold_losses(STEPS), rel=1e-5)
     samples = job.status().samples
     assert (samples.used, samples.repeated) == (samples.due, 0)
-    assert samples.due == 60 * job.spec.training.global_batch_size
+    assert samples.due == STEPS * job.spec.training.global_batch_size
 
 
 def test_watchers_go_on_without_a_gap(survived: Survived) -> None:
