@@ -5,6 +5,11 @@ as soon as its last unit is complete. Buckets leave in the order of the buffer o
 where units complete in another order, because all members must call the same collectives in the
 same order. Each stage of the all-reduce has a thread: while one bucket is between nodes, the next
 is summed up inside the node and the one before is handed round there.
+
+[Note: the second hop of a GPU's gradient]
+The stages send from the host's memory: gloo's messages know no other. A bucket of a GPU is copied
+there by the first stage's thread, and back by the last one's, on a stream of their own, so that a
+copy waits for nothing that was launched after the bucket was complete.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ class SecondHop:
 
     def __init__(self, buffer: GradientBuffer):
         self._buffer = buffer
+        self._copies = _HostCopies(buffer) if buffer.flat.is_cuda else None
         self._threads = [CommThread(f"second-hop-{stage}") for stage in range(NUM_STAGES)]
         self._lock = threading.Lock()
         self._replication: ReplicationGroup | None = None
@@ -121,7 +127,7 @@ class SecondHop:
             if not self._error:
                 if event is not None:
                     event.synchronize()
-                self._replication.run_stage(stage, self._buffer.of_bucket(index))
+                self._run_stage_of(self._replication, stage, index)
         except ReplicationError as error:
             self._error = self._error or str(error)
         except BaseException as fault:
@@ -132,6 +138,54 @@ class SecondHop:
                 self._threads[stage + 1].submit(partial(self._run_stage, stage + 1, index, None))
             else:
                 self._left.release()
+
+    def _run_stage_of(self, replication: ReplicationGroup, stage: int, index: int) -> None:
+        copies = self._copies
+        if copies is None or replication.size == 1:
+            replication.run_stage(stage, self._buffer.of_bucket(index))
+            return
+        if stage == 0:
+            copies.take(index)
+        replication.run_stage(stage, copies.of_bucket(index))
+        if stage + 1 == NUM_STAGES:
+            copies.put_back(index)
+
+
+class _HostCopies:
+    """The buckets of a GPU in the host's memory; see [Note: the second hop of a GPU's gradient]."""
+
+    def __init__(self, buffer: GradientBuffer):
+        self._buffer = buffer
+        self._is_pinned = buffer.flat.is_cuda
+        # One for each direction, for the threads of the first and the last stage.
+        self._streams = [
+            torch.cuda.Stream(buffer.flat.device) if buffer.flat.is_cuda else None for _ in range(2)
+        ]
+        self._copies: dict[int, torch.Tensor] = {}
+
+    def of_bucket(self, index: int) -> torch.Tensor:
+        """Return a bucket's copy."""
+        return self._copies[index]
+
+    def take(self, index: int) -> None:
+        """Copy a bucket to the host."""
+        bucket = self._buffer.of_bucket(index)
+        if index not in self._copies:
+            self._copies[index] = torch.empty(
+                bucket.shape, dtype=bucket.dtype, pin_memory=self._is_pinned
+            )
+        _copy(bucket, self._copies[index], self._streams[0])
+
+    def put_back(self, index: int) -> None:
+        """Copy what became of a bucket back."""
+        _copy(self._copies[index], self._buffer.of_bucket(index), self._streams[1])
+
+
+def _copy(source: torch.Tensor, target: torch.Tensor, stream: torch.cuda.Stream | None) -> None:
+    with torch.cuda.stream(stream):
+        target.copy_(source, non_blocking=stream is not None)
+    if stream is not None:
+        stream.synchronize()
 
 
 def _record_event(device: torch.device) -> torch.cuda.Event | None:

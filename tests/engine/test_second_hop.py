@@ -1,0 +1,54 @@
+"""The second hop of a buffer that is not in the host's memory goes over copies there."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+
+from mics_core.comm.replication import ReplicationGroup
+from mics_core.engine import second_hop
+from mics_core.engine.gradients import GradientBuffer
+from mics_core.engine.second_hop import SecondHop
+
+
+class Doubling:
+    """Stands for a replication group of two that hold the same gradient."""
+
+    size = 2
+
+    def __init__(self, own: torch.Tensor):
+        self._own = own.untyped_storage().data_ptr()
+        self.stages: list[tuple[int, int]] = []
+
+    def gather_doubles(self, values: list[float]) -> list[list[float]]:
+        return [values, values]
+
+    def run_stage(self, stage: int, flat: torch.Tensor) -> None:
+        assert flat.untyped_storage().data_ptr() != self._own, "it would send from a GPU's memory"
+        self.stages.append((stage, flat.numel()))
+        if stage == 1:
+            flat.mul_(2.0)
+
+
+def test_a_gpus_buckets_cross_in_the_hosts_memory_and_come_back() -> None:
+    units = [("blocks.1", 5000), ("blocks.0", 3000), ("", 100)]
+    buffer = GradientBuffer(
+        units, dtype=torch.float32, device=torch.device("cpu"), bucket_bytes=4 * 2000
+    )
+    assert len(buffer.buckets) > 1
+    hop = SecondHop(buffer)
+    hop._copies = second_hop._HostCopies(buffer)  # as for a buffer on a GPU
+    group = Doubling(buffer.flat)
+    try:
+        for turn in range(2):
+            buffer.flat.copy_(torch.arange(float(buffer.flat.numel())) + turn)
+            hop.begin(cast("ReplicationGroup", group), lambda: [1.0])
+            hop.unit_complete(0)
+            rows, error = hop.finish()
+            assert (rows, error) == ([[1.0], [1.0]], "")
+            expected = 2.0 * (torch.arange(float(buffer.flat.numel())) + turn)
+            assert torch.equal(buffer.flat, expected)
+    finally:
+        hop.close()
+    assert len(group.stages) == 2 * second_hop.NUM_STAGES * len(buffer.buckets)
