@@ -319,12 +319,14 @@ class Miniature:
                 self._launches = [launch for launch in self._launches if launch[0] != group_id]
                 if group_id in self.groups:
                     self._stop(self.groups[group_id])
-            case elastic.AnnounceGeneration(number, groups, reason):
-                self._announce(number, groups, reason)
+            case elastic.AnnounceGeneration(number, groups, reason, begins_run=begins_run):
+                self._announce(number, groups, reason, begins_run)
             case _:
                 pass
 
-    def _announce(self, number: int, groups: tuple[int, ...], reason: str) -> None:
+    def _announce(
+        self, number: int, groups: tuple[int, ...], reason: str, begins_run: bool
+    ) -> None:
         before = self._plans.get(number - 1)
         entered = max((group.entered for group in self.machine.groups.values()), default=0)
         after_loss = has_lost_member(self._plans, entered, lambda g: not self.groups[g].stopped)
@@ -333,7 +335,13 @@ class Miniature:
         port = self.groups[groups[0]].ready[0].store_port if groups else None
         store = StoreAddress("127.0.0.1", port) if port is not None else None
         plan = self._plans[number] = GenerationPlan(
-            number, groups, store, reason, newcomers=newcomers(groups, before)
+            number,
+            groups,
+            store,
+            reason,
+            newcomers=newcomers(groups, before),
+            usual_step_s=self.journal.usual_step_s,
+            begins_run=begins_run,
         )
         self.course.announce(number, groups, reason, after_loss=after_loss)
         self._tell_workers(plan)

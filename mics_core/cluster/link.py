@@ -34,6 +34,7 @@ from mics_core.cluster.messages import (
 from mics_core.cluster.reaching import SupervisorGoneError, SupervisorHandle
 from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import CheckpointReport
+from mics_core.engine.membership import ASKED_WITHIN_S
 from mics_core.engine.summary import StepCommit
 from mics_core.errors import ClusterError
 
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 _WATCH_S = 20.0
 _BACK_WITHIN_S = 20.0
 """With twice `_WATCH_S` before and after it, less than a worker waits for its group's leader."""
+assert 4 * _WATCH_S + _BACK_WITHIN_S < ASKED_WITHIN_S
 _FLUSH_S = 10.0
 _AGAIN_S = 1.0
 

@@ -96,6 +96,7 @@ class JobSupervisor:
         self._lifeline: LifelineAddress | None = None
         self._news = Bell()
         self._started = asyncio.Event()
+        self._has_begun = False
         self._tasks: list[asyncio.Task[None]] = []
         remembered = self._record.load()
         self._is_first = remembered is None
@@ -115,24 +116,26 @@ class JobSupervisor:
 
     async def start(self) -> None:
         """Begin the run, or go on with one whose supervisor is gone; does so once."""
-        if self._tasks:
+        if self._has_begun:
             await self._started.wait()
             return
+        self._has_begun = True
         if self._record.has_ended():
             logger.warning("job %s has ended: its supervisor need not have come back", self._job_id)
             self._tasks = [asyncio.create_task(self._leave())]
             self._started.set()
             return
-        self._tasks = [
-            asyncio.create_task(self._supervise()),
-            asyncio.create_task(self._watch_drains()),
-        ]
         self._lifeline = await self._lifelines.listen(ray.util.get_node_ip_address())
         if self._is_first:
             self._tell(elastic.StartRequested())
         else:
             logger.warning("going on with job %s at step %d", self._job_id, self._course.step)
             self._runs.take_over()
+        # They wait for the runs that were taken over when the job is at its end already.
+        self._tasks = [
+            asyncio.create_task(self._supervise()),
+            asyncio.create_task(self._watch_drains()),
+        ]
         await self._record.settle()
         self._started.set()
 
@@ -371,7 +374,7 @@ class JobSupervisor:
             case elastic.MarkGroup(group_id, phase, reason):
                 logger.info("group %d is %s: %s", group_id, phase, reason)
                 self._journal.group(group_id, GroupState(phase), reason)
-            case elastic.AnnounceGeneration(number, groups, reason, writes_checkpoint):
+            case elastic.AnnounceGeneration(number, groups, reason, writes_checkpoint, begins_run):
                 logger.info("generation %d, groups %s: %s", number, groups, reason)
                 store = self._store_of(groups[0]) if groups else None
                 before = self._memory.plans.get(number - 1)
@@ -384,6 +387,7 @@ class JobSupervisor:
                     writes_checkpoint,
                     newcomers=newcomers(groups, before),
                     usual_step_s=self._journal.usual_step_s,
+                    begins_run=begins_run,
                 )
                 self._memory.heard_at = self._memory.clock()  # its members have all their time
                 self._course.announce(number, groups, reason, after_loss=after_loss)

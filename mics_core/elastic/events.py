@@ -272,12 +272,14 @@ class AnnounceGeneration:
         groups: Its members.
         reason: Why, in one sentence.
         writes_checkpoint: Whether the members of the one before write a checkpoint before that.
+        begins_run: Whether the run begins with it, or begins again.
     """
 
     number: int
     groups: tuple[int, ...]
     reason: str
     writes_checkpoint: bool = False
+    begins_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

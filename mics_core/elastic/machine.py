@@ -91,6 +91,8 @@ class MembershipMachine:
     _broken: dict[int, GroupBroken] = field(default_factory=dict)
     _rebuilds: BackOff = field(init=False)
     _rebuilt_step: int = -1
+    _rebuilt_in_vain: int = 0
+    """Times in a row that the same members were to meet again and nobody entered."""
     _ending: SetRunPhase | None = None
     _decisions: list[Decision] = field(default_factory=list)
 
@@ -197,7 +199,8 @@ class MembershipMachine:
         if group.entered >= generation:
             return
         group.entered, group.holds_state = generation, True
-        self._silence.heard(group_id)
+        if generation == self.generation:
+            self._all_have_met()
         self._has_trained = True
         self._fault.committed(step)
         if self._move(
@@ -212,6 +215,13 @@ class MembershipMachine:
         if generation == self.generation and self._ending is None:
             self._training_with = f"Training with {counted(len(self.members))}."
             self._set_phase(RunPhase.RUNNING, self._training(now))
+
+    def _all_have_met(self) -> None:
+        """Nobody enters a generation before all its members are there."""
+        self._rebuilt_in_vain = 0
+        for group in map(self.groups.__getitem__, self.members):
+            group.met = self.generation
+            self._silence.heard(group.group_id)
 
     def _trained(self, group_id: int, generation: int) -> None:
         group = self._living(group_id)
@@ -237,14 +247,24 @@ class MembershipMachine:
         by = self._living(event.group_id)
         if by is None or event.generation != self.generation or by.group_id not in self.members:
             return
-        for group in map(self._living, event.missing):
-            if group is None or group.group_id not in self.members:
-                continue
-            if group.entered >= self.generation:
-                continue  # it came meanwhile
-            lost = self._silence.missed(group, by, self.rules, now, usual_step_s=self._usual_step_s)
-            if lost is not None:
-                self._lost(lost, now)
+        missing = [
+            group
+            for group in map(self._living, event.missing)
+            if group is not None
+            and group.group_id in self.members
+            # Who has entered it came meanwhile.
+            and group.entered < self.generation
+        ]
+        for lost in self._silence.missed(
+            missing,
+            by,
+            self.members,
+            self.generation,
+            self.rules,
+            now,
+            usual_step_s=self._usual_step_s,
+        ):
+            self._lost(lost, now)
 
     def _evict_who_does_not_start(self, now: float) -> None:
         for lost in overdue_starts(self.groups.values(), self.rules, now):
@@ -383,7 +403,8 @@ class MembershipMachine:
     def _begin_again(self) -> None:
         reason = "Every group that held the model states is lost, so the run begins again."
         for group in self._in(*ALIVE):
-            if not group.holds_state:
+            # A group that has built its states did so before the newest checkpoint, maybe.
+            if not group.holds_state or group.phase != GroupPhase.PLACING:
                 self._remove(group, GroupPhase.LEFT, reason)
                 self._replacements.vacancies.append(Vacancy(reason))
             group.joined = 0
@@ -422,12 +443,18 @@ class MembershipMachine:
         """Return the members that hold the newest states for sure; one must stay when others leave.
 
         After a loss a member may be a step behind the others, and has entered the next generation
-        only when it has caught up.
+        only when it has caught up. Where no member can train any more, each has said what it has.
         """
-        if self._broken or any(self.groups[member].phase in GONE for member in self.members):
+        if any(self.groups[member].phase in GONE for member in self.members):
             return []
         members = self._in(GroupPhase.MEMBER)
-        return [g for g in members if g.holds_state and g.entered == self.generation]
+        if not self._broken:
+            return [g for g in members if g.holds_state and g.entered == self.generation]
+        if len(self._broken) < len(self.members):
+            return []
+        told = {group_id: event for group_id, event in self._broken.items() if event.holds_state}
+        newest = max((event.step for event in told.values()), default=0)
+        return [g for g in members if g.group_id in told and told[g.group_id].step == newest]
 
     @staticmethod
     def _surplus(alive: list[Group], number: int) -> list[Group]:
@@ -512,16 +539,14 @@ class MembershipMachine:
         first = next(self._broken[member] for member in self.members if member in self._broken)
         step = max(event.step for event in self._broken.values())
         what = f"Step {first.step} broke under group {first.group_id}: {first.error}"
-        newcomers = [
-            self.groups[member] for member in self.members if not self.groups[member].entered
-        ]
-        if step > self._rebuilt_step:
-            self._rebuilds.succeed()
-        elif newcomers and self._has_trained:
-            for group in newcomers:
-                self._lost(GroupLost(group.group_id, f"It cannot join the others. {what}"), now)
+        shut_out = self._newcomers_shut_out()
+        if shut_out:
+            for group_id in shut_out:
+                self._lost(GroupLost(group_id, f"It cannot join the others. {what}"), now)
             self._form_generation(now)
             return
+        if step > self._rebuilt_step:
+            self._rebuilds.succeed()
         elif now < self._rebuilds.not_before:
             times = "once" if self._rebuilds.failed == 1 else f"{self._rebuilds.failed} times"
             self._set_phase(
@@ -531,8 +556,16 @@ class MembershipMachine:
             )
             return
         self._rebuilt_step = step
+        self._rebuilt_in_vain += 1
         self._rebuilds.fail(self._rebuilds.failed, first.error, own_error=False, now=now)
         self._announce(self.members, f"All groups are alive, but their connections broke. {what}")
+
+    def _newcomers_shut_out(self) -> list[int]:
+        """Return newcomers that could not get in twice in a row, where others can do without."""
+        members = [self.groups[member] for member in self.members]
+        if not self._rebuilt_in_vain or not any(g.entered and g.holds_state for g in members):
+            return []
+        return [g.group_id for g in members if not g.entered and g.group_id in self._broken]
 
     def _is_broken_for_all(self, now: float) -> bool:
         """Whether no member can train under the newest generation any more, and all are alive.
@@ -550,10 +583,13 @@ class MembershipMachine:
         self.generation += 1
         self.members = groups
         self._broken.clear()
-        for group_id in groups:
-            self.groups[group_id].joined = self.groups[group_id].joined or self.generation
+        begins = bool(groups) and not self._has_trained
+        for group in map(self.groups.__getitem__, groups):
+            group.joined = group.joined or self.generation
+            if self._has_trained and not group.holds_states_of_the_run:
+                group.holds_state = False  # what it would have begun the run with
         pauses = self._ending is not None and self._ending.phase == RunPhase.PAUSED
-        self._decisions.append(AnnounceGeneration(self.generation, groups, reason, pauses))
+        self._decisions.append(AnnounceGeneration(self.generation, groups, reason, pauses, begins))
 
     # The end of the run.
 

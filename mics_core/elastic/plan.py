@@ -33,6 +33,8 @@ class GenerationPlan:
             generation, whose groups begin the run. They will copy the model states, so connections
             for that are made with the others.
         usual_step_s: How long a step took before; 0 if there was none. Newcomers know no other.
+        begins_run: Whether the run begins with it, or begins again. In all others what a group
+            began with before its first generation counts for nothing.
     """
 
     number: int
@@ -42,6 +44,7 @@ class GenerationPlan:
     writes_checkpoint: bool = False
     newcomers: tuple[int, ...] = ()
     usual_step_s: float = 0.0
+    begins_run: bool = True
 
     def position_of(self, group_id: int) -> int | None:
         """Return the rank of `group_id` in the replication groups, or none if it is no member."""

@@ -70,6 +70,8 @@ class Group:
         ready_at: When its workers were ready.
         member_since: When it entered a generation for the first time.
         joined: First generation that names it; 0 before.
+        met: Newest generation that somebody has entered of which it is a member: it was there, for
+            all have to be.
         entered: Newest generation that it has entered.
         trained: Newest generation under which it has done a step.
         broke: Newest generation that it reports broken.
@@ -89,6 +91,7 @@ class Group:
     ready_at: float = 0.0
     member_since: float = 0.0
     joined: int = 0
+    met: int = 0
     entered: int = 0
     trained: int = 0
     broke: int = 0

@@ -24,7 +24,7 @@ from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import Checkpointer
 from mics_core.engine.entering import Entry, enter
 from mics_core.engine.holding import Holding
-from mics_core.engine.membership import Membership
+from mics_core.engine.membership import ASKED_WITHIN_S, Membership
 from mics_core.engine.pausing import wait_for_copy
 from mics_core.engine.preparing import Preparation, Preparations
 from mics_core.engine.summary import StepCommit
@@ -131,6 +131,9 @@ class _Loop:
 
     def _run(self) -> Ending:
         plan = self._next_plan(after=0)
+        if not plan.begins_run:
+            # It was to begin the run, and the others began without it.
+            self._holding.has_state = False
         while True:
             self._checkpointer.members_changed(plan.groups)
             position = plan.position_of(self._membership.group_id)
@@ -206,7 +209,7 @@ class _Loop:
                 entry.close()
                 self._fall_back(entry)
                 logger.warning("step %d was not committed: %s", outcome.step, outcome.error)
-                self._broken(outcome.generation, outcome.step, outcome.error)
+                self._broken(outcome.generation, holding.step, outcome.error)
                 return None
             took_s = time.perf_counter() - begin
             self._patience.took(took_s)
@@ -230,7 +233,11 @@ class _Loop:
             if outcome.pending_generation > plan.number:
                 return self._switch(plan, entry, outcome)
             if outcome.waits_for_copy:
+                self._wait_long()
                 wait_for_copy(trainer, entry.replication, partial(self._is_superseded, plan.number))
+                limit_s = 0.0  # which is neither's any more
+        # One worker of a group may wait for its peers, and the others of the group for that one.
+        self._wait_long()
         if not self._write_checkpoint(plan, entry, active):
             # Close before anything else, as above. Whoever is left writes it under the next
             # generation; if the others had finished, the supervisor says that the run ends there.
@@ -260,7 +267,8 @@ class _Loop:
         One of its workers may wait for another group of which a single worker is stopped. The
         supervisor evicts that one in time; this limit is for a group that nobody else waits for.
         """
-        self._trainer.partition.limit_collectives(_BETWEEN_GENERATIONS * self._patience.ceiling_s)
+        limit_s = max(_BETWEEN_GENERATIONS * self._patience.ceiling_s, ASKED_WITHIN_S)
+        self._trainer.partition.limit_collectives(limit_s)
 
     def _fall_back(self, entry: Entry) -> None:
         """Take stock where a generation ends: who has not caught up has what it held meanwhile."""
@@ -283,7 +291,12 @@ class _Loop:
         checkpointer, holding = self._checkpointer, self._holding
         if not checkpointer.is_on:
             return True
-        agree = partial(_lowest, self._trainer, entry.replication)
+
+        def agree(mine: float) -> float:
+            # The others may have heard of the next generation before they came here, and wait.
+            self._look_ahead(plan.number)
+            return _lowest(self._trainer, entry.replication, mine)
+
         # First, for it is not to be left out for one that is still being written.
         are_there = checkpointer.finish(agree)
         is_missing = holding.has_state and checkpointer.last_step != holding.step

@@ -12,7 +12,10 @@ from mics_core.elastic.plan import GenerationPlan
 from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.summary import StepCommit
 
-__all__ = ["Membership", "StaticMembership"]
+__all__ = ["ASKED_WITHIN_S", "Membership", "StaticMembership"]
+
+ASKED_WITHIN_S = 120.0
+"""The longest that `next_plan` and `plan` take: a worker waits so long for its group's leader."""
 
 
 class Membership(Protocol):

@@ -233,7 +233,9 @@ def test_the_run_begins_again_when_the_last_holder_of_the_state_is_lost() -> Non
         SetRunPhase(RunPhase.WAITING, AGAIN),
         *launched(1, "It replaces group 0: Its node is gone.", begins_run=True),
     ]
-    assert driver.ready(1)[-1] == AnnounceGeneration(2, (1,), "Training begins again with group 1.")
+    assert driver.ready(1)[-1] == AnnounceGeneration(
+        2, (1,), "Training begins again with group 1.", begins_run=True
+    )
 
 
 def test_groups_that_could_only_have_copied_are_replaced_when_the_run_begins_again() -> None:
@@ -250,7 +252,7 @@ def test_groups_that_could_only_have_copied_are_replaced_when_the_run_begins_aga
     driver.tell(GroupPlaced(3))
     assert driver.ready(4) == [MarkGroup(4, GroupPhase.READY, BUILT)]
     assert driver.ready(3)[-1] == AnnounceGeneration(
-        3, (3, 4), "Training begins again with groups 3 and 4."
+        3, (3, 4), "Training begins again with groups 3 and 4.", begins_run=True
     )
 
 

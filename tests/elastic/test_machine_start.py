@@ -51,7 +51,7 @@ def test_training_begins_as_soon_as_all_wanted_groups_are_ready() -> None:
     assert driver.tell(GroupReady(1)) == [MarkGroup(1, GroupPhase.READY, BUILT)]
     assert driver.tell(GroupReady(0)) == [
         MarkGroup(0, GroupPhase.READY, BUILT),
-        AnnounceGeneration(1, (0, 1), "Training begins with groups 0 and 1."),
+        AnnounceGeneration(1, (0, 1), "Training begins with groups 0 and 1.", begins_run=True),
     ]
     assert driver.enter(1, 0) == [
         MarkGroup(1, GroupPhase.MEMBER, "It trains since step 0 (generation 1)."),
@@ -65,7 +65,7 @@ def test_ready_groups_do_not_wait_for_those_that_no_node_was_found_for() -> None
     driver.start()
     assert driver.ready(2) == [MarkGroup(2, GroupPhase.READY, BUILT)]
     assert driver.ready(0)[-1] == AnnounceGeneration(
-        1, (0, 2), "Training begins with groups 0 and 2."
+        1, (0, 2), "Training begins with groups 0 and 2.", begins_run=True
     )
 
 
@@ -75,7 +75,9 @@ def test_ready_groups_begin_when_the_one_that_they_wait_for_is_lost() -> None:
     driver.tell(GroupPlaced(1))
     assert driver.ready(0) == [MarkGroup(0, GroupPhase.READY, BUILT)]
     decisions = driver.tell(GroupLost(1, "Its node is gone."))
-    assert AnnounceGeneration(1, (0,), "Training begins with group 0.") in decisions
+    assert (
+        AnnounceGeneration(1, (0,), "Training begins with group 0.", begins_run=True) in decisions
+    )
 
 
 def test_the_first_ready_groups_wait_for_the_others_only_so_long() -> None:
@@ -85,7 +87,9 @@ def test_the_first_ready_groups_wait_for_the_others_only_so_long() -> None:
     assert driver.ready(2) == [MarkGroup(2, GroupPhase.READY, BUILT)]
     assert driver.wait(19) == []
     assert driver.ready(0) == [MarkGroup(0, GroupPhase.READY, BUILT)]
-    assert driver.wait(1) == [AnnounceGeneration(1, (0, 2), "Training begins with groups 0 and 2.")]
+    assert driver.wait(1) == [
+        AnnounceGeneration(1, (0, 2), "Training begins with groups 0 and 2.", begins_run=True)
+    ]
 
 
 def test_the_grace_of_a_group_that_was_lost_does_not_count_for_the_next() -> None:
@@ -99,7 +103,9 @@ def test_the_grace_of_a_group_that_was_lost_does_not_count_for_the_next() -> Non
     driver.tell(GroupPlaced(2))
     assert driver.ready(1) == [MarkGroup(1, GroupPhase.READY, BUILT)]
     assert driver.wait(19) == []
-    assert AnnounceGeneration(1, (1,), "Training begins with group 1.") in driver.wait(1)
+    assert AnnounceGeneration(
+        1, (1,), "Training begins with group 1.", begins_run=True
+    ) in driver.wait(1)
 
 
 def test_fewer_groups_than_the_minimum_do_not_begin_whatever_the_time() -> None:
@@ -110,7 +116,7 @@ def test_fewer_groups_than_the_minimum_do_not_begin_whatever_the_time() -> None:
     driver.ready(0)
     assert driver.wait(10_000) == []
     assert driver.ready(1)[-1] == AnnounceGeneration(
-        1, (0, 1), "Training begins with groups 0 and 1."
+        1, (0, 1), "Training begins with groups 0 and 1.", begins_run=True
     )
 
 
@@ -128,7 +134,9 @@ def test_a_group_lost_before_its_first_step_still_counts_as_a_start() -> None:
         ),
     ]
     assert driver.wait(1) == launched(1, "It replaces group 0: Its node is gone.", begins_run=True)
-    assert driver.ready(1)[-1] == AnnounceGeneration(2, (1,), "Training begins again with group 1.")
+    assert driver.ready(1)[-1] == AnnounceGeneration(
+        2, (1,), "Training begins again with group 1.", begins_run=True
+    )
 
 
 def test_failed_starts_are_repeated_with_growing_pauses_until_the_job_is_given_up() -> None:
