@@ -122,12 +122,15 @@ def run_job(
     if after:
         _wait_until_gone(job_id)  # the supervisor that paused it
     journal: _Journal | None = None
+    is_taken = has_supervisor(job_id)
     try:
         start_supervisor(job_id, layout, after)
         logger.info("job %s started", job_id)
         journal = _Journal(SupervisorHandle(job_id), after, on_event)
         state = journal.log_to_the_end()
     except (KeyboardInterrupt, _Terminated) as stop:
+        if is_taken and journal is None:
+            raise  # that job is somebody else's
         try:
             supervisor = SupervisorHandle(job_id)
         except SupervisorGoneError:

@@ -37,6 +37,8 @@ _LAST_WORD = b"done\n"
 _CONNECT_S = 10.0
 _BEGIN_WITHIN_S = 60.0
 _AGAIN_S = 0.5
+_BACK_WITHIN_S = 15.0
+"""More than connecting takes, to a machine that can be reached again."""
 
 _IDLE_S = 10
 _PROBE_S = 5
@@ -62,11 +64,14 @@ class Lifelines:
     """The supervisor's ends.
 
     Args:
-        died: Told the group and the rank of a worker whose connection closed without a last word.
+        died: Told the group and the rank of a worker whose connection closed without a last word,
+            or broke and was not followed by another.
     """
 
     def __init__(self, died: Callable[[int, int], None]):
         self._died = died
+        self._newest: dict[tuple[int, int], asyncio.StreamReader] = {}
+        self._came = asyncio.Condition()
         self._token = secrets.token_hex(16)
         self._server: asyncio.Server | None = None
 
@@ -96,13 +101,31 @@ class Lifelines:
         except (ValueError, OSError):
             return  # somebody who knows nothing of us
         else:
-            last_word = b""
-            with contextlib.suppress(OSError):
-                last_word = await reader.readline()
-            if last_word != _LAST_WORD:
+            async with self._came:
+                self._newest[worker] = reader
+                self._came.notify_all()
+            if await self._is_gone(worker, reader):
                 self._died(*worker)
         finally:
             writer.close()
+
+    async def _is_gone(self, worker: tuple[int, int], reader: asyncio.StreamReader) -> bool:
+        """Wait for a connection's end, and return whether the worker's process has died.
+
+        Its kernel says so. If this one gave the connection up, the machines could not reach each
+        other: the worker may live, and connects again when they can.
+        """
+
+        def came_again() -> bool:
+            return self._newest[worker] is not reader
+
+        try:
+            return await reader.readline() != _LAST_WORD and not came_again()
+        except OSError:
+            with contextlib.suppress(TimeoutError):
+                async with self._came:
+                    await asyncio.wait_for(self._came.wait_for(came_again), _BACK_WITHIN_S)
+            return not came_again()
 
 
 class Lifeline:
@@ -166,6 +189,8 @@ class Lifeline:
         while not self._has_ended.is_set():
             try:
                 self._socket = self._connect()
+                if self._has_ended.is_set():
+                    self.end()  # which told it to the connection that was gone
                 return True
             except (OSError, ClusterError, RayError) as error:
                 if _is_final(error):

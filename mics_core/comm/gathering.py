@@ -13,7 +13,11 @@ from torch._C._distributed_c10d import Store
 from mics_core.comm.store import KeyTakenError, MeetingStore
 from mics_core.elastic.plan import StoreAddress
 
-__all__ = ["Missing", "gather", "reach"]
+__all__ = ["ANSWER", "Missing", "gather", "reach"]
+
+ANSWER = timedelta(seconds=5)
+"""How long the host of a store at which others gather may take to answer before it is missed. It
+runs in a worker that trains, whose own code may hold Python's lock for a while."""
 
 Missing = Callable[[tuple[int, ...]], None]
 """Is told, now and then and from any thread, the ranks of those that are waited for."""
@@ -57,7 +61,7 @@ def gather(
     """Wait for as long as it takes until all ranks are at the store; all must call it.
 
     Args:
-        store: Where they meet; its host is of rank 0.
+        store: Where they meet, with `ANSWER`; its host is of rank 0.
         rank: The caller's.
         size: How many they are.
         word: What the caller says of itself; it becomes the value of its rank's key.

@@ -20,10 +20,11 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from mics_core.comm.abandoned import GivenUpError, unless
 from mics_core.comm.copies import Copies, close_backend
-from mics_core.comm.gathering import Missing, gather, reach
+from mics_core.comm.gathering import ANSWER, Missing, gather, reach
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
+from mics_core.comm.store import MeetingStore
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 
@@ -68,6 +69,7 @@ class ReplicationGroup:
         connect_copies: Builds further ones, a process group of all members by rank.
         copies: The first of these, if it is connected already.
         missing: Is told whom `assemble` waits for.
+        keeps: What must live as long as `store` does, of which torch holds its own half alone.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class ReplicationGroup:
         connect_copies: Callable[[], Any] | None = None,
         copies: Any = None,
         missing: Missing = _nobody_listens,
+        keeps: object = None,
     ):
         self.member = member
+        self._keeps = keeps
         self._missing = missing
         self._ring = ring
         self._store = store
@@ -332,7 +336,8 @@ def connect(
     prefix = f"generation-{member.generation}/replication-{member.replication_index}"
     try:
         store = unless(superseded, lambda given_up: reach(address, given_up, timeout, missing))
-        here = PrefixStore(f"{prefix}/here", store)
+        door = MeetingStore(address.host, address.port, timeout, ANSWER)
+        here = PrefixStore(f"{prefix}/here", door)
         rank, size, word = member.rank, member.size, f"node {member.node}"
         unless(superseded, lambda given_up: gather(here, rank, size, word, given_up, missing))
         nodes = [here.get(str(rank)).decode() for rank in range(member.size)]
@@ -366,10 +371,11 @@ def connect(
     return ReplicationGroup(
         member,
         ring,
-        PrefixStore(f"{prefix}/there", store),
+        PrefixStore(f"{prefix}/there", door),
         connect_copies,
         opened,
         missing,
+        door,
     )
 
 

@@ -34,8 +34,6 @@ from torch._C._distributed_c10d import Store
 __all__ = ["KeyTakenError", "MeetingStore", "StoreHost", "host_store"]
 
 _PATIENCE = timedelta(seconds=300)
-_ANSWER = timedelta(seconds=5)
-"""A host that lives answers at once, but to those that wait for keys."""
 _CONNECT_S = 2.0
 _BACKLOG = 1024
 _LARGEST = 1 << 24
@@ -248,17 +246,24 @@ class MeetingStore(Store):
     Args:
         host: The address of the store's host.
         port: Its port.
-        timeout: How long to connect, and to wait for keys unless told otherwise. All other requests
-            are answered at once, or it is taken that the host does not live.
+        timeout: How long to connect, and to wait for keys unless told otherwise.
+        answer: How long a host that lives may take to answer anything else.
 
     Raises:
         torch.distributed.DistNetworkError: Nobody listens there.
     """
 
-    def __init__(self, host: str, port: int, timeout: timedelta = _PATIENCE):
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        timeout: timedelta = _PATIENCE,
+        answer: timedelta = _PATIENCE,
+    ):
         super().__init__()
         self._address = (host, port)
         self._timeout = timeout
+        self._answers_within = answer
         self._lock = Lock()
         self._idle: list[socket.socket] = []
         self._known: dict[str, bytes] = {}
@@ -324,7 +329,7 @@ class MeetingStore(Store):
 
     @property
     def _answer(self) -> timedelta:
-        return min(self._timeout, _ANSWER)
+        return min(self._timeout, self._answers_within)
 
     def clone(self) -> MeetingStore:
         """Return the same: every call that waits has a connection of its own."""

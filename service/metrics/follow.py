@@ -22,7 +22,11 @@ __all__ = ["LOSS_CAUSES", "PHASES", "EventMetrics", "loss_cause"]
 PHASES = tuple(name.removesuffix("_s") for name in RegroupPhases.model_fields)
 
 _CAUSES = (
-    ("silent", r"not answered|no progress|without progress|not become ready|not run within"),
+    (
+        "silent",
+        r"not answered|does not come to|has said anything|no progress|without progress"
+        r"|not become ready|not run within",
+    ),
     ("connection", r"connection closed|process of rank \d+.* is gone"),
     ("peer", r"lost a worker of its group"),
     ("own_error", r"^Rank \d+ failed at step"),

@@ -90,3 +90,17 @@ def test_a_job_whose_driver_is_stopped_while_it_runs_is_cancelled(
     state = driver.run_job("job", recorded_job(None, 10), on_event=interrupts)
     assert state is JobState.CANCELLED
     assert job.reasons == ["The driver was interrupted."]
+
+
+def test_a_driver_that_is_stopped_before_its_id_is_found_to_be_taken_cancels_nothing(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    job.is_there = True
+    monkeypatch.setattr(driver, "has_supervisor", lambda _: True)
+    monkeypatch.setattr(driver, "start_supervisor", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        driver.run_job("taken", recorded_job(None, 10))
+    assert job.reasons == []

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from multiprocessing import get_context
@@ -229,3 +230,59 @@ def test_both_ends_notice_within_30_s_that_the_other_machine_is_gone(
 
     asyncio.run(story())
     assert ends == [(True, 30, 30_000)] * 2
+
+
+def test_a_connection_that_breaks_is_no_death_if_its_worker_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(lifelines, "_BACK_WITHIN_S", 0.3)
+        async with listening() as (supervisor, address):
+            first = await asyncio.to_thread(Lifeline, lambda: address, 0, 0)
+            lost = await asyncio.to_thread(Lifeline, lambda: address, 0, 1)
+            held = supervisor.lifelines._newest
+            eventually_held = asyncio.create_task(_until(lambda: len(held) == 2))
+            await asyncio.wait_for(eventually_held, WITHIN_S)
+            # As the kernel does when the other machine has not answered for long.
+            held[0, 0].set_exception(TimeoutError())
+            held[0, 1].set_exception(TimeoutError())
+            again = await asyncio.to_thread(Lifeline, lambda: address, 0, 0)
+            assert await supervisor.next_death() == (0, 1)
+            break_off(first)  # late, and not the newest
+            break_off(again)
+            assert await supervisor.next_death() == (0, 0)
+            assert supervisor.deaths.empty()
+            break_off(lost)
+
+    asyncio.run(story())
+
+
+async def _until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        await asyncio.sleep(0.01)
+
+
+def test_a_last_word_is_said_to_a_supervisor_that_comes_while_the_worker_ends() -> None:
+    async def story() -> None:
+        async with listening() as (supervisor, address), listening() as (_, gone_address):
+            addresses = [gone_address, address]
+            asked, go_on = threading.Event(), threading.Event()
+
+            def find() -> LifelineAddress:
+                if len(addresses) == 1:
+                    asked.set()
+                    assert go_on.wait(WITHIN_S)
+                return addresses.pop(0)
+
+            line = await asyncio.to_thread(Lifeline, find, 0, 0)
+            line._socket.shutdown(socket.SHUT_RDWR)
+            assert await asyncio.to_thread(asked.wait, WITHIN_S)
+            line.end()
+            go_on.set()
+            dies = await asyncio.to_thread(Lifeline, lambda: address, 0, 1)
+            await asyncio.wait_for(_until(lambda: len(supervisor.lifelines._newest) == 2), WITHIN_S)
+            break_off(dies)
+            assert await supervisor.next_death() == (0, 1)
+            assert supervisor.deaths.empty()
+
+    asyncio.run(story())

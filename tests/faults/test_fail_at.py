@@ -268,6 +268,20 @@ def test_a_worker_dies_at_the_last_checkpoint_and_those_who_are_left_complete_it
     assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (10, "")
 
 
+def test_a_worker_is_stopped_at_the_last_checkpoint_and_its_group_alone_is_lost(
+    text: str, tmp_path: Path
+) -> None:
+    """The other worker of each group waits for the one whose peer does not answer."""
+    spec = job(text, 10, checkpoint={"directory": str(tmp_path), "interval_steps": 10})
+    fault = FailAt(group=1, rank=0, step=9, phase="checkpoint", stops=True)
+    limits = {"silence_s": 3.0, "ends_stalls": True}
+    with Miniature(spec, SIZE, GROUPS, faults=[fault], **limits) as run:
+        run.finish()
+        check_the_run(run)
+    assert lost_of(run) == [1]
+    assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (10, "")
+
+
 def test_the_last_checkpoint_waits_for_as_many_groups_as_the_run_needs(
     text: str, tmp_path: Path
 ) -> None:

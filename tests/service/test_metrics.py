@@ -115,6 +115,8 @@ def test_two_applications_in_one_process_have_metrics_of_their_own(
     [
         ("The process of rank 1 on node-a is gone: its connection closed.", "connection"),
         ("It has not answered for 12 s since generation 3 broke.", "silent"),
+        ("It does not come to the next generation: group 0 has waited for it for 16 s.", "silent"),
+        ("No group has said anything for 41 s.", "silent"),
         ("It has not become ready within 600 s of its workers' start.", "silent"),
         ("Rank 2 failed at step 7: CUDA is out of memory.", "own_error"),
         ("Rank 2 lost a worker of its group at step 7: rank 0 is missing.", "peer"),
