@@ -17,8 +17,9 @@ the writers makes it visible.
 It is removed by one worker, the first of the writers that are left, once the smallest number says
 that nobody works on it: until then some may still write a part, and others, who heard more than
 this group did, may be making it visible. What stays all the same, because storage refuses that too
-or nobody is left, goes when a later one is complete. A group that was stopped and wakes up may end
-its attempt late: see [Note: two attempts at one checkpoint] in `mics_core.spec.folders`.
+or nobody is left, goes when one of that step or a later one is complete. A group that was stopped
+and wakes up may end its attempt late: see [Note: two attempts at one checkpoint] in
+`mics_core.spec.folders`.
 
 [Note: storage that never answers]
 Nothing of storage is waited for by the steps. A part that is not written after `LONGEST_ANSWER_S`
@@ -353,7 +354,7 @@ class Checkpointer:
             writing.published = self._background.submit(partial(self._publish, writing))
 
     def _publish(self, writing: _Writing) -> str:
-        """Make a whole checkpoint visible, and remove those that are no longer kept."""
+        """Make a whole checkpoint visible, and remove what is no longer of use."""
         assert self._spec.directory is not None
         step = writing.step
         try:
@@ -364,6 +365,7 @@ class Checkpointer:
             return self._tidy_up(writing)  # all have written, and nobody else makes it visible
         self._tell(step, "")
         try:
+            folder.remove_other_attempts(step)
             folder.prune(self._spec.keep)
         except BaseException as error:
             self._tell(step, f"It is complete, but older ones are still there: {cause_of(error)}")

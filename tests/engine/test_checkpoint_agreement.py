@@ -338,6 +338,21 @@ def test_nothing_is_left_of_one_that_cannot_be_made_visible(writers: Writers) ->
     assert (step, error[:8]) == (2, "OddError")
 
 
+def test_what_an_interrupted_job_left_of_a_step_goes_when_that_step_is_written_again(
+    writers: Writers, tmp_path: Path
+) -> None:
+    old = tmp_path / "step-00000002" / "part-0-01234567"
+    old.mkdir(parents=True)
+    (old / "__0_0.distcp").write_bytes(b"states")
+    (old.parent / f"{old.name}.json").write_text("{}")
+    writers.begin(2, 0, 1, 2)
+    writers.end(2, 0, 1, 2)
+    writers.publish(0, 1, 2)
+    names = [part.name for part in writers.folder.read(2).parts]
+    left = {path.name for path in old.parent.iterdir()}
+    assert left == {"mics.json", *names, *(f"{name}.json" for name in names)}
+
+
 def test_storage_that_removes_nothing_of_one_that_failed_holds_up_nothing(
     writers: Writers,
 ) -> None:
