@@ -132,7 +132,6 @@ class _Loop:
     def _run(self) -> Ending:
         plan = self._next_plan(after=0)
         while True:
-            self._checkpointer.members_changed(plan.groups)
             position = plan.position_of(self._membership.group_id)
             if position is None:
                 self._checkpointer.close()
@@ -150,6 +149,7 @@ class _Loop:
                 self._broken(plan.number, self._holding.step, entry)
                 plan = self._next_plan(after=plan.number)
                 continue
+            self._checkpointer.members_changed(dict(zip(plan.groups, entry.steps, strict=True)))
             if position == 0 and self._trainer.partition.rank == 0:
                 # Every group that begins the run has seen them, and one event is enough.
                 for damaged in self._trainer.passed_over:
