@@ -287,13 +287,18 @@ class _Loop:
         # First, for it is not to be left out for one that is still being written.
         are_there = checkpointer.finish(agree)
         is_missing = holding.has_state and checkpointer.last_step != holding.step
+        if are_there:
+            # Together, for of those who wrote the first attempt only some may have seen a loss.
+            lowest = agree(0.0 if is_missing else 1.0)
+            if lowest == 1.0:
+                return True
+            if lowest < 0:
+                checkpointer.heard(lowest)
+                are_there = False
         if not are_there:
             if is_missing:
                 self._begin_checkpoint(plan, active)  # which tells that it is left out
             return False
-        # Together, for of those who wrote the first attempt only some may have seen a loss.
-        if agree(0.0 if is_missing else 1.0) == 1.0:
-            return True
         self._begin_checkpoint(plan, active)
         return checkpointer.finish(agree)
 
