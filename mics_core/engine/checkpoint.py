@@ -8,8 +8,9 @@ of the shards in host memory waits. `mics_core.spec.folders` says how a checkpoi
 Nobody asks anybody. Each worker puts into the summary of every step how far its writing is; the
 smallest of these numbers tells all workers, at the same step boundary, that all have finished, or
 that one has failed and which. The first group's first worker then makes the checkpoint visible. A
-group that is lost takes its part with it: the checkpoint is given up. The next one begins, whole,
-when the smallest number says that nobody works on the one before.
+group that is lost takes its part with it: the checkpoint is given up. So it is where a writer has
+not begun it, for the generation broke before it had committed that step. The next one begins,
+whole, when the smallest number says that nobody works on the one before.
 If the group that makes it visible is lost while it does, the parts are all there, and the next of
 the writers makes it visible.
 
@@ -17,8 +18,9 @@ the writers makes it visible.
 It is removed by one worker, the first of the writers that are left, once the smallest number says
 that nobody works on it: until then some may still write a part, and others, who heard more than
 this group did, may be making it visible. What stays all the same, because storage refuses that too
-or nobody is left, goes when a later one is complete. A group that was stopped and wakes up may end
-its attempt late: see [Note: two attempts at one checkpoint] in `mics_core.spec.folders`.
+or nobody is left, goes when one of that step or a later one is complete. A group that was stopped
+and wakes up may end its attempt late: see [Note: two attempts at one checkpoint] in
+`mics_core.spec.folders`.
 
 [Note: storage that never answers]
 Nothing of storage is waited for by the steps. A part that is not written after `LONGEST_ANSWER_S`
@@ -39,7 +41,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -112,7 +114,7 @@ class _Writing:
         written: Done when it is written and recorded, with the problem or nothing.
         late_at: When it is given up unless it is done; a time of `monotonic`.
         published: Done when the checkpoint is visible, on the worker that makes it so.
-        left: Those of the writing groups that are still there.
+        left: Those of the writing groups that are still there, and have begun it.
         is_over: Whether it is known how it ends; nobody begins another before all are done with it.
         has_failed: Whether it is known to have failed.
         owes_report: Whether this worker has yet to tell why its part failed.
@@ -297,22 +299,27 @@ class Checkpointer:
         if lowest in (NOTHING_TO_WRITE, _ABANDONED):
             self._writing = None
 
-    def members_changed(self, groups: Sequence[int]) -> None:
-        """Give up a checkpoint whose writers are not all among `groups` any more.
+    def members_changed(self, steps: Mapping[int, int]) -> None:
+        """Give up a checkpoint whose writers are not all there any more, or have not begun it.
 
         One of which all parts are there is made visible by another, see [Note: when a checkpoint is
-        complete].
+        complete]. A member that is behind, but has begun it, writes on while it catches up.
+
+        Args:
+            steps: Steps committed in the states of each member; -1 if it holds none. All members of
+                a generation are told the same, so that they agree on who is left.
         """
         writing = self._writing
         if writing is None:
             return
         before = writing.left
-        writing.left = tuple(group for group in before if group in groups)
-        gone = [group for group in before if group not in groups]
+        writing.left = tuple(group for group in before if steps.get(group, -1) >= writing.step)
+        gone = [group for group in before if group not in writing.left]
         if not gone:
             return
         if not writing.is_over:
-            self._give_up(f"Group {gone[0]} went away while it was written.")
+            cause = "had not begun it" if gone[0] in steps else "went away while it was written"
+            self._give_up(f"Group {gone[0]} {cause}.")
         elif not writing.has_failed and before[0] in gone:
             self._make_visible(writing)
 
@@ -353,7 +360,7 @@ class Checkpointer:
             writing.published = self._background.submit(partial(self._publish, writing))
 
     def _publish(self, writing: _Writing) -> str:
-        """Make a whole checkpoint visible, and remove those that are no longer kept."""
+        """Make a whole checkpoint visible, and remove what is no longer of use."""
         assert self._spec.directory is not None
         step = writing.step
         try:
@@ -364,6 +371,7 @@ class Checkpointer:
             return self._tidy_up(writing)  # all have written, and nobody else makes it visible
         self._tell(step, "")
         try:
+            folder.remove_other_attempts(step)
             folder.prune(self._spec.keep)
         except BaseException as error:
             self._tell(step, f"It is complete, but older ones are still there: {cause_of(error)}")

@@ -29,6 +29,7 @@ class Entry:
     Args:
         replication: The worker's replication group.
         position: Its partition group's place in the generation.
+        steps: Steps committed in each group's states, by place; -1 if it holds none.
         active: Places of the groups that take micro-batches from the first step on.
         copying: The copy of the states that goes on beside the steps, if there is one.
         held: What the worker has while it catches up with the others; none if it need not.
@@ -38,6 +39,7 @@ class Entry:
 
     replication: ReplicationGroup
     position: int
+    steps: tuple[int, ...]
     active: tuple[int, ...]
     copying: Incoming | Outgoing | None
     held: Holding | None
@@ -125,7 +127,7 @@ def _compare(
     position, partition = replication.rank, trainer.partition
     mine = float(holding.step) if holding.has_state else -1.0
     rows = replication.gather_doubles([mine, *as_doubles(trainer.data_order)], superseded)
-    steps = [row[0] for row in rows]
+    steps = tuple(int(row[0]) for row in rows)
     newest = max(steps)
     if newest < 0:
         raise ReplicationError(
@@ -154,5 +156,5 @@ def _compare(
             held = replace(holding)
             copying = Incoming(states, copies, sources, beside=held.has_state)
             most = most_kept_bytes(trainer.gradient_bytes, partition.nodes.count(partition.node))
-            trainer.begin_catching_up(CatchUp(copying, int(newest), held, most))
-    return int(newest), Entry(replication, position, sources, copying, held, connect_s)
+            trainer.begin_catching_up(CatchUp(copying, newest, held, most))
+    return newest, Entry(replication, position, steps, sources, copying, held, connect_s)

@@ -135,7 +135,6 @@ class _Loop:
             # It was to begin the run, and the others began without it.
             self._holding.has_state = False
         while True:
-            self._checkpointer.members_changed(plan.groups)
             position = plan.position_of(self._membership.group_id)
             if position is None:
                 self._checkpointer.close()
@@ -153,6 +152,7 @@ class _Loop:
                 self._broken(plan.number, self._holding.step, entry)
                 plan = self._next_plan(after=plan.number)
                 continue
+            self._checkpointer.members_changed(dict(zip(plan.groups, entry.steps, strict=True)))
             if position == 0 and self._trainer.partition.rank == 0:
                 # Every group that begins the run has seen them, and one event is enough.
                 for damaged in self._trainer.passed_over:
@@ -300,13 +300,18 @@ class _Loop:
         # First, for it is not to be left out for one that is still being written.
         are_there = checkpointer.finish(agree)
         is_missing = holding.has_state and checkpointer.last_step != holding.step
+        if are_there:
+            # Together, for of those who wrote the first attempt only some may have seen a loss.
+            lowest = agree(0.0 if is_missing else 1.0)
+            if lowest == 1.0:
+                return True
+            if lowest < 0:
+                checkpointer.heard(lowest)
+                are_there = False
         if not are_there:
             if is_missing:
                 self._begin_checkpoint(plan, active)  # which tells that it is left out
             return False
-        # Together, for of those who wrote the first attempt only some may have seen a loss.
-        if agree(0.0 if is_missing else 1.0) == 1.0:
-            return True
         self._begin_checkpoint(plan, active)
         return checkpointer.finish(agree)
 

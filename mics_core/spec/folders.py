@@ -12,9 +12,15 @@ that of `mics.json` says that a checkpoint is whole.
 [Note: two attempts at one checkpoint]
 A step's checkpoint may be tried again while somebody still works on an earlier attempt: a group
 that was stopped, counts as lost, and wakes up. So all names of an attempt end in what tells it from
-others, nobody writes or removes a file of another attempt, and a whole checkpoint is not replaced:
-whichever attempt is complete first stays, with all its files. Only `prune` removes those of others,
-of older steps than the ones that are kept.
+others, nobody writes a file of another attempt, and a whole checkpoint is not replaced: whichever
+attempt is complete first stays, with all its files. Its record is created where none was, or put in
+the place of the very one that was seen to be damaged. A path makes sure of the first. Elsewhere the
+storage is asked right before it, which leaves a moment: an attempt that is cut off just then, and
+goes on when the others have completed theirs, puts its record over theirs, and the checkpoint
+counts as damaged. So may one of two that replace the same damaged record at the same time.
+
+What others left goes when one is complete (`remove_other_attempts`). One that ends late does not
+find its parts then, and fails.
 """
 
 from __future__ import annotations
@@ -23,14 +29,15 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from mics_core.errors import CheckpointDamagedError, CheckpointError
 from mics_core.spec.data_order import DataOrder
+from mics_core.spec.record_files import content_of, put, put_over
 
 __all__ = [
     "LONGEST_ANSWER_S",
@@ -164,7 +171,7 @@ class CheckpointFolder:
         inside = self._inside(step)
         found = self._files.find(f"{inside}/{part.name}", detail=False)
         files = tuple(self._stored(path, inside) for path in sorted(found))
-        self._put(f"{inside}/{part.name}.json", asdict(replace(part, files=files)))
+        put(self._files, f"{inside}/{part.name}.json", asdict(replace(part, files=files)))
 
     def commit(self, step: int, num_parts: int, fingerprint: str, order: DataOrder) -> None:
         """Make a checkpoint visible whose parts have all been recorded, unless a whole one is.
@@ -177,11 +184,26 @@ class CheckpointFolder:
         inside = self._inside(step)
         names = [_name_of_part(number, fingerprint) for number in range(num_parts)]
         parts = [self._get(f"{inside}/{name}.json") for name in names]
-        if self._is_whole(step):
-            self.discard(step, fingerprint)
-        else:
-            record = {"format": _FORMAT, "step": step, "order": asdict(order), "parts": parts}
-            self._put(f"{inside}/{_MANIFEST}", record)
+        record = {"format": _FORMAT, "step": step, "order": asdict(order), "parts": parts}
+        while True:
+            seen = content_of(self._files, f"{inside}/{_MANIFEST}")
+            if self._is_whole(step):
+                self.discard(step, fingerprint)
+                return
+            if put_over(self._files, f"{inside}/{_MANIFEST}", record, seen):
+                return
+
+    def remove_other_attempts(self, step: int) -> None:
+        """Remove what other attempts than the one that is complete have left of a step."""
+        inside = self._inside(step)
+        names = [part.name for part in self.read(step).parts]
+        ours = {_MANIFEST, *names, *(f"{name}.json" for name in names)}
+        found = self._names_in(inside)
+        if not ours.issubset(found):
+            return  # it is the record of a late attempt, whose parts are gone: spare the others
+        for name in found:
+            if name.startswith(("part-", _MANIFEST)) and name not in ours:
+                self._remove_if_there(f"{inside}/{name}")
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` checkpoints, and what never became one before them."""
@@ -203,10 +225,10 @@ class CheckpointFolder:
         if not self._exists(inside):
             return True
         ours = _name_of_part(0, fingerprint).removeprefix("part-0")
-        for path in self._files.ls(inside, detail=False, refresh=True):
-            if ours in path.rstrip("/").rsplit("/", 1)[-1]:
-                self._files.rm(path, recursive=True)
-        if self._exists(inside) and not self._files.ls(inside, detail=False, refresh=True):
+        for name in self._names_in(inside):
+            if ours in name:
+                self._remove_if_there(f"{inside}/{name}")
+        if self._exists(inside) and not self._names_in(inside):
             self._files.rmdir(inside)  # which spares what another attempt puts there just now
         return True
 
@@ -296,13 +318,19 @@ class CheckpointFolder:
 
     def _steps(self) -> list[int]:
         try:
-            names = self._files.ls(self._root, detail=False, refresh=True)
-        except FileNotFoundError:
+            names = self._names_in(self._root)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        except NotADirectoryError:
-            return []
-        matches = [_NAME.match(name.rstrip("/").rsplit("/", 1)[-1]) for name in names]
+        matches = [_NAME.match(name) for name in names]
         return [int(match.group(1)) for match in matches if match is not None]
+
+    def _names_in(self, path: str) -> list[str]:
+        found = self._files.ls(path, detail=False, refresh=True)
+        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
+
+    def _remove_if_there(self, path: str) -> None:
+        with suppress(FileNotFoundError):  # whose attempt it was removes it too
+            self._files.rm(path, recursive=True)
 
     def _inside(self, step: int) -> str:
         return f"{self._root}/{_name(step)}"
@@ -317,15 +345,6 @@ class CheckpointFolder:
 
     def _get(self, path: str) -> Any:
         return json.loads(self._files.cat_file(path))
-
-    def _put(self, path: str, value: Any) -> None:
-        """Write a small file at once: a reader sees all of it or none."""
-        content = (json.dumps(value, indent=1) + "\n").encode()
-        if isinstance(self._files, fsspec.get_filesystem_class("file")):
-            self._files.pipe_file(f"{path}.new", content)
-            self._files.mv(f"{path}.new", path)
-        else:
-            self._files.pipe_file(path, content)
 
 
 def path_of(url: str, step: int) -> str:

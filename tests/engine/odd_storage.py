@@ -52,6 +52,7 @@ CALLS = (
     "exists",
     "find",
     "info",
+    "link",
     "ls",
     "makedirs",
     "mv",

@@ -71,10 +71,16 @@ class Writers:
             self.gates[part.group()].result(DEADLINE_S)
 
     def begin(self, step: int, *groups: int, states: str = "the states") -> None:
+        for group in groups:
+            self.begin_alone(step, group, groups, states)
+
+    def begin_alone(
+        self, step: int, group: int, groups: tuple[int, ...], states: str = "the states"
+    ) -> None:
+        """Have one of the groups that are to write begin."""
         self._newest[step] = checkpoint._fingerprint(states, groups)
-        for part, group in enumerate(groups):
-            self.gates.setdefault(self._gate_of(step, part), Future())
-            self.groups[group].begin(step, self._model, self._optimizer, groups, states)
+        self.gates.setdefault(self._gate_of(step, groups.index(group)), Future())
+        self.groups[group].begin(step, self._model, self._optimizer, groups, states)
 
     def end(self, step: int, *parts: int, error: Exception | None = None) -> None:
         """Have the storage take some parts of the attempt that was begun last, or refuse them."""
@@ -195,7 +201,7 @@ def test_one_whose_writer_goes_away_is_given_up_and_the_next_is_whole(
 ) -> None:
     writers.begin(2, 0, 1, 2)
     for group in left:
-        writers.groups[group].members_changed(left)
+        writers.groups[group].members_changed(dict.fromkeys(left, 2))
     assert writers.told() == [(2, f"Group {lost} went away while it was written.")]
     writers.end(2, *left)
     assert writers.hear(*left) == NOTHING_TO_WRITE
@@ -204,6 +210,50 @@ def test_one_whose_writer_goes_away_is_given_up_and_the_next_is_whole(
     writers.end(4, 0, 1)
     writers.publish(*left)
     assert writers.complete() == [4]
+
+
+@pytest.mark.parametrize("order", [(1, 0), (0, 1)], ids=["the first", "the second"])
+@pytest.mark.parametrize("is_one_lost", [True, False], ids=["one is lost", "the connection broke"])
+def test_one_that_a_writer_had_not_begun_is_given_up(
+    writers: Writers, order: tuple[int, int], is_one_lost: bool
+) -> None:
+    """Group 1 had not committed that step when the generation broke, and catches up."""
+    groups = (*order, 2) if is_one_lost else order
+    part = groups.index(0)
+    writers.begin_alone(2, 0, groups)
+    for group in order:
+        writers.groups[group].members_changed({0: 2, 1: 1})
+    writers.end(2, part)
+    assert writers.hear(*order) == NOTHING_TO_WRITE
+    assert writers.told() == [(2, "Group 1 had not begun it.")]
+    assert not writers.has_files(2, tidied_by=0)
+    writers.begin(4, *order)
+    writers.end(4, 0, 1)
+    writers.publish(*order)
+    assert writers.complete() == [4]
+
+
+@pytest.mark.parametrize("is_written", [True, False], ids=["made visible", "being written"])
+def test_one_whose_first_writer_only_catches_up_is_completed_by_it(
+    writers: Writers, is_written: bool
+) -> None:
+    """It had begun the checkpoint, and then a later step broke that the others committed."""
+    writers.begin(2, 0, 1)
+    if is_written:
+        writers.end(2, 0, 1)
+        assert writers.hear(0, 1) == 2.0
+    for group in (0, 1):
+        writers.groups[group].members_changed({0: 3, 1: 4})
+    if is_written:
+        published = writers.groups[0]._writing
+        assert published is not None
+        assert not wait(published.under_way, DEADLINE_S).not_done
+        assert writers.hear(0, 1) == NOTHING_TO_WRITE
+    else:
+        writers.end(2, 0, 1)
+        writers.publish(0, 1)
+    assert writers.told() == [(2, "")]
+    assert writers.complete() == [2]
 
 
 def test_one_whose_publisher_goes_away_is_made_visible_by_the_next_writer(
@@ -224,7 +274,7 @@ def test_one_whose_publisher_goes_away_is_made_visible_by_the_next_writer(
         assert goes_away.wait(DEADLINE_S)
         assert writers.hear(0, 1, 2) == UNDER_WAY
         for group in (1, 2):
-            writers.groups[group].members_changed((1, 2))
+            writers.groups[group].members_changed({1: 2, 2: 2})
         following = writers.groups[1]._writing
         assert following is not None
         assert not wait(following.under_way, DEADLINE_S).not_done
@@ -256,7 +306,7 @@ def test_one_at_whose_end_the_connections_broke_is_written_again_by_the_same_gro
         assert group.last_step == 2
         group.heard(BROKEN)
         assert group.last_step is None
-        group.members_changed((0, 1))
+        group.members_changed({0: 2, 1: 2})
     writers.end(2, 0, 1)
     assert writers.hear(0, 1) == NOTHING_TO_WRITE
     writers.begin(2, 0, 1, states="the states, under the next generation")
@@ -293,7 +343,7 @@ def test_one_that_a_lost_group_had_made_visible_stays_and_is_told(writers: Write
     assert not wait(publisher._writing.under_way, DEADLINE_S).not_done
     writers.reports.clear()  # they went with it
     for group in (1, 2):
-        writers.groups[group].members_changed((1, 2))
+        writers.groups[group].members_changed({1: 2, 2: 2})
     assert writers.hear(1, 2) == NOTHING_TO_WRITE
     assert writers.has_files(2, tidied_by=1)
     assert writers.complete() == [2]
@@ -338,6 +388,21 @@ def test_nothing_is_left_of_one_that_cannot_be_made_visible(writers: Writers) ->
     assert (step, error[:8]) == (2, "OddError")
 
 
+def test_what_an_interrupted_job_left_of_a_step_goes_when_that_step_is_written_again(
+    writers: Writers, tmp_path: Path
+) -> None:
+    old = tmp_path / "step-00000002" / "part-0-01234567"
+    old.mkdir(parents=True)
+    (old / "__0_0.distcp").write_bytes(b"states")
+    (old.parent / f"{old.name}.json").write_text("{}")
+    writers.begin(2, 0, 1, 2)
+    writers.end(2, 0, 1, 2)
+    writers.publish(0, 1, 2)
+    names = [part.name for part in writers.folder.read(2).parts]
+    left = {path.name for path in old.parent.iterdir()}
+    assert left == {"mics.json", *names, *(f"{name}.json" for name in names)}
+
+
 def test_storage_that_removes_nothing_of_one_that_failed_holds_up_nothing(
     writers: Writers,
 ) -> None:
@@ -367,7 +432,7 @@ def test_a_newcomer_has_no_say_in_one_that_began_before_it_and_begins_none_alone
 ) -> None:
     writers.begin(2, 0, 1)
     for group in writers.groups:
-        group.members_changed((0, 1, 2))
+        group.members_changed({0: 2, 1: 2, 2: 2})
     assert writers.reports == []
     writers.end(2, 0)
     assert writers.hear(0, 1, 2) == UNDER_WAY

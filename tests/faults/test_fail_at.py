@@ -127,6 +127,29 @@ def test_survivors_of_which_one_has_finished_its_second_hop_and_one_has_not(text
     assert [run.machine.groups[group].phase for group in (0, 2)] == [GroupPhase.LEFT] * 2
 
 
+def test_a_checkpoint_that_only_one_survivor_has_begun_is_told_as_failed(
+    text: str, tmp_path: Path
+) -> None:
+    due = FAILS_AT + 1
+    faults = [
+        FailAt(group=1, rank=0, step=FAILS_AT, phase="vote"),
+        FailAt(group=0, rank=0, step=FAILS_AT, phase="longer second hop"),
+    ]
+    folder = {"directory": str(tmp_path), "interval_steps": due}
+    with Miniature(job(text, 30, checkpoint=folder), SIZE, GROUPS, faults=faults) as run:
+        run.hold_at(due)
+        run.until(lambda: run.course.step == due, "a group that commits the step")
+        run.until(lambda: run.groups[0].breaks, "the end of group 0's second hop")
+        run.train_with(0, 2, 3)
+        run.finish()
+        check_the_run(run)
+        steps = {number: run.groups[number].breaks[0].step for number in (0, 2)}
+    assert steps == {0: FAILS_AT, 2: due}
+    told = [report.error for report in run.checkpoints if report.step == due]
+    assert told == ["Group 0 had not begun it."]
+    assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (30, "")
+
+
 def test_a_survivor_one_step_behind_goes_on_from_its_own_states_if_its_source_dies(
     text: str,
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+from unittest import mock
 from uuid import uuid4
 
 import fsspec
@@ -107,6 +110,90 @@ def test_one_that_is_damaged_is_replaced_by_another_attempt(url: str) -> None:
     write(folder, 5, fingerprint="again")
     assert fingerprints_of(folder, 5) == ["again"] * 2
     assert damage_of(folder, 5) == ""
+
+
+def test_what_interrupted_attempts_left_goes_when_one_is_complete(url: str) -> None:
+    folder = CheckpointFolder(url)
+    write_part(folder, 5, 0, "old")
+    write(folder, 5, fingerprint="new")
+    system, path = fsspec.core.url_to_fs(folder.path_of(5))
+    system.pipe_file(f"{path}/mics.json.0123.new", b"{")
+    system.pipe_file(f"{path}/notes.txt", b"not ours")
+    folder.remove_other_attempts(5)
+    names = [part.name for part in folder.read(5).parts]
+    whole = {*names, *(f"{name}.json" for name in names), "mics.json"}
+    assert names_in(folder, 5) == {*whole, "notes.txt"}
+    assert damage_of(folder, 5) == ""
+
+
+def names_in(folder: CheckpointFolder, step: int) -> set[str]:
+    files, path = fsspec.core.url_to_fs(folder.path_of(step))
+    return {name.rstrip("/").rsplit("/", 1)[-1] for name in files.ls(path, detail=False)}
+
+
+def test_parts_of_a_whole_one_are_spared_where_the_record_of_a_late_attempt_lies_over_its_own(
+    url: str,
+) -> None:
+    folder = CheckpointFolder(url)
+    write(folder, 5, fingerprint="late")
+    write_part(folder, 5, 0, "whole")
+    system, _ = fsspec.core.url_to_fs(url)
+    (late, _) = folder.read(5).parts
+    system.rm(folder.path_of_part(5, late), recursive=True)
+    before = names_in(folder, 5)
+    folder.remove_other_attempts(5)
+    assert names_in(folder, 5) == before
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["none", "a damaged one"])
+def test_an_attempt_that_stalls_when_it_has_looked_does_not_replace_one_completed_meanwhile(
+    url: str, damaged: bool
+) -> None:
+    folder, stalls = CheckpointFolder(url), CheckpointFolder(url)
+    if damaged:
+        write(folder, 5, fingerprint="damaged")
+        system, _ = fsspec.core.url_to_fs(url)
+        system.rm(folder.path_of_part(5, folder.read(5).parts[0]), recursive=True)
+    for number in range(2):
+        write_part(stalls, 5, number, "late")
+    look = stalls._is_whole
+
+    def looks_and_stalls(step: int) -> bool:
+        is_whole = look(step)
+        if not is_whole:
+            write(folder, 5, fingerprint="first")
+            folder.remove_other_attempts(5)
+        return is_whole
+
+    with mock.patch.object(stalls, "_is_whole", looks_and_stalls):
+        stalls.commit(5, 2, "late", ORDER)
+    assert fingerprints_of(folder, 5) == ["first"] * 2
+    assert damage_of(folder, 5) == ""
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_record_is_created_on_a_path_where_another_appears_at_the_last_moment(
+    tmp_path: Path, has_links: bool
+) -> None:
+    """Without hard links it is put there all the same: nothing else would be written at all."""
+    folder = CheckpointFolder(str(tmp_path))
+    for number in range(2):
+        write_part(folder, 5, number, "late")
+    system = folder._files
+    link = system.link
+
+    def appears(path: str, to: str) -> None:
+        if not has_links:
+            raise OSError(errno.EOPNOTSUPP, "no hard links here")
+        if "first" not in "".join(records_of_parts(folder, 5)):
+            write(CheckpointFolder(str(tmp_path)), 5, fingerprint="first")
+        link(path, to)
+
+    with mock.patch.object(system, "link", appears):
+        folder.commit(5, 2, "late", ORDER)
+    assert fingerprints_of(folder, 5) == ["first" if has_links else "late"] * 2
+    assert damage_of(folder, 5) == ""
+    assert not any(name.endswith(".new") for name in names_in(folder, 5))
 
 
 def test_what_differs_from_the_record_is_damage(url: str) -> None:
