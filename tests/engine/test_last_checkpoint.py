@@ -39,6 +39,7 @@ def test_nothing_is_written_where_a_group_went_away_before_all_agreed_to(
         _membership=SimpleNamespace(group_id=0),
         _fingerprint="the states",
     )
+    itself._look_ahead = lambda number: None
     itself._begin_checkpoint = lambda *rest: loop._Loop._begin_checkpoint(
         cast("Any", itself), *rest
     )
