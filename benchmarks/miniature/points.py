@@ -25,6 +25,7 @@ PHASES = (
     "reduce-scatter",
     "second hop",
     "longer second hop",
+    "ordered second hop",
     "after the second hop",
     "vote",
     "regroup",
@@ -133,6 +134,8 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     "reduce-scatter": lambda at: at.before(units, "scatter_flat", calls=2),
     # Of several buckets: the others have some of them whole, and some not.
     "second hop": lambda at: at.before(ReplicationGroup, "run_stage", calls=5),
+    # Where gradients are added up in one order, by groups of micro-batches.
+    "ordered second hop": lambda at: at.before(ReplicationGroup, "exchange", calls=2),
     "longer second hop": lambda at: at.lengthen_second_hop(),
     # The others may commit the step; this group cannot.
     "after the second hop": lambda at: at.after(SecondHop, "finish"),

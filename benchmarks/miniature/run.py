@@ -78,6 +78,7 @@ class Miniature:
         minimum: Fewest groups that train.
         faults: When which worker dies.
         silence_s: After how long a group that says nothing is evicted.
+        groups_per_node: How many groups in a row stand on one node.
         starts_quietly: Have a group that starts take what the members leave of the processors, as
             if it started on nodes of its own; needs root.
         ends_stalls: Have groups evicted that others wait for at the door of a generation, and all
@@ -93,6 +94,7 @@ class Miniature:
         minimum: int = 1,
         faults: Sequence[FailAt] = (),
         silence_s: float = 5.0,
+        groups_per_node: int = 1,
         starts_quietly: bool = False,
         ends_stalls: bool = False,
     ):
@@ -114,6 +116,7 @@ class Miniature:
         self.checkpoints: list[Checkpointed] = []
         self._faults = tuple(faults)
         self._silence_s = silence_s
+        self._groups_per_node = groups_per_node
         self._starts_quietly = starts_quietly
         self._ends_stalls = ends_stalls
         self._heard_at = time.monotonic()
@@ -378,6 +381,7 @@ class Miniature:
                 faults=faults,
                 silence_s=self._silence_s,
                 starts_quietly=self._starts_quietly,
+                node=f"node-{group_id // self._groups_per_node}",
             )
             process = context.Process(target=serve, args=(settings, theirs), daemon=True)
             process.start()

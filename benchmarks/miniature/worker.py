@@ -47,6 +47,7 @@ class Settings:
     faults: tuple[FailAt, ...]
     silence_s: float
     starts_quietly: bool
+    node: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class PipeMembership:
 
     def committed(self, commit: StepCommit, took_s: float) -> None:
         whole = commit if self._settings.rank == 0 else None
-        self.send(Committed(self._settings.rank, commit.step, took_s, time.time(), whole))
+        self.send(Committed(self._settings.rank, commit.step, took_s, took_s, time.time(), whole))
         with self._news:
             self._news.wait_for(lambda: self._allowed > commit.step + 1)
 
@@ -185,7 +186,7 @@ def _train(settings: Settings, membership: PipeMembership, trainers: list[Traine
     world = MeetingStore("127.0.0.1", settings.world_port)
     dist.init_process_group("gloo", store=world, rank=settings.rank, world_size=settings.size)
     device = torch.device("cpu")
-    nodes = [f"node-{settings.group_id}"] * settings.size
+    nodes = [settings.node] * settings.size
     partition = form_partition_group([range(settings.size)], nodes, device)
     stores = [host_store("127.0.0.1")] if settings.rank == 0 else []
 

@@ -121,7 +121,8 @@ class Course:
                 generation=commit.generation,
                 num_groups=commit.num_groups,
                 communication_s=commit.waited_s,
-            )
+            ),
+            message.took_s,
         )
         self.committed.ring()
         self._note_changes(self._regroupings.committed(commit.generation, self._clock()))

@@ -66,6 +66,7 @@ class Journal:
         self._events: deque[JobEvent] = deque(maxlen=_KEPT_EVENTS)
         self._sequence = after
         self._recent: deque[StepRecord] = deque(maxlen=_RATE_STEPS)
+        self._took_s: deque[float] = deque(maxlen=_RATE_STEPS)
         self._bell = Bell()
         self.last_checkpoint: int | None = None
         """Steps committed in the newest complete checkpoint."""
@@ -136,9 +137,10 @@ class Journal:
             )
         )
 
-    def step(self, record: StepRecord) -> None:
+    def step(self, record: StepRecord, took_s: float) -> None:
         """Enter a committed step."""
         self._recent.append(record)
+        self._took_s.append(took_s)
         self._add(StepEvent(**self._stamp(), record=record))
 
     @property
@@ -148,8 +150,8 @@ class Journal:
 
     @property
     def usual_step_s(self) -> float:
-        """Median time of the last steps; 0 before the first."""
-        return median(step.step_s for step in self._recent) if self._recent else 0.0
+        """Median time of the last steps alone, without pauses between them; 0 before the first."""
+        return median(self._took_s) if self._took_s else 0.0
 
     @property
     def tokens_per_s(self) -> float | None:

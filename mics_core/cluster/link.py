@@ -133,7 +133,7 @@ class SupervisorLink:
         step_s = now - self._last_commit if self._last_commit is not None else took_s
         self._last_commit = now
         whole = commit if self._rank == 0 else None
-        self.send(Committed(self._rank, commit.step, step_s, time.time(), whole))
+        self.send(Committed(self._rank, commit.step, step_s, took_s, time.time(), whole))
 
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Report that this worker's replication group broke, and whether it holds a whole state."""

@@ -69,12 +69,14 @@ class Committed:
     Args:
         commit: The step; only rank 0 sends it whole.
         step_s: Seconds since the commit before, or since training began.
+        took_s: Seconds of the step alone, without what lay between the two.
         time: When, in seconds since the epoch.
     """
 
     rank: int
     step: int
     step_s: float
+    took_s: float
     time: float
     commit: StepCommit | None
 

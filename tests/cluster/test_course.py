@@ -42,7 +42,7 @@ class Run:
             (),
         )
         for _ in range(num_groups):
-            self.course.commit(Committed(0, step, 0.5, 1000.0 + step, commit))
+            self.course.commit(Committed(0, step, 0.5, 0.25, 1000.0 + step, commit))
 
 
 @pytest.fixture
@@ -55,6 +55,11 @@ def run() -> Run:
     for step in range(3):
         run.commit(step, 1, 2)
     return run
+
+
+def test_a_usual_step_is_one_without_what_lies_between_two(run: Run) -> None:
+    # Or a pause for a copy would lengthen all limits that follow the step.
+    assert run.journal.usual_step_s == 0.25
 
 
 def test_each_step_is_told_once_however_many_groups_report_it(run: Run) -> None:

@@ -23,7 +23,7 @@ SUPERVISOR = "a1"
 def add_steps(journal: Journal, number: int) -> None:
     for _ in range(number):
         step = journal.last_sequence
-        journal.step(StepRecord.model_construct(step=step, step_s=1.0, tokens_per_s=1.0))
+        journal.step(StepRecord.model_construct(step=step, step_s=1.0, tokens_per_s=1.0), 1.0)
 
 
 def record_of(journal: Journal) -> Record:

@@ -228,6 +228,34 @@ def test_a_newcomer_whose_data_have_grown_fails_and_the_members_train_on(
     assert "Give every node the data that the run began with" in reason
 
 
+@pytest.mark.parametrize(
+    ("group", "phase"), [(2, "copy in"), (0, "copy out")], ids=["the newcomer", "a source"]
+)
+def test_either_end_of_a_copy_is_stopped(text: str, group: int, phase: str) -> None:
+    fault = FailAt(group, rank=1, step=-1, phase=phase, stops=True)
+    limits = {"silence_s": 3.0, "ends_stalls": True}
+    with Miniature(job(text, 60), SIZE, 2, faults=[fault], **limits) as run:
+        run.hold_at(4)
+        run.until(lambda: run.course.step == 4, "the first steps")
+        run.scale(3)
+        run.until(lambda: run.machine.groups[2].phase == GroupPhase.READY, "a third group")
+        run.finish()
+        check_the_run(run)
+    assert lost_of(run) == [group]
+
+
+@pytest.mark.parametrize("phase", ["second hop", "vote"])
+def test_a_worker_dies_in_a_second_hop_by_node(text: str, phase: str) -> None:
+    """Four groups stand on two nodes; when one is gone their gradients take another way."""
+    fault = FailAt(group=2, rank=0, step=FAILS_AT, phase=phase)
+    with Miniature(job(text, 30, 1), 1, 4, faults=[fault], groups_per_node=2) as run:
+        run.hold_at(FAILS_AT + 2)
+        run.train_with(0, 1, 3, 4)
+        run.finish()
+        check_the_run(run)
+    assert lost_of(run) == [2]
+
+
 def whole_group(group: int, step: int, phase: str) -> list[FailAt]:
     return [FailAt(group, rank, step, phase) for rank in range(SIZE)]
 
@@ -553,6 +581,20 @@ def undisturbed(text: str) -> dict[int, str]:
 
 def bitwise(text: str) -> JobSpec:
     return job(text, BITWISE_STEPS, training__determinism="bitwise")
+
+
+def test_no_bit_depends_on_a_worker_that_dies_where_gradients_cross_in_one_order(
+    text: str, undisturbed: dict[int, str]
+) -> None:
+    fault = FailAt(group=1, rank=1, step=FAILS_AT, phase="ordered second hop")
+    with Miniature(bitwise(text), SIZE, GROUPS, faults=[fault]) as run:
+        run.hold_at(FAILS_AT + 2)
+        run.train_with(0, 2, 3)
+        run.finish()
+        check_the_run(run)
+    assert lost_of(run) == [1]
+    ends = [group.digests for group in run.groups.values() if group.ended.get(0)]
+    assert all(digests == undisturbed for digests in ends)
 
 
 @pytest.mark.parametrize("seed", [2, 3])
