@@ -238,23 +238,33 @@ def test_a_connection_that_breaks_is_no_death_if_its_worker_comes_again(
     async def story() -> None:
         monkeypatch.setattr(lifelines, "_BACK_WITHIN_S", 0.3)
         async with listening() as (supervisor, address):
-            first = await asyncio.to_thread(Lifeline, lambda: address, 0, 0)
-            lost = await asyncio.to_thread(Lifeline, lambda: address, 0, 1)
             held = supervisor.lifelines._newest
-            eventually_held = asyncio.create_task(_until(lambda: len(held) == 2))
-            await asyncio.wait_for(eventually_held, WITHIN_S)
+            ends = [await hold_by_hand(supervisor, address, 0, rank) for rank in (0, 1)]
             # As the kernel does when the other machine has not answered for long.
             held[0, 0].set_exception(TimeoutError())
             held[0, 1].set_exception(TimeoutError())
-            again = await asyncio.to_thread(Lifeline, lambda: address, 0, 0)
+            ends.append(await hold_by_hand(supervisor, address, 0, 0))
             assert await supervisor.next_death() == (0, 1)
-            break_off(first)  # late, and not the newest
-            break_off(again)
+            ends[0].close()  # late, and not the newest
+            ends[2].close()
             assert await supervisor.next_death() == (0, 0)
             assert supervisor.deaths.empty()
-            break_off(lost)
+            ends[1].close()
 
     asyncio.run(story())
+
+
+async def hold_by_hand(
+    supervisor: Supervisor, address: LifelineAddress, group_id: int, rank: int
+) -> asyncio.StreamWriter:
+    """Connect as a worker does, but for connecting again; return once it is held."""
+    newest = supervisor.lifelines._newest
+    before = newest.get((group_id, rank))
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(f"{address.token} {group_id} {rank}\n".encode())
+    is_held = _until(lambda: newest.get((group_id, rank)) is not before)
+    await asyncio.wait_for(is_held, WITHIN_S)
+    return writer
 
 
 async def _until(happened: Callable[[], bool]) -> None:
