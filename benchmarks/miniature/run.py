@@ -78,11 +78,13 @@ class Miniature:
         minimum: Fewest groups that train.
         faults: When which worker dies.
         silence_s: After how long a group that says nothing is evicted.
+        first_step_s: How long workers wait for each other in the first step after a change.
         groups_per_node: How many groups in a row stand on one node.
         starts_quietly: Have a group that starts take what the members leave of the processors, as
             if it started on nodes of its own; needs root.
-        ends_stalls: Have groups evicted that others wait for at the door of a generation, and all
-            members if none says anything; not for runs that are held.
+        finds_missing: Have groups evicted that others wait for at the door of a generation; not for
+            runs in which a step breaks and who has committed it is held.
+        ends_stalls: Have all members evicted if none says anything; not for runs that are held.
     """
 
     def __init__(
@@ -94,8 +96,10 @@ class Miniature:
         minimum: int = 1,
         faults: Sequence[FailAt] = (),
         silence_s: float = 5.0,
+        first_step_s: float = 30.0,
         groups_per_node: int = 1,
         starts_quietly: bool = False,
+        finds_missing: bool = False,
         ends_stalls: bool = False,
     ):
         self.spec = spec
@@ -116,8 +120,10 @@ class Miniature:
         self.checkpoints: list[Checkpointed] = []
         self._faults = tuple(faults)
         self._silence_s = silence_s
+        self._first_step_s = first_step_s
         self._groups_per_node = groups_per_node
         self._starts_quietly = starts_quietly
+        self._finds_missing = finds_missing
         self._ends_stalls = ends_stalls
         self._heard_at = time.monotonic()
         self._plans: dict[int, GenerationPlan] = {}
@@ -303,7 +309,7 @@ class Miniature:
             case ReplicationBroke(0, generation, step, error, has_state):
                 group.breaks.append(message)
                 self.tell(elastic.GroupBroken(group_id, generation, step, error, has_state))
-            case Missed(_, generation, groups) if self._ends_stalls:
+            case Missed(_, generation, groups) if self._finds_missing:
                 self.tell(elastic.GroupsMissed(group_id, generation, groups))
             case Failed(rank, step, error, own_error):
                 self.tell(elastic.GroupLost(group_id, f"Rank {rank}: {error}", own_error, step))
@@ -380,6 +386,7 @@ class Miniature:
                 spec=self.spec,
                 faults=faults,
                 silence_s=self._silence_s,
+                first_step_s=self._first_step_s,
                 starts_quietly=self._starts_quietly,
                 node=f"node-{group_id // self._groups_per_node}",
             )

@@ -46,6 +46,7 @@ class Settings:
     spec: JobSpec
     faults: tuple[FailAt, ...]
     silence_s: float
+    first_step_s: float
     starts_quietly: bool
     node: str
 
@@ -198,7 +199,7 @@ def _train(settings: Settings, membership: PipeMembership, trainers: list[Traine
         membership.send(Ready(settings.rank, nodes[0], "127.0.0.1", os.getpid(), port))
         return trainers[0]
 
-    options = LoopOptions(collective_timeout_s=30.0, silence_s=settings.silence_s)
+    options = LoopOptions(settings.first_step_s, settings.silence_s)
     ending = train(build, membership, begins_run=settings.begins_run, options=options)
     membership.send(Digest(settings.rank, digest_of(trainers[0])))
     membership.send(Ended(settings.rank, ending == Ending.FINISHED))

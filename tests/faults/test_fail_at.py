@@ -233,7 +233,7 @@ def test_a_newcomer_whose_data_have_grown_fails_and_the_members_train_on(
 )
 def test_either_end_of_a_copy_is_stopped(text: str, group: int, phase: str) -> None:
     fault = FailAt(group, rank=1, step=-1, phase=phase, stops=True)
-    limits = {"silence_s": 3.0, "ends_stalls": True}
+    limits = {"silence_s": 3.0, "first_step_s": 6.0, "finds_missing": True}
     with Miniature(job(text, 60), SIZE, 2, faults=[fault], **limits) as run:
         run.hold_at(4)
         run.until(lambda: run.course.step == 4, "the first steps")
@@ -325,7 +325,7 @@ def test_a_worker_is_stopped_at_the_last_checkpoint_and_its_group_alone_is_lost(
     """The other worker of each group waits for the one whose peer does not answer."""
     spec = job(text, 10, checkpoint={"directory": str(tmp_path), "interval_steps": 10})
     fault = FailAt(group=1, rank=0, step=9, phase="checkpoint", stops=True)
-    limits = {"silence_s": 3.0, "ends_stalls": True}
+    limits = {"silence_s": 3.0, "finds_missing": True}
     with Miniature(spec, SIZE, GROUPS, faults=[fault], **limits) as run:
         run.finish()
         check_the_run(run)
@@ -491,7 +491,7 @@ def test_a_worker_is_stopped_while_the_survivors_regroup(
         FailAt(group=1, rank=0, step=FAILS_AT, phase="forward"),
         FailAt(group, rank=size - 1, step=FAILS_AT, phase=phase, stops=True),
     ]
-    limits = {"silence_s": 3.0, "ends_stalls": True}
+    limits = {"silence_s": 3.0, "finds_missing": True}
     with Miniature(job(text, 30, size), size, GROUPS, faults=faults, **limits) as run:
         run.finish()
         check_the_run(run)
@@ -500,9 +500,12 @@ def test_a_worker_is_stopped_while_the_survivors_regroup(
 
 def test_a_newcomer_is_stopped_at_the_door(text: str) -> None:
     faults = [FailAt(group=2, rank=1, step=-1, phase="assembling", stops=True)]
-    with Miniature(job(text, 40), SIZE, 2, faults=faults, silence_s=2.0, ends_stalls=True) as run:
-        run.until(lambda: run.course.step >= 4, "the first steps")
+    with Miniature(job(text, 40), SIZE, 2, faults=faults, silence_s=2.0, finds_missing=True) as run:
+        run.hold_at(4)
+        run.until(lambda: run.course.step == 4, "the first steps")
         run.scale(3)
+        run.until(lambda: run.machine.groups[2].phase == GroupPhase.READY, "a third group")
+        run.go_on()
         run.until(lambda: 2 in lost_of(run), "its eviction")
         run.finish()
         check_the_run(run)
