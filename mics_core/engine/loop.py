@@ -35,6 +35,11 @@ __all__ = ["Ending", "LoopOptions", "train"]
 
 logger = logging.getLogger(__name__)
 
+_INSIDE = 1.5
+"""So much longer than for its peers a worker waits for its own partition group. Another worker of
+it may wait for a peer that does not answer: it is to be heard first, or the whole group would be
+lost with the peer's. But that is less than it takes until a silent group is evicted, for the group
+knows better which of its workers is at fault."""
 _BETWEEN_GENERATIONS = 2.0
 """So much longer than a step's limit, up to which a group may be missed before it is evicted."""
 
@@ -193,8 +198,8 @@ class _Loop:
             begin = time.perf_counter()
             if self._patience.limit_s != limit_s:
                 limit_s = self._patience.limit_s
-                for group in (entry.replication, trainer.partition):
-                    group.limit_collectives(limit_s)
+                entry.replication.limit_collectives(limit_s)
+                trainer.partition.limit_collectives(_INSIDE * limit_s)
             self._look_ahead(plan.number)
             outcome = trainer.run_step(
                 holding.step,
