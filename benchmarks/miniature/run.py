@@ -36,7 +36,7 @@ from mics_core.cluster.messages import (
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic import events as elastic
 from mics_core.elastic.machine import MembershipMachine, Rules
-from mics_core.elastic.plan import GenerationPlan, StoreAddress, has_lost_member, newcomers
+from mics_core.elastic.plan import GenerationPlan, StoreAddress, has_lost_member, plan_of
 from mics_core.spec import JobSpec
 from mics_core.spec.status import StepEvent, StepRecord
 
@@ -328,14 +328,13 @@ class Miniature:
                 self._launches = [launch for launch in self._launches if launch[0] != group_id]
                 if group_id in self.groups:
                     self._stop(self.groups[group_id])
-            case elastic.AnnounceGeneration(number, groups, reason, begins_run=begins_run):
-                self._announce(number, groups, reason, begins_run)
+            case elastic.AnnounceGeneration():
+                self._announce(decision)
             case _:
                 pass
 
-    def _announce(
-        self, number: int, groups: tuple[int, ...], reason: str, begins_run: bool
-    ) -> None:
+    def _announce(self, decision: elastic.AnnounceGeneration) -> None:
+        number, groups = decision.number, decision.groups
         before = self._plans.get(number - 1)
         entered = max((group.entered for group in self.machine.groups.values()), default=0)
         after_loss = has_lost_member(self._plans, entered, lambda g: not self.groups[g].stopped)
@@ -343,16 +342,9 @@ class Miniature:
             self._after_loss, self._lost_at = number, time.monotonic()
         port = self.groups[groups[0]].ready[0].store_port if groups else None
         store = StoreAddress("127.0.0.1", port) if port is not None else None
-        plan = self._plans[number] = GenerationPlan(
-            number,
-            groups,
-            store,
-            reason,
-            newcomers=newcomers(groups, before),
-            usual_step_s=self.journal.usual_step_s,
-            begins_run=begins_run,
-        )
-        self.course.announce(number, groups, reason, after_loss=after_loss)
+        plan = plan_of(decision, store, before, self.journal.usual_step_s)
+        self._plans[number] = plan
+        self.course.announce(number, groups, decision.reason, after_loss=after_loss)
         self._tell_workers(plan)
 
     def _tell_workers(self, plan: GenerationPlan | None) -> None:

@@ -11,7 +11,8 @@ reserve the same room for itself. In between, the room is anybody's:
   part of the job any more, and the run ends in order. One that does not is ended later.
 
 The room is the run's once all its workers run, whatever they do with it. Ray Train takes note of
-that a moment later than they do, and leaves its reservation behind if they are gone by then.
+that a moment later than they do, and leaves its reservation behind if they are gone by then. So the
+room is taken to be handed over a few seconds after they run, or when they are ready.
 
 [Note: ending a group]
 A run whose controller is killed while it shuts down leaves its reservation behind too. So a group

@@ -30,7 +30,7 @@ from mics_core.cluster.record import Record
 from mics_core.cluster.reports import Reports
 from mics_core.elastic import events as elastic
 from mics_core.elastic.machine import MembershipMachine
-from mics_core.elastic.plan import GenerationPlan, StoreAddress, newcomers
+from mics_core.elastic.plan import GenerationPlan, StoreAddress, plan_of
 from mics_core.errors import JobConflictError
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import parse_job_spec
@@ -374,21 +374,13 @@ class JobSupervisor:
             case elastic.MarkGroup(group_id, phase, reason):
                 logger.info("group %d is %s: %s", group_id, phase, reason)
                 self._journal.group(group_id, GroupState(phase), reason)
-            case elastic.AnnounceGeneration(number, groups, reason, writes_checkpoint, begins_run):
+            case elastic.AnnounceGeneration(number, groups, reason):
                 logger.info("generation %d, groups %s: %s", number, groups, reason)
                 store = self._store_of(groups[0]) if groups else None
                 before = self._memory.plans.get(number - 1)
                 after_loss = self._memory.note_loss()
-                self._memory.plans[number] = GenerationPlan(
-                    number,
-                    groups,
-                    store,
-                    reason,
-                    writes_checkpoint,
-                    newcomers=newcomers(groups, before),
-                    usual_step_s=self._journal.usual_step_s,
-                    begins_run=begins_run,
-                )
+                usual_step_s = self._journal.usual_step_s
+                self._memory.plans[number] = plan_of(decision, store, before, usual_step_s)
                 self._memory.heard_at = self._memory.clock()  # its members have all their time
                 self._course.announce(number, groups, reason, after_loss=after_loss)
                 self._news.ring()

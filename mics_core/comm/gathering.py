@@ -82,9 +82,10 @@ def gather(
             raise
         except dist.DistStoreError:
             pass  # not all are here, or the store does not answer
-        if not reminder.is_due():
-            continue
-        missing(_absent(store, keys) if is_here else _HOST)
+        if reminder.is_due():
+            absent = _absent(store, keys) if is_here else _HOST
+            if absent:  # the last may have come just now
+                missing(absent)
 
 
 def _absent(store: Store, keys: list[str]) -> tuple[int, ...]:

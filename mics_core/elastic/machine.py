@@ -5,13 +5,14 @@ happened and carries out what it decides, so every sequence of events can be rep
 
 [Note: who holds the state]
 Until a group has entered a generation, every group is launched to begin the run, and any of them
-will do. From then on new groups are launched to copy. A group holds the trained state once it has
-entered a generation, until it reports that a copy broke under it. A joiner that was announced may
-have copied already, and is believed to until it says that the generation broke under it. When all
-who may hold the state are gone, the machine calls back a leaving group that does; without one the
-groups that waited to copy are useless and the run begins again, unless the last holder failed by
-its own error, which would only repeat itself. Before that an error may end the run that one step
-brings about in group after group, see [Note: what is evidence].
+will do. From then on new groups are launched to copy, and so must those that were launched before
+and come late. A group holds the trained state once it has entered a generation, or says when one
+broke that its copy was whole, until it reports that a copy broke under it. A joiner that was
+announced may have copied already, and is believed to until it says that the generation broke under
+it. When all who may hold the state are gone, the machine calls back a leaving group that does;
+without one the groups that waited to copy are useless and the run begins again, unless the last
+holder failed by its own error, which would only repeat itself. Before that an error may end the run
+that one step brings about in group after group, see [Note: what is evidence].
 
 [Note: the end of the run]
 Every ending is told to the groups first and declared when the last of them is gone. The members
@@ -290,7 +291,7 @@ class MembershipMachine:
         """
         members = [self.groups[member] for member in self.members]
         is_at_work = self.phase == RunPhase.RUNNING and any(g.trained for g in members)
-        is_at_the_door = all(
+        is_at_the_door = bool(members) and all(
             group.phase in JOINED and group.entered < self.generation for group in members
         )
         limit_s = stalled_after_s(self.rules, usual_step_s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from mics_core.elastic.events import AnnounceGeneration
+
 
 @dataclass(frozen=True, slots=True)
 class StoreAddress:
@@ -51,8 +53,33 @@ class GenerationPlan:
         return self.groups.index(group_id) if group_id in self.groups else None
 
 
-def newcomers(groups: tuple[int, ...], before: GenerationPlan | None) -> tuple[int, ...]:
-    """Return the groups that were no members of the generation before."""
+def plan_of(
+    decision: AnnounceGeneration,
+    store: StoreAddress | None,
+    before: GenerationPlan | None,
+    usual_step_s: float,
+) -> GenerationPlan:
+    """Return the plan that tells of a decision.
+
+    Args:
+        decision: The new membership.
+        store: Where its members meet; none if there are none.
+        before: The plan of the generation before; none for the first.
+        usual_step_s: How long a step takes at present.
+    """
+    return GenerationPlan(
+        decision.number,
+        decision.groups,
+        store,
+        decision.reason,
+        decision.writes_checkpoint,
+        newcomers=_newcomers(decision.groups, before),
+        usual_step_s=usual_step_s,
+        begins_run=decision.begins_run,
+    )
+
+
+def _newcomers(groups: tuple[int, ...], before: GenerationPlan | None) -> tuple[int, ...]:
     if before is None or not before.groups:
         return ()
     return tuple(group for group in groups if group not in before.groups)

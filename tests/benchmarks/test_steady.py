@@ -92,7 +92,7 @@ def test_a_loop_that_ends_before_its_first_step_says_why() -> None:
 
 def test_an_elastic_worker_has_reported_its_step_before_it_waits() -> None:
     gate = Gate()
-    link = elastic._Gated(SimpleNamespace(), group_id=0, rank=0, gate=gate)  # type: ignore[arg-type]
+    link = elastic._Gated(gate, SimpleNamespace(), 0, 0)
     commit: Any = SimpleNamespace(step=0, loss=2.0)
 
     def loop() -> None:
@@ -109,7 +109,7 @@ def test_an_elastic_worker_has_reported_its_step_before_it_waits() -> None:
 
 def test_a_step_that_breaks_ends_the_measurement() -> None:
     gate = Gate()
-    link = elastic._Gated(SimpleNamespace(), group_id=0, rank=0, gate=gate)  # type: ignore[arg-type]
+    link = elastic._Gated(gate, SimpleNamespace(), 0, 0)
     link.broken(1, 7, "a member is gone", has_state=True)
     with pytest.raises(RuntimeError, match="step 7 was not committed: a member is gone"):
         gate.run(1)

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,10 +21,11 @@ from benchmarks.network.systems.mics import settings_of
 from mics_core.comm.partition import PartitionGroup, form_partition_group
 from mics_core.engine.loop import LoopOptions, train
 from mics_core.engine.membership import Membership
+from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
 
-__all__ = ["Gate", "InBlocks", "form_group"]
+__all__ = ["Gate", "GatedMembership", "InBlocks", "form_group"]
 
 
 class Gate:
@@ -92,6 +94,31 @@ class Gate:
                 raise RuntimeError(self._ending)
             processor_s = time.process_time() - processor_s
             return Block(self._times_s, self._losses, processor_s)
+
+
+class GatedMembership:
+    """Holds the loop at a gate; comes before a `Membership` among the bases of a class.
+
+    Args:
+        gate: The gate.
+        others: The membership's own.
+    """
+
+    def __init__(self, gate: Gate, *others: Any):
+        super().__init__(*others)
+        self._gate = gate
+
+    def entered(self, generation: int, step: int, connect_s: float) -> None:
+        super().entered(generation, step, connect_s)
+        self._gate.wait()
+
+    def committed(self, commit: StepCommit, took_s: float) -> None:
+        super().committed(commit, took_s)
+        self._gate.committed(commit.loss)
+
+    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
+        super().broken(generation, step, error, has_state=has_state)
+        self._gate.ended(f"step {step} was not committed: {error}")
 
 
 class InBlocks:

@@ -15,7 +15,7 @@ import ray
 import torch
 
 from benchmarks.harness.site import Site
-from benchmarks.network.systems.blocks import Gate, InBlocks, form_group
+from benchmarks.network.systems.blocks import Gate, GatedMembership, InBlocks, form_group
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
 from mics_core.cluster.messages import Ready
@@ -23,7 +23,6 @@ from mics_core.cluster.names import NAMESPACE
 from mics_core.cluster.reaching import SupervisorHandle
 from mics_core.comm.store import host_store
 from mics_core.engine.build import build_trainer
-from mics_core.engine.summary import StepCommit
 from mics_core.engine.trainer import Trainer
 from mics_core.spec import JobSpec
 
@@ -42,7 +41,7 @@ def build(name: str, spec: JobSpec, site: Site) -> InBlocks:
     supervisor = SupervisorHandle(job_id)
     group_id, rank = divmod(site.rank, partition.size)
     gate = Gate()
-    link = _Gated(supervisor, group_id, rank, gate)
+    link = _Gated(gate, supervisor, group_id, rank)
     link.start()
     find = partial(supervisor.ask, "lifeline", timeout_s=_TIMEOUT_S)
     lifeline = Lifeline(find, group_id, rank)
@@ -58,19 +57,5 @@ def build(name: str, spec: JobSpec, site: Site) -> InBlocks:
     return InBlocks(build_and_report, link, gate, spec, description, (lifeline, store))
 
 
-class _Gated(SupervisorLink):
-    def __init__(self, supervisor: SupervisorHandle, group_id: int, rank: int, gate: Gate):
-        super().__init__(supervisor, group_id, rank)
-        self._gate = gate
-
-    def entered(self, generation: int, step: int, connect_s: float) -> None:
-        super().entered(generation, step, connect_s)
-        self._gate.wait()
-
-    def committed(self, commit: StepCommit, took_s: float) -> None:
-        super().committed(commit, took_s)
-        self._gate.committed(commit.loss)
-
-    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
-        super().broken(generation, step, error, has_state=has_state)
-        self._gate.ended(f"step {step} was not committed: {error}")
+class _Gated(GatedMembership, SupervisorLink):
+    pass

@@ -10,12 +10,11 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.harness.site import Site
-from benchmarks.network.systems.blocks import Gate, InBlocks, form_group
+from benchmarks.network.systems.blocks import Gate, GatedMembership, InBlocks, form_group
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.membership import StaticMembership
-from mics_core.engine.summary import StepCommit
 from mics_core.spec import JobSpec
 
 __all__ = ["build"]
@@ -31,7 +30,7 @@ def build(name: str, spec: JobSpec, site: Site) -> InBlocks:
     address = StoreAddress(site.master_address, box[0])
     plan = GenerationPlan(1, groups, address, "All workers start together.")
     gate = Gate()
-    membership = _Gated(plan, site.rank // partition.size, gate)
+    membership = _Gated(gate, plan, site.rank // partition.size)
     return InBlocks(
         lambda initialise: build_trainer(
             spec, partition, torch.device("cpu"), initialise=initialise
@@ -44,19 +43,5 @@ def build(name: str, spec: JobSpec, site: Site) -> InBlocks:
     )
 
 
-class _Gated(StaticMembership):
-    def __init__(self, plan: GenerationPlan, group_id: int, gate: Gate):
-        super().__init__(plan, group_id)
-        self._gate = gate
-
-    def entered(self, generation: int, step: int, connect_s: float) -> None:
-        super().entered(generation, step, connect_s)
-        self._gate.wait()
-
-    def committed(self, commit: StepCommit, took_s: float) -> None:
-        super().committed(commit, took_s)
-        self._gate.committed(commit.loss)
-
-    def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
-        super().broken(generation, step, error, has_state=has_state)
-        self._gate.ended(f"step {step} was not committed: {error}")
+class _Gated(GatedMembership, StaticMembership):
+    pass
