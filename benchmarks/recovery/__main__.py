@@ -21,11 +21,16 @@ from benchmarks.harness.jobs import write_tokens
 from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.recovery import ours, ray_train, torchft_peer
 from benchmarks.recovery.draining import DRAIN_NOTICE_S
-from benchmarks.recovery.faults import FAULTS
 from benchmarks.recovery.goals import OURS, goals_of
 from benchmarks.recovery.outcome import Outcome
 from benchmarks.recovery.report import build_row, build_table
-from benchmarks.recovery.setting import GLOBAL_BATCH_SIZE, MODEL
+from benchmarks.recovery.setting import (
+    COURSES,
+    FAULTS,
+    GLOBAL_BATCH_SIZE,
+    build_model,
+    courses_of,
+)
 from benchmarks.recovery.shots import Report, Shots
 
 
@@ -36,19 +41,17 @@ class _System:
     Args:
         title: Its name in the results.
         run: Does the faults to it.
-        repetitions: Of each fault, where the options name no number.
     """
 
     title: str
     run: Callable[[Shots, Report], None]
-    repetitions: int
 
 
 _SYSTEMS = {
-    "ours": _System(OURS, ours.run, 10),
-    "ray-train": _System("ray train", ray_train.run, 3),
-    "torchft": _System("torchft", torchft_peer.run_as_it_comes, 5),
-    "torchft-tuned": _System("torchft tuned", torchft_peer.run_tuned, 5),
+    "ours": _System(OURS, ours.run),
+    "torchft": _System("torchft", torchft_peer.run_as_it_comes),
+    "torchft-tuned": _System("torchft tuned", torchft_peer.run_tuned),
+    "ray-train": _System("ray train", ray_train.run),
 }
 
 
@@ -88,10 +91,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name:
         tokens = write_tokens(Path(name))
         for system in options.systems:
-            folder = Path(name) / system
-            folder.mkdir()
-            results.append(_run(console, options, system, folder, tokens))
-            _write(options.output, results, options.faults)
+            results.append(_Results(_SYSTEMS[system].title))
+            for course in courses_of(options.faults):
+                folder = Path(name) / system / course.name
+                folder.mkdir(parents=True)
+                shots = Shots(course, options.repetitions, options.seed, folder, tokens)
+                # After each outcome, so that a run that is ended keeps what it has measured.
+                _run(console, system, shots, results[-1], lambda: _write(options, results))
     console.print(build_table(_rows(results)))
     missed = judge(console, goals_of(_rows(results), options.faults), strict=options.strict)
     console.print(f"written to {options.output}")
@@ -99,37 +105,42 @@ def main() -> int:
 
 
 def _run(
-    console: Console, options: argparse.Namespace, name: str, folder: Path, tokens: Path
-) -> _Results:
-    """Do the faults to one system; one that fails does not keep the others from theirs."""
-    system = _SYSTEMS[name]
-    results = _Results(system.title)
+    console: Console, name: str, shots: Shots, results: _Results, write: Callable[[], None]
+) -> None:
+    """Do the faults to one system; one that fails does not keep the others from theirs.
+
+    Args:
+        console: Where each outcome is shown.
+        name: The system.
+        shots: What is done to it.
+        results: Takes what it brought.
+        write: Called after each news of it.
+    """
 
     def report(turn: int, fault: str, outcome: Outcome) -> None:
         results.outcomes.setdefault(fault, []).append(outcome)
-        console.print(f"{system.title} {turn}: {fault}: {outcome}")
+        console.print(f"{results.title} {turn}: {fault}: {outcome}")
+        write()
 
-    repetitions = options.repetitions or system.repetitions
-    shots = Shots(tuple(options.faults), repetitions, options.seed, folder, tokens)
     try:
-        system.run(shots, report)
+        _SYSTEMS[name].run(shots, report)
     except (CannotPrepareError, MissingError) as error:
-        results.error = str(error)
-        console.print(f"{system.title} cannot go on: {error}", markup=False)
-    return results
+        results.error = f"{results.error}; {error}" if results.error else str(error)
+        console.print(f"{results.title} cannot go on: {error}", markup=False)
+        write()
 
 
 def _rows(results: Iterable[_Results]) -> list[dict[str, Any]]:
     return [row for result in results for row in result.rows()]
 
 
-def _write(path: Path, results: Sequence[_Results], faults: Sequence[str]) -> None:
+def _write(options: argparse.Namespace, results: Sequence[_Results]) -> None:
     rows = _rows(results)
     write_results(
-        path,
+        options.output,
         rows,
-        goals=as_facts(goals_of(rows, faults)),
-        model=MODEL,
+        goals=as_facts(goals_of(rows, options.faults)),
+        models={course.name: build_model(course.forward_s) for course in COURSES},
         global_batch_size=GLOBAL_BATCH_SIZE,
         ray_train={
             "checkpoint_every_steps": ray_train.CHECKPOINT_EVERY,
@@ -154,8 +165,7 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--systems", nargs="+", choices=_SYSTEMS, default=list(_SYSTEMS), help="all by default")
     add("--faults", type=_faults, default=list(FAULTS), help="such as 'node killed,node added'")
-    defaults = ", ".join(f"{name} {system.repetitions}" for name, system in _SYSTEMS.items())
-    add("--repetitions", type=int, help=f"of each fault; by default {defaults}")
+    add("--repetitions", type=int, default=10, help="of each fault")
     add("--seed", type=int, default=0, help="of the choice of victims")
     add_strict(parser)
     add("--output", type=Path, default=RESULTS / "recovery.json", help="where to write")

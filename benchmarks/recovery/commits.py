@@ -52,16 +52,19 @@ def cost_of_loss(change: Change, at: float) -> Outcome:
     )
 
 
-def cost_of_change(change: Change, after_s: float, until_s: float | None = None) -> Outcome:
+def cost_of_change(
+    change: Change, before_s: float, after_s: float, until_s: float | None = None
+) -> Outcome:
     """Measure a change that nothing was lost in.
 
     Args:
         change: What the witness saw.
+        before_s: The usual step before the change was asked for.
         after_s: The usual step with the new members.
         until_s: See `Outcome.until_contribution_s`.
     """
     times = [commit.time for commit in (change.before[-1], *change.after)]
-    extra = extra_of(times, normal_s(change.before), after_s)
+    extra = extra_of(times, before_s, after_s)
     return Outcome(
         stall_s=max(0.0, extra.extra_s),
         steps_redone=change.steps_redone,

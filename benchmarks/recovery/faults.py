@@ -1,4 +1,4 @@
-"""The faults, and what each costs: our system's part of the comparison."""
+"""Does the faults to our system, and measures what each costs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 
 from benchmarks.harness.followed import FollowedJob
 from benchmarks.recovery.draining import drain_node
 from benchmarks.recovery.history import History
 from benchmarks.recovery.outcome import NORMAL_STEPS, Outcome
+from benchmarks.recovery.setting import NUM_GROUPS, groups_before
+from benchmarks.recovery.starts import given_way, take_part
 from mics_core.cluster.local import LocalCluster
-from mics_core.spec.status import GroupState, GroupStatus, StepRecord
+from mics_core.spec.status import GroupEvent, GroupState, GroupStatus, StepRecord
 
-__all__ = ["FAULTS", "Shooting"]
-
-FAULTS = ("worker killed", "group killed", "node killed", "node added", "group drained")
+__all__ = ["Shooting"]
 
 
 class Shooting:
-    """Does faults to a running job of three groups, and brings it back to three after each.
+    """Does faults to a running job, each once so many groups train as it is to begin with.
 
     Args:
         job: The job.
@@ -34,80 +33,84 @@ class Shooting:
         self._cluster = cluster
         self._random = random.Random(seed)
 
-    def settle(self) -> None:
-        """Wait for three groups that have trained for a while."""
-        self._job.wait_until(lambda _: self._newest_groups() == 3, "a step of three groups")
-        self._wait_for_steps()
-
     def inflict(self, fault: str) -> Outcome:
-        """Do one fault and measure it; returns when three groups train again."""
+        """Do one fault and measure it; returns when the survivors train."""
+        self._bring_to(groups_before(fault))
         match fault:
             case "worker killed":
-                victim = self._random.choice(self._members())
-                return self._lose(lambda: [self._random.choice(victim.workers).pid])
+                return self._lose([self._random.choice(self._victim().workers).pid])
             case "group killed":
-                victim = self._random.choice(self._members())
-                return self._lose(lambda: [worker.pid for worker in victim.workers])
+                return self._lose([worker.pid for worker in self._victim().workers])
             case "node killed":
                 return self._lose_node()
             case "node added":
                 return self._add_node()
             case "group drained":
                 return self._drain()
-        raise ValueError(f"{fault} is none of {', '.join(FAULTS)}")
+        raise ValueError(f"{fault} is no fault of our job")
 
     # The faults.
 
-    def _lose(self, victims_of: Callable[[], list[int]]) -> Outcome:
-        victims, before, at = victims_of(), len(self._job.steps), time.time()
+    def _lose(self, victims: list[int]) -> Outcome:
+        before, at = len(self._job.steps), time.time()
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         return self._recovered(at, before)
 
     def _lose_node(self) -> Outcome:
-        node = self._random.choice(self._members()).workers[0].node_id
+        node = self._victim().workers[0].node_id
         before, at = len(self._job.steps), time.time()
         self._cluster.kill_node(node)
-        return self._recovered(at, before, self._cluster.add_node)
+        return self._recovered(at, before)
 
     def _add_node(self) -> Outcome:
-        """A fourth node, and a fourth group that wants it."""
-        before, at = len(self._job.steps), time.time()
-        self._job.scale(4)
-        self._cluster.add_node()
-        first = self._first_of(4, before)
+        """A third node, and a third group that waits for it."""
+        before, events, at = len(self._job.steps), len(self._job.events), time.time()
+        with given_way():
+            node = self._cluster.add_node()
+        newcomer = self._ready_since(events)
+        # Its workers alone: to look for all of the node takes processors from the step.
+        take_part(self._job.pids(newcomer))
+        first = self._first_of(NUM_GROUPS, before)
         self._wait_for_steps()
+        take_part(process.pid for process in self._cluster.processes_of(node))
         history = self._history(first)
         since = history.announced(first.generation)
-        outcome = history.cost_of_change(since, first, first.time - at)
-        self._job.scale(3)
-        self.settle()
-        node = self._empty_node()
-        self._cluster.kill_node(node)
-        return outcome
+        return history.cost_of_change(at, since, first, first.time - at)
 
     def _drain(self) -> Outcome:
         """A node that is to go, with a notice; it is taken away once its group has left."""
-        node = self._random.choice(self._members()).workers[0].node_id
+        node = self._victim().workers[0].node_id
         before, at = len(self._job.steps), time.time()
         drain_node(self._cluster.address, node)
-        first = self._first_of(2, before)
+        first = self._first_of(NUM_GROUPS - 1, before)
         self._wait_for_steps()
-        outcome = self._history(first).cost_of_change(at, first)
+        outcome = self._history(first).cost_of_change(at, at, first)
         self._cluster.kill_node(node)
-        self._cluster.add_node()
-        self.settle()
         return outcome
 
-    def _recovered(
-        self, at: float, before: int, bring_room: Callable[[], object] = lambda: None
-    ) -> Outcome:
-        """Measure from a fault at `at` on, and wait for three groups."""
-        first = self._first_of(2, before)
-        outcome = self._history(first).cost_of_loss(at, first)
-        bring_room()
-        self.settle()
-        return outcome
+    def _recovered(self, at: float, before: int) -> Outcome:
+        """Measure from a fault at `at` on."""
+        first = self._first_of(NUM_GROUPS - 1, before)
+        return self._history(first).cost_of_loss(at, first)
+
+    def _bring_to(self, num_groups: int) -> None:
+        """Wait for so many groups that have trained for a while, with a node for each."""
+        for _ in range(len(self._cluster.node_ids), num_groups):
+            self._cluster.add_node()
+        surplus = self._cluster.node_ids[num_groups:]
+        if surplus:
+            # Only a run that is whole says by its groups when it has lost one.
+            self._bring_to(len(self._cluster.node_ids))
+        for node in surplus:
+            self._cluster.kill_node(node)
+
+        def trains(job: FollowedJob) -> bool:
+            last = job.steps[-NORMAL_STEPS - 1 :]
+            together = {(step.generation, step.num_groups) for step in last}
+            return len(last) > NORMAL_STEPS and together == {(last[-1].generation, num_groups)}
+
+        self._job.wait_until(trains, f"{NORMAL_STEPS} steps of {num_groups} groups")
 
     # What is there.
 
@@ -123,6 +126,18 @@ class Shooting:
         assert first is not None
         return first
 
+    def _ready_since(self, num_events: int) -> int:
+        """Wait for the first group that becomes ready after so many events."""
+
+        def find() -> int | None:
+            fresh = (e for e in self._job.events[num_events:] if isinstance(e, GroupEvent))
+            return next((e.group_id for e in fresh if e.state == GroupState.READY), None)
+
+        self._job.wait_until(lambda _: find() is not None, "a group that is ready")
+        group = find()
+        assert group is not None
+        return group
+
     def _history(self, first: StepRecord) -> History:
         """Return the history once it tells what the change before `first` took."""
         generation = first.generation
@@ -134,13 +149,6 @@ class Shooting:
         goal = len(self._job.steps) + NORMAL_STEPS
         self._job.wait_until(lambda job: len(job.steps) >= goal, f"step {goal}")
 
-    def _members(self) -> list[GroupStatus]:
+    def _victim(self) -> GroupStatus:
         groups = self._job.status().groups
-        return [group for group in groups if group.state == GroupState.MEMBER]
-
-    def _empty_node(self) -> str:
-        busy = {worker.node_id for group in self._members() for worker in group.workers}
-        return next(node for node in self._cluster.node_ids if node not in busy)
-
-    def _newest_groups(self) -> int:
-        return self._job.steps[-1].num_groups if self._job.steps else 0
+        return self._random.choice([each for each in groups if each.state == GroupState.MEMBER])

@@ -26,7 +26,7 @@ _WORDS = {
 
 
 def goals_of(rows: Sequence[Mapping[str, Any]], faults: Iterable[str]) -> list[Goal]:
-    """Return the goals of our system, and that it is ahead of every peer that was measured.
+    """Return the goals of our system, and that a loss stalls it less than every peer measured.
 
     Args:
         rows: Of the results' file; one with `error` is of a system that could not go on.
@@ -43,6 +43,8 @@ def _goals_of(rows: Sequence[Mapping[str, Any]], fault: str) -> Iterator[Goal]:
     for figure, wanted in _WANTED[fault].items():
         name = f"{fault}: {_WORDS[figure]}"
         yield Goal(name, wanted, ours.get(figure), reason, Bound.BELOW)
+    if _MEDIAN not in _WANTED[fault]:
+        return  # a peer's figures stand beside ours, and have no goal
     for peer in dict.fromkeys(row["system"] for row in rows if row["system"] != OURS):
         name = f"{fault}: {_WORDS[_MEDIAN]}, beside {peer}"
         theirs = of_fault.get(peer)

@@ -53,19 +53,21 @@ class History:
         )
 
     def cost_of_change(
-        self, since: float, first: StepRecord, until_s: float | None = None
+        self, at: float, since: float, first: StepRecord, until_s: float | None = None
     ) -> Outcome:
         """Measure a change without a loss, once its members have trained for a while after it.
 
         Args:
-            since: When it was asked for, or announced.
+            at: When it was asked for. A usual step is one before that: what starts then may share
+                the members' processors.
+            since: When it was asked for or announced; what is added counts from there.
             first: The first step of the new membership.
             until_s: See `Outcome.until_contribution_s`.
         """
         before = [step.time for step in self.steps if step.time <= since]
         during = [step.time for step in self.steps if since < step.time <= first.time]
         after = [step.time for step in self.steps if step.time >= first.time]
-        before_s = usual_step_s(before)
+        before_s = usual_step_s([time for time in before if time <= at])
         extra = extra_of([before[-1], *during], before_s, usual_step_s(after[: NORMAL_STEPS + 1]))
         return Outcome(
             stall_s=max(0.0, extra.extra_s),

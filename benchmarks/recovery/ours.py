@@ -22,7 +22,6 @@ def run(shots: Shots, report: Report) -> None:
         try:
             with FollowedJob(_spec(shots)) as job:
                 shooting = Shooting(job, cluster, seed=shots.seed)
-                shooting.settle()
                 shots.inflict(shooting.inflict, report)
                 job.cancel()
                 job.ended()
@@ -31,6 +30,6 @@ def run(shots: Shots, report: Report) -> None:
 
 
 def _spec(shots: Shots) -> JobSpec:
-    spec = build_spec(shots.tokens)
-    groups = spec.groups.model_copy(update={"wanted": NUM_GROUPS, "maximum": NUM_GROUPS + 1})
+    spec = build_spec(shots.tokens, shots.course.forward_s)
+    groups = spec.groups.model_copy(update={"wanted": NUM_GROUPS, "maximum": NUM_GROUPS})
     return spec.model_copy(update={"partition_size": PARTITION_SIZE, "groups": groups})

@@ -4,10 +4,10 @@
 All is taken from the times of commits. From the request on, or for a newcomer from its
 announcement on, every step counts until the first one of the new membership, and what they took
 longer than usual is added up, connecting included. The steps until then are held against the usual
-step before the change. The first one with other shares of the batch is held against the usual step
-after it: fewer groups have more to do and more have less, which is capacity and no cost of the
-change. The sum is told in steps as they were before. `with_capacity_ratio` holds that first step
-against the step before too.
+step before the request, for a newcomer that starts may share the members' processors. The first one
+with other shares of the batch is held against the usual step after it: fewer groups have more to do
+and more have less, which is capacity and no cost of the change. The sum is told in steps as they
+were before. `with_capacity_ratio` holds that first step against the step before too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from statistics import median
 
 __all__ = ["NORMAL_STEPS", "Extra", "Outcome", "extra_of", "usual_step_s"]
 
-NORMAL_STEPS = 15
+NORMAL_STEPS = 10
 """A usual step is the median of so many."""
 
 

@@ -22,7 +22,7 @@ from benchmarks.harness.followed import MissingError, eventually
 from benchmarks.recovery.commits import Change, cost_of_change, cost_of_loss, normal_s
 from benchmarks.recovery.draining import drain_node
 from benchmarks.recovery.outcome import NORMAL_STEPS, Outcome
-from benchmarks.recovery.setting import NUM_GROUPS, PARTITION_SIZE
+from benchmarks.recovery.setting import NUM_GROUPS, PARTITION_SIZE, groups_before
 from benchmarks.recovery.shots import Report, Shots
 from benchmarks.recovery.steps import StepFolder, StepLine
 from mics_core.cluster.local import LocalCluster
@@ -50,16 +50,14 @@ def run(shots: Shots, report: Report) -> None:
         LocalCluster(NUM_GROUPS, PARTITION_SIZE) as cluster,
         _driver(cluster.address, shots, log) as process,
     ):
-        shooting = _Shooting(process, log, cluster, shots)
-        shooting.settle()
-        shots.inflict(shooting.inflict, report)
+        shots.inflict(_Shooting(process, log, cluster, shots).inflict, report)
 
 
 @contextmanager
 def _driver(address: str, shots: Shots, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run the driver for as long as the context lasts; its workers end with the cluster."""
     command = [sys.executable, "-m", "benchmarks.recovery.ray_train_job", address]
-    command += [str(shots.folder), str(shots.tokens)]
+    command += [str(shots.folder), str(shots.tokens), str(shots.course.forward_s)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -78,7 +76,7 @@ def _driver(address: str, shots: Shots, log: Path) -> Iterator[subprocess.Popen[
 
 
 class _Shooting:
-    """Does faults to the run, and brings it back to three nodes after each.
+    """Does faults to the run, after it was brought to as many nodes as each begins with.
 
     Args:
         driver: The process that runs it.
@@ -96,12 +94,9 @@ class _Shooting:
         self._random = random.Random(shots.seed)
         self._steps = StepFolder(shots.folder / STEPS)
 
-    def settle(self) -> None:
-        """Wait for a run on three nodes that has trained for a while."""
-        self._wait_for_workers(_WORLD_SIZE)
-
     def inflict(self, fault: str) -> Outcome:
-        """Do one fault and measure it; returns when three nodes train again."""
+        """Do one fault and measure it; returns when the survivors train."""
+        self._bring_to(groups_before(fault))
         match fault:
             case "worker killed":
                 return self._lose([self._random.choice(self._workers()).pid])
@@ -122,30 +117,23 @@ class _Shooting:
         before, at = self._commits(), time.time()
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        outcome = cost_of_loss(self._restarted(before, lambda _: True), at)
-        self.settle()
-        return outcome
+        return cost_of_loss(self._restarted(before, lambda _: True), at)
 
     def _lose_node(self) -> Outcome:
         node = self._random.choice(self._workers()).group
         before, at = self._commits(), time.time()
         self._cluster.kill_node(node)
-        outcome = cost_of_loss(self._restarted(before, lambda _: True), at)
-        self._cluster.add_node()
-        self.settle()
-        return outcome
+        return cost_of_loss(self._restarted(before, lambda _: True), at)
 
     def _add_node(self) -> Outcome:
-        """A fourth node; the run may have as many workers as there is room for."""
-        grown, before, at = _WORLD_SIZE + PARTITION_SIZE, self._commits(), time.time()
-        node = self._cluster.add_node()
-        change = self._restarted(before, lambda commit: commit.num_workers == grown)
-        self._wait_for_workers(grown)
+        """A third node; the run may have as many workers as there is room for."""
+        before, at = self._commits(), time.time()
+        # At the usual priority: the members are stopped, and wait for those that start there.
+        self._cluster.add_node()
+        change = self._restarted(before, lambda commit: commit.num_workers == _WORLD_SIZE)
+        self._wait_for_workers(_WORLD_SIZE)
         until_s = change.after[-1].time - at
-        outcome = cost_of_change(change, normal_s(self._commits()), until_s)
-        self._cluster.kill_node(node)
-        self.settle()
-        return outcome
+        return cost_of_change(change, normal_s(before), normal_s(self._commits()), until_s)
 
     def _drain(self) -> Outcome:
         """A node that is to go, with a notice; it is taken away when nobody is on it any more."""
@@ -155,10 +143,7 @@ class _Shooting:
         change = self._restarted(before, lambda commit: commit.num_workers < _WORLD_SIZE, at)
         self._cluster.kill_node(node)
         self._wait_for_workers(change.after[-1].num_workers)
-        outcome = cost_of_change(change, normal_s(self._commits()))
-        self._cluster.add_node()
-        self.settle()
-        return outcome
+        return cost_of_change(change, normal_s(before), normal_s(self._commits()))
 
     def _restarted(
         self,
@@ -201,6 +186,14 @@ class _Shooting:
         newest = self._commits()[-1].generation
         lines = [line for line in self._steps.lines if line.generation == newest]
         return list({line.rank: line for line in lines}.values())
+
+    def _bring_to(self, num_nodes: int) -> None:
+        """Wait for a run on so many nodes that has trained for a while."""
+        for _ in range(len(self._cluster.node_ids), num_nodes):
+            self._cluster.add_node()
+        for node in self._cluster.node_ids[num_nodes:]:
+            self._cluster.kill_node(node)
+        self._wait_for_workers(num_nodes * PARTITION_SIZE)
 
     def _wait_for_workers(self, num_workers: int) -> None:
         """Wait for enough steps of one start with so many workers."""

@@ -1,6 +1,6 @@
 """Ray Train's elastic training, as its users write it: FSDP2 over all workers, checkpoints by DCP.
 
-    python -m benchmarks.recovery.ray_train_job ADDRESS FOLDER TOKENS
+    python -m benchmarks.recovery.ray_train_job ADDRESS FOLDER TOKENS FORWARD_S
 
 runs on the cluster at ADDRESS until it is ended, and its workers write their steps to FOLDER/steps.
 """
@@ -36,7 +36,7 @@ from benchmarks.recovery.steps import StepWriter
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def main(address: str, folder: Path, tokens: Path) -> None:
+def main(address: str, folder: Path, tokens: Path, forward_s: float) -> None:
     """Train until somebody ends this process."""
     ray.init(
         address=address,
@@ -45,7 +45,11 @@ def main(address: str, folder: Path, tokens: Path) -> None:
     )
     TorchTrainer(
         _train,
-        train_loop_config={"folder": str(folder / STEPS), "tokens": str(tokens)},
+        train_loop_config={
+            "folder": str(folder / STEPS),
+            "tokens": str(tokens),
+            "forward_s": forward_s,
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=(PARTITION_SIZE, (NUM_GROUPS + 1) * PARTITION_SIZE),
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
@@ -64,7 +68,7 @@ def _train(config: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    training = _build(Path(config["tokens"]), rank, world_size)
+    training = _build(Path(config["tokens"]), config["forward_s"], rank, world_size)
     step = _restore(training)
     generation = _agree_on_a_generation()
     node = ray.get_runtime_context().get_node_id()
@@ -77,11 +81,11 @@ def _train(config: dict[str, Any]) -> None:
             _report(training, step)
 
 
-def _build(tokens: Path, rank: int, world_size: int) -> PlainTraining:
+def _build(tokens: Path, forward_s: float, rank: int, world_size: int) -> PlainTraining:
     # Ray Train takes any number of workers; where the batch cannot be divided, it is rounded up.
     batch_size = -(-GLOBAL_BATCH_SIZE // world_size) * world_size
     site = Site(rank, ("node",) * world_size, "")
-    return fsdp2.build("fsdp2 full", build_spec(tokens, batch_size), site)
+    return fsdp2.build("fsdp2 full", build_spec(tokens, forward_s, batch_size), site)
 
 
 def _agree_on_a_generation() -> int:
@@ -120,4 +124,4 @@ def _report(training: PlainTraining, step: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.recovery.outcome import Outcome
+from benchmarks.recovery.setting import Course
 
 __all__ = ["Report", "Shots"]
 
@@ -19,14 +20,14 @@ class Shots:
     """What is to be done to one system.
 
     Args:
-        faults: Which, in this order, in each turn.
+        course: The faults, in this order, in each turn.
         repetitions: Turns.
         seed: Of the choice of victims.
         folder: For what the system writes; its own.
         tokens: The file of tokens.
     """
 
-    faults: tuple[str, ...]
+    course: Course
     repetitions: int
     seed: int
     folder: Path
@@ -35,5 +36,5 @@ class Shots:
     def inflict(self, do: Callable[[str], Outcome], report: Report) -> None:
         """Do the faults in turn and report what each cost."""
         for turn in range(self.repetitions):
-            for fault in self.faults:
+            for fault in self.course.faults:
                 report(turn + 1, fault, do(fault))

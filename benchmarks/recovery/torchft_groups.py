@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -15,6 +15,7 @@ from typing import IO, Self
 from benchmarks.harness.environments import PeerEnvironment
 from benchmarks.harness.factory import ROOT
 from benchmarks.recovery.setting import PARTITION_SIZE
+from benchmarks.recovery.starts import given_way
 from mics_core.cluster.local import free_port
 
 __all__ = ["Group", "Lighthouse"]
@@ -85,8 +86,19 @@ class Group:
         self._workers: list[subprocess.Popen[bytes]] = []
         self._launcher = threading.Thread(target=self._launch, daemon=True)
 
-    def start(self) -> None:
-        """Start the launcher, and it the workers."""
+    @property
+    def pids(self) -> list[int]:
+        """The workers that were started last."""
+        return [worker.pid for worker in self._workers]
+
+    def start(self, *, gives_way: bool = False) -> None:
+        """Start the launcher, and it the workers.
+
+        Args:
+            gives_way: See [Note: whose processors a start takes] in `benchmarks.recovery.starts`.
+        """
+        with given_way() if gives_way else nullcontext():
+            self._workers = self._start_workers()
         self._launcher.start()
 
     def stop(self) -> None:
@@ -107,7 +119,7 @@ class Group:
 
     def _launch(self) -> None:
         while not self._is_stopping.is_set():
-            if not self._workers or any(worker.poll() is not None for worker in self._workers):
+            if any(worker.poll() is not None for worker in self._workers):
                 _kill(self._workers)
                 self._workers = self._start_workers()
             self._is_stopping.wait(_POLL_S)

@@ -1,6 +1,6 @@
 """One worker of a group under torchft: FSDP2 inside the group, managed replication across groups.
 
-    python -m benchmarks.recovery.torchft_job GROUP FOLDER TOKENS
+    python -m benchmarks.recovery.torchft_job GROUP FOLDER TOKENS FORWARD_S
 
 runs in torchft's environment, with the usual variables of a process group and TORCHFT_LIGHTHOUSE.
 Steps go to FOLDER. The group leaves at a step boundary once FOLDER/GROUP.leave exists.
@@ -31,14 +31,13 @@ from benchmarks.recovery.setting import (
 )
 from benchmarks.recovery.steps import StepWriter
 
-__all__ = ["leave_file"]
+__all__ = ["leave_file", "ready_file"]
 
 _COLLECTIVE_TIMEOUT = timedelta(seconds=5)
 _MANAGER_TIMEOUT = timedelta(seconds=30)
 """Both as in torchft's own example, `train_ddp.py`. Left alone both are 60 s, and as long does a
 survivor wait now and then whose neighbour in the ring has given up before it; the others' quorum
 runs out meanwhile, they end, and the training begins again from nothing."""
-_MAX_GROUPS = NUM_GROUPS + 1
 
 
 def leave_file(folder: Path, group: str) -> Path:
@@ -46,21 +45,28 @@ def leave_file(folder: Path, group: str) -> Path:
     return folder / f"{group}.leave"
 
 
-def main(group: str, folder: Path, tokens: Path) -> None:
+def ready_file(folder: Path, group: str) -> Path:
+    """Return the file that says that all of a group are about to train."""
+    return folder / f"{group}.ready"
+
+
+def main(group: str, folder: Path, tokens: Path, forward_s: float) -> None:
     """Train until the group is to leave, or whoever started this worker is gone."""
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)
     parent, rank = os.getppid(), int(os.environ["RANK"])
     distributed.init_process_group("gloo")
     # A group's share of the global batch does not change with the number of groups.
-    spec = build_spec(tokens, GLOBAL_BATCH_SIZE // NUM_GROUPS)
+    spec = build_spec(tokens, forward_s, GLOBAL_BATCH_SIZE // NUM_GROUPS)
     training = fsdp2.build("fsdp2 full", spec, Site(rank, ("node",) * PARTITION_SIZE, ""))
     manager = _build_manager(training, group)
     optimizer = Optimizer(manager, training.optimizer)
     writer = StepWriter(folder, group, rank)
+    distributed.barrier()
+    ready_file(folder, group).touch()
     while os.getppid() == parent and not _is_leaving(leave_file(folder, group)):
         step = manager.current_step()
-        _train_step(training, manager, optimizer, step * _MAX_GROUPS + int(group))
+        _train_step(training, manager, optimizer, step * NUM_GROUPS + int(group))
         writer.write(
             generation=manager._quorum_id,  # it has no public name
             step=manager.current_step() - 1,
@@ -128,4 +134,4 @@ def _is_leaving(file: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))

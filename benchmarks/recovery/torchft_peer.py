@@ -1,7 +1,7 @@
 """torchft under fire: three groups of two workers, a lighthouse, and the faults of groups.
 
 It has no nodes of its own: a killed node is a group that is lost together with its launcher, which
-comes back once the survivors train again; an added one is a fourth group.
+comes back before the next fault; an added one is a third group beside two.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from benchmarks.harness.factory import tail_of
 from benchmarks.harness.followed import MissingError, eventually
 from benchmarks.recovery.commits import Change, cost_of_change, cost_of_loss, normal_s
 from benchmarks.recovery.outcome import NORMAL_STEPS, Outcome
-from benchmarks.recovery.setting import NUM_GROUPS, PARTITION_SIZE
+from benchmarks.recovery.setting import NUM_GROUPS, PARTITION_SIZE, groups_before
 from benchmarks.recovery.shots import Report, Shots
+from benchmarks.recovery.starts import take_part
 from benchmarks.recovery.steps import StepFolder, StepLine
 from benchmarks.recovery.torchft_env import VERSION, prepare_torchft
 from benchmarks.recovery.torchft_groups import Group, Lighthouse
@@ -31,7 +32,6 @@ __all__ = ["TUNED", "VERSION", "run_as_it_comes", "run_tuned"]
 
 TUNED = ("--heartbeat_timeout_ms", "1000")
 """It comes with 5000."""
-_FOURTH = str(NUM_GROUPS)
 
 _Found = TypeVar("_Found")
 
@@ -52,9 +52,7 @@ def _run(shots: Shots, report: Report, options: Sequence[str]) -> None:
         Lighthouse(environment, options, shots.folder / "lighthouse.log") as lighthouse,
         _Groups(environment, lighthouse.address, shots) as groups,
     ):
-        shooting = _Shooting(groups, shots)
-        shooting.settle()
-        shots.inflict(shooting.inflict, report)
+        shots.inflict(_Shooting(groups, shots).inflict, report)
 
 
 class _Groups:
@@ -70,7 +68,8 @@ class _Groups:
         self._environment = environment
         self._lighthouse = lighthouse
         self._folder = shots.folder
-        self._arguments = [str(shots.folder), str(shots.tokens)]
+        arguments = (shots.folder, shots.tokens, shots.course.forward_s)
+        self._arguments = [str(argument) for argument in arguments]
         self._groups: dict[str, Group] = {}
 
     def __enter__(self) -> Self:
@@ -87,12 +86,13 @@ class _Groups:
         for group in self._groups.values():
             group.stop()
 
-    def start(self, name: str) -> None:
-        """Start a group that is not there."""
+    def start(self, name: str, *, gives_way: bool = False) -> None:
+        """Start a group that is not there; see `Group.start`."""
         self._leave_file(name).unlink(missing_ok=True)
+        self.ready_file(name).unlink(missing_ok=True)
         group = Group(name, self._environment, self._lighthouse, self._arguments, self.log(name))
         self._groups[name] = group
-        group.start()
+        group.start(gives_way=gives_way)
 
     def kill(self, name: str) -> None:
         """End a group and its launcher at once."""
@@ -103,16 +103,29 @@ class _Groups:
         self._leave_file(name).touch()
         self._groups.pop(name).leave()
 
+    @property
+    def names(self) -> list[str]:
+        """The groups whose launchers run."""
+        return sorted(self._groups)
+
+    def pids(self, name: str) -> list[int]:
+        """Return the workers of a group that was started."""
+        return self._groups[name].pids
+
     def log(self, name: str) -> Path:
         """Return the output of a group's workers."""
         return self._folder / f"group-{name}.log"
+
+    def ready_file(self, name: str) -> Path:
+        """Return the file by which a group says that it is about to ask for a quorum."""
+        return self._folder / f"{name}.ready"
 
     def _leave_file(self, name: str) -> Path:
         return self._folder / f"{name}.leave"
 
 
 class _Shooting:
-    """Does faults to a run of three groups, and brings it back to three after each.
+    """Does faults to a run, after it was brought to as many groups as each begins with.
 
     Args:
         groups: The groups.
@@ -124,24 +137,17 @@ class _Shooting:
         self._random = random.Random(shots.seed)
         self._steps = StepFolder(shots.folder)
 
-    def settle(self) -> None:
-        """Wait for three groups that have trained for a while."""
-        self._wait_for([str(index) for index in range(NUM_GROUPS)], NUM_GROUPS)
-
     def inflict(self, fault: str) -> Outcome:
-        """Do one fault and measure it; returns when three groups train again."""
-        victim = str(self._random.randrange(NUM_GROUPS))
+        """Do one fault and measure it; returns when the survivors train."""
+        self._bring_to(groups_before(fault))
+        victim = self._random.choice(self._groups.names)
         match fault:
             case "worker killed":
                 return self._lose(victim, lambda: _kill(self._random.sample(self._pids(victim), 1)))
             case "group killed":
                 return self._lose(victim, lambda: _kill(self._pids(victim)))
             case "node killed":
-                return self._lose(
-                    victim,
-                    lambda: self._groups.kill(victim),
-                    lambda: self._groups.start(victim),
-                )
+                return self._lose(victim, lambda: self._groups.kill(victim))
             case "node added":
                 return self._add_group()
             case "group drained":
@@ -150,47 +156,54 @@ class _Shooting:
 
     # The faults.
 
-    def _lose(
-        self, victim: str, do: Callable[[], None], bring_back: Callable[[], None] = lambda: None
-    ) -> Outcome:
+    def _lose(self, victim: str, do: Callable[[], None]) -> Outcome:
         survivors = self._others(victim)
         self._steps.read()
         at = time.time()
         do()
         changes = [self._changed(each, at, NUM_GROUPS - 1) for each in survivors]
-        bring_back()
-        self.settle()
         return _worst([cost_of_loss(change, at) for change in changes])
 
     def _add_group(self) -> Outcome:
+        others = self._groups.names
+        newcomer = self._missing()[0]
         at = time.time()
-        self._groups.start(_FOURTH)
-        others = self._others(_FOURTH)
-        changes = [self._changed(each, at, NUM_GROUPS + 1) for each in others]
-        self._wait_for([*others, _FOURTH], NUM_GROUPS + 1)
-        outcome = self._worst_change(others, changes, at)
-        self._groups.leave(_FOURTH)
-        self.settle()
-        return outcome
+        self._groups.start(newcomer, gives_way=True)
+        is_ready = self._groups.ready_file(newcomer).exists
+        self._eventually(lambda: is_ready() or None, f"group {newcomer}, ready")
+        take_part(self._groups.pids(newcomer))
+        changes = [self._changed(each, at, NUM_GROUPS) for each in others]
+        self._wait_for([*others, newcomer], NUM_GROUPS)
+        return self._worst_change(others, changes, at, at)
 
     def _leave(self, victim: str) -> Outcome:
         at, others = time.time(), self._others(victim)
         self._groups.leave(victim)
         changes = [self._changed(each, at, NUM_GROUPS - 1, since=at) for each in others]
         self._wait_for(others, NUM_GROUPS - 1)
-        outcome = self._worst_change(others, changes)
-        self._groups.start(victim)
-        self.settle()
-        return outcome
+        return self._worst_change(others, changes, at)
 
     def _worst_change(
-        self, witnesses: Sequence[str], changes: Sequence[Change], at: float | None = None
+        self,
+        witnesses: Sequence[str],
+        changes: Sequence[Change],
+        at: float,
+        started: float | None = None,
     ) -> Outcome:
-        """Measure a change once its members train; `at` is when a newcomer was started."""
+        """Measure a change once its members train.
+
+        Args:
+            witnesses: The groups that were there before it and after it.
+            changes: As each of them saw it.
+            at: When it was asked for.
+            started: When a newcomer was started, if one was.
+        """
         outcomes = []
         for witness, change in zip(witnesses, changes, strict=True):
-            until_s = None if at is None else change.after[-1].time - at
-            outcomes.append(cost_of_change(change, normal_s(self._commits(witness)), until_s))
+            until_s = None if started is None else change.after[-1].time - started
+            before_s = normal_s([line for line in change.before if line.time <= at])
+            after_s = normal_s(self._commits(witness))
+            outcomes.append(cost_of_change(change, before_s, after_s, until_s))
         return _worst(outcomes)
 
     def _changed(
@@ -240,7 +253,18 @@ class _Shooting:
         return [newest[rank] for rank in range(PARTITION_SIZE)]
 
     def _others(self, victim: str) -> list[str]:
-        return [name for name in map(str, range(NUM_GROUPS)) if name != victim]
+        return [name for name in self._groups.names if name != victim]
+
+    def _missing(self) -> list[str]:
+        return [name for name in map(str, range(NUM_GROUPS)) if name not in self._groups.names]
+
+    def _bring_to(self, num_groups: int) -> None:
+        """Wait for so many groups that have trained for a while."""
+        for name in self._missing()[: num_groups - len(self._groups.names)]:
+            self._groups.start(name)
+        for name in self._groups.names[num_groups:]:
+            self._groups.leave(name)
+        self._wait_for(self._groups.names, num_groups)
 
     def _wait_for(self, names: Sequence[str], num_groups: int) -> None:
         """Wait for enough steps of so many groups that all of these have committed."""
@@ -258,7 +282,7 @@ class _Shooting:
         try:
             return eventually(find, what)
         except MissingError as error:
-            tails = "\n".join(tail_of(self._groups.log(str(i))) for i in range(NUM_GROUPS + 1))
+            tails = "\n".join(tail_of(self._groups.log(str(i))) for i in range(NUM_GROUPS))
             raise MissingError(f"{error}\n{tails}") from None
 
 

@@ -79,6 +79,10 @@ class LocalCluster:
         self._nodes[node.node_id] = node
         return str(node.node_id)
 
+    def processes_of(self, node_id: str) -> list[psutil.Process]:
+        """Return a node's raylet and everything that runs on it."""
+        return self._processes_of(self._nodes[node_id])
+
     def kill_node(self, node_id: str) -> list[int]:
         """End a node's raylet and everything on it with SIGKILL; return the process ids."""
         assert self._cluster is not None

@@ -67,7 +67,7 @@ def test_a_drain_is_told_in_steps_before_it_with_connecting_and_without_capacity
         (2, 2, [USUAL_OF_TWO + 0.04, *[USUAL_OF_TWO] * NORMAL_STEPS, *[USUAL] * 50]),
     )
     history = History(steps, [entered(1), entered(2)], {2: phases()})
-    outcome = history.cost_of_change(REQUESTED, first_of(steps, 2))
+    outcome = history.cost_of_change(REQUESTED, REQUESTED, first_of(steps, 2))
     assert outcome.stall_s == pytest.approx(0.12)
     assert outcome.extra_step_ratio == pytest.approx(0.12 / USUAL)
     assert outcome.with_capacity_ratio == pytest.approx((0.12 + USUAL_OF_TWO - USUAL) / USUAL)
@@ -85,7 +85,7 @@ def test_a_join_counts_from_the_announcement_of_the_newcomer() -> None:
     )
     history = History(steps, [entered(1), entered(2)], {2: phases()})
     first = first_of(steps, 4)
-    outcome = history.cost_of_change(history.announced(2), first, until_s=9.0)
+    outcome = history.cost_of_change(REQUESTED, history.announced(2), first, until_s=9.0)
     assert outcome.extra_step_ratio == pytest.approx(0.08 / USUAL)
     assert outcome.until_contribution_s == 9.0
     # That four groups are faster is no gain of the change.
@@ -97,7 +97,7 @@ def test_a_change_that_costs_nothing_adds_nothing() -> None:
     steps = steps_of((1, 3, [USUAL] * MANY), (1, 3, [USUAL]), (2, 3, [USUAL] * MANY))
     history = History(steps, [entered(1), entered(2)], {2: phases()})
     first = next(step for step in steps if step.generation == 2)
-    outcome = history.cost_of_change(REQUESTED, first)
+    outcome = history.cost_of_change(REQUESTED, REQUESTED, first)
     assert outcome.extra_step_ratio == pytest.approx(0.0)
     assert outcome.stall_s == pytest.approx(0.0)
     assert outcome.steps_redone == 0
@@ -148,7 +148,7 @@ def test_a_peer_is_measured_in_the_same_way() -> None:
     before = lines_of(list(range(MANY)), times)
     ends = [times[-1] + USUAL, times[-1] + 2 * USUAL + 5.0]
     change = Change(before, lines_of([MANY, MANY + 1], ends, 4))
-    outcome = cost_of_change(change, after_s=USUAL)
+    outcome = cost_of_change(change, before_s=USUAL, after_s=USUAL)
     assert outcome.extra_step_ratio == pytest.approx(5.0 / USUAL)
     assert outcome.stall_s == pytest.approx(5.0)
     assert outcome.steps_redone == 0
@@ -185,3 +185,16 @@ def test_a_row_has_what_a_change_added_with_capacity_beside_what_it_added() -> N
     assert row["extra_with_capacity_ratio_median"] == 0.6
     assert row["steps_redone"] == 1
     assert "extra_with_capacity_ratio_median" not in build_row("ours", "x", [Outcome(0.1, 1, 0.2)])
+
+
+def test_a_newcomer_that_slows_the_members_while_it_starts_makes_no_usual_step() -> None:
+    steps = steps_of(
+        (1, 3, [USUAL] * MANY),
+        (1, 3, [2 * USUAL] * MANY),  # beside its start
+        (2, 3, [USUAL + 0.03]),
+        (2, 4, [USUAL_OF_FOUR] * (NORMAL_STEPS + 1)),
+    )
+    announced = steps[2 * MANY - 1].time
+    history = History(steps, [entered(1), entered(2, announced)], {2: phases()})
+    outcome = history.cost_of_change(REQUESTED, announced, first_of(steps, 4))
+    assert outcome.extra_step_ratio == pytest.approx(0.03 / USUAL)

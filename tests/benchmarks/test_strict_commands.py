@@ -84,7 +84,7 @@ def patch_recovery(patch: Patch, ratio: float) -> None:
     def run(shots: Shots, report: Report) -> None:
         shots.inflict(lambda _: Outcome(10 * (ratio - 1.0), 1, 0.0), report)
 
-    system = recovery._System(OURS, run, 2)
+    system = recovery._System(OURS, run)
     patch.setattr(recovery, "_SYSTEMS", {"ours": system})
 
 
