@@ -204,12 +204,13 @@ class GroupRuns:
 
     def take_over(self) -> None:
         """Go on with the runs of a supervisor that is gone; see [Note: taking runs over]."""
-        for run in self.runs.values():
+        for run in list(self.runs.values()):
             if run.ended or run.here.task is not None:
                 continue
             run.here.runner = find_runner(self._job_id, run.group_id)
             if not run.begun:
                 self._clean_up(run)
+                self._tell(elastic.GroupUnplaced(run.group_id))
             elif not self.has_started(run):
                 self._handing_over.add(run.group_id)
             run.here.task = asyncio.create_task(self._live(run))

@@ -23,6 +23,7 @@ __all__ = [
     "GroupReady",
     "GroupStarted",
     "GroupTrained",
+    "GroupUnplaced",
     "GroupsMissed",
     "LaunchGroup",
     "MarkGroup",
@@ -68,6 +69,13 @@ class StartRequested:
 @dataclass(frozen=True, slots=True)
 class GroupPlaced:
     """Nodes were found for a group; its workers are being started."""
+
+    group_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupUnplaced:
+    """A group that was placed has lost its room before its run began, and waits for room again."""
 
     group_id: int
 
@@ -215,6 +223,7 @@ class Tick:
 Event = (
     StartRequested
     | GroupPlaced
+    | GroupUnplaced
     | GroupStarted
     | GroupReady
     | GroupEntered

@@ -28,7 +28,7 @@ class Rules:
         settles_s: A member that is lost sooner after its first entry was lost early, see
             [Note: back-off].
         start_s: How long a group that has its nodes may take until its workers run, and then as
-            long until they are ready.
+            long until they are ready; and all members for a first step that none has done before.
         silence_s: How long a member may take to answer after its generation broke under others.
         first_step_s: How long if it was at its first step under that generation, of which nothing
             can be foretold: it may be compiling.

@@ -40,7 +40,6 @@ is written twice, and the folder keeps the one that is whole first.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -51,6 +50,13 @@ from typing import Any
 from torch import nn, optim
 
 from mics_core.comm.partition import PartitionGroup
+from mics_core.engine.checkpoint_progress import (
+    ABANDONED,
+    BROKEN,
+    NOTHING_TO_WRITE,
+    Writing,
+    part_that_failed,
+)
 from mics_core.engine.checkpoint_state import (
     cause_of,
     part_of,
@@ -69,19 +75,10 @@ from mics_core.spec.folders import (
 )
 from mics_core.spec.job import CheckpointSpec
 
-__all__ = ["NOTHING_TO_WRITE", "CheckpointReport", "Checkpointer"]
+__all__ = ["CheckpointReport", "Checkpointer"]
 
 logger = logging.getLogger(__name__)
 
-NOTHING_TO_WRITE = math.inf
-"""What a worker that writes no part says of its progress."""
-_ABANDONED = 1e300
-"""What one says that has left a thread behind; more than any step, and less than nothing."""
-_UNDER_WAY = 0.0
-_BROKEN = -math.inf
-"""Heard where the others cannot be asked any more."""
-_ONE_PART = 2.0**-20
-"""A failure is the step and the part in one number; 2^20 parts are more than anybody has groups."""
 _LOOK_AGAIN_S = 1.0
 _LONGEST_TIDYING_S = 30.0
 _NO_ANSWER = "The storage has not answered in time. Look whether it can be reached, and how fast."
@@ -100,48 +97,6 @@ class CheckpointReport:
     step: int
     path: str
     error: str
-
-
-@dataclass(slots=True)
-class _Writing:
-    """A checkpoint under way, as this worker sees it.
-
-    Args:
-        step: Steps committed in it.
-        groups: Ids of the groups that write it, by part.
-        number: This worker's part.
-        fingerprint: Of this attempt.
-        written: Done when it is written and recorded, with the problem or nothing.
-        late_at: When it is given up unless it is done; a time of `monotonic`.
-        published: Done when the checkpoint is visible, on the worker that makes it so.
-        left: Those of the writing groups that are still there, and have begun it.
-        is_over: Whether it is known how it ends; nobody begins another before all are done with it.
-        has_failed: Whether it is known to have failed.
-        owes_report: Whether this worker has yet to tell why its part failed.
-    """
-
-    step: int
-    groups: tuple[int, ...]
-    number: int
-    fingerprint: str
-    written: Future[str]
-    late_at: float
-    left: tuple[int, ...]
-    published: Future[str] | None = None
-    is_over: bool = False
-    has_failed: bool = False
-    owes_report: bool = False
-
-    @property
-    def under_way(self) -> list[Future[str]]:
-        """What is not done yet."""
-        parts = [self.written] if self.published is None else [self.written, self.published]
-        return [part for part in parts if not part.done()]
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the storage has had all the time that it gets, and is not done."""
-        return bool(self.under_way) and monotonic() > self.late_at
 
 
 class Checkpointer:
@@ -171,7 +126,7 @@ class Checkpointer:
         self._group_id = group_id
         self._order = order
         self._report = report
-        self._writing: _Writing | None = None
+        self._writing: Writing | None = None
         self._lowest = NOTHING_TO_WRITE
         """What was heard last."""
         self.last_step: int | None = None
@@ -215,7 +170,7 @@ class Checkpointer:
         """
         assert self._spec.directory is not None
         number = groups.index(self._group_id)
-        if self._lowest not in (NOTHING_TO_WRITE, _ABANDONED) or self._writing is not None:
+        if self._lowest not in (NOTHING_TO_WRITE, ABANDONED) or self._writing is not None:
             if number == 0:
                 self._tell(committed_steps, self._why_left_out())
             return
@@ -244,31 +199,18 @@ class Checkpointer:
             )
         )
         late_at = monotonic() + LONGEST_ANSWER_S
-        self._writing = _Writing(
+        self._writing = Writing(
             committed_steps, groups, number, part.fingerprint, written, late_at, left=groups
         )
 
     @property
     def progress(self) -> float:
-        """What this worker says in the summary of a step.
-
-        The step of the checkpoint that it has written, its negative with the part if that failed, 0
-        while it writes, `NOTHING_TO_WRITE` if there is none or what it wrote is of no use any more.
-        """
+        """What this worker says in the summary of a step, see `Writing.progress`."""
         return self._progress(is_last=False)
 
     def _progress(self, *, is_last: bool) -> float:
-        writing = self._writing
-        if writing is None:
-            return NOTHING_TO_WRITE
-        if not writing.is_over:
-            if not writing.written.done():
-                return _failure(writing) if writing.is_late else _UNDER_WAY
-            return _failure(writing) if writing.written.result() else float(writing.step)
-        if not writing.under_way:
-            return NOTHING_TO_WRITE
         may_leave = is_last or all(thread.done() for thread in self._left_behind)
-        return _ABANDONED if writing.is_late and may_leave else _UNDER_WAY
+        return NOTHING_TO_WRITE if self._writing is None else self._writing.progress(may_leave)
 
     def heard(self, lowest: float) -> None:
         """Take in the lowest progress of all workers of a committed step.
@@ -279,11 +221,11 @@ class Checkpointer:
         writing = self._writing
         if writing is None:
             return
-        if lowest == _BROKEN:
+        if lowest == BROKEN:
             self._give_up_unwritten(writing)
         elif not writing.is_over and lowest < 0:
             writing.is_over = writing.has_failed = True
-            writing.owes_report = _part_of(lowest) == writing.number
+            writing.owes_report = part_that_failed(lowest) == writing.number
         elif not writing.is_over and lowest > 0:
             assert lowest == writing.step, (lowest, writing.step)
             writing.is_over = True
@@ -291,12 +233,12 @@ class Checkpointer:
         if writing.owes_report and (writing.written.done() or writing.is_late):
             writing.owes_report = False
             self._tell(writing.step, self._problem_of(writing.written))
-        if lowest == _ABANDONED:
+        if lowest == ABANDONED:
             self._leave_behind(writing)
         elif lowest == NOTHING_TO_WRITE and writing.has_failed and self._is_first(writing):
             assert self._background is not None
             self._tidied = self._background.submit(partial(self._tidy_up, writing))
-        if lowest in (NOTHING_TO_WRITE, _ABANDONED):
+        if lowest in (NOTHING_TO_WRITE, ABANDONED):
             self._writing = None
 
     def members_changed(self, steps: Mapping[int, int]) -> None:
@@ -340,8 +282,8 @@ class Checkpointer:
                 self._writing.late_at = min(self._writing.late_at, deadline)
                 wait(self._writing.under_way, timeout=_LOOK_AGAIN_S)
             self.heard(agree(self._progress(is_last=True)))
-            if self._lowest in (NOTHING_TO_WRITE, _ABANDONED, _BROKEN):
-                return self._lowest != _BROKEN
+            if self._lowest in (NOTHING_TO_WRITE, ABANDONED, BROKEN):
+                return self._lowest != BROKEN
 
     def close(self) -> None:
         """Wait for what this worker writes."""
@@ -352,14 +294,14 @@ class Checkpointer:
         if self._background is not None:
             self._background.close()
 
-    def _make_visible(self, writing: _Writing) -> None:
+    def _make_visible(self, writing: Writing) -> None:
         """Have a checkpoint published whose parts are all there: one worker of all does it."""
         if self._is_first(writing):
             assert self._background is not None
             writing.late_at = monotonic() + LONGEST_ANSWER_S
             writing.published = self._background.submit(partial(self._publish, writing))
 
-    def _publish(self, writing: _Writing) -> str:
+    def _publish(self, writing: Writing) -> str:
         """Make a whole checkpoint visible, and remove what is no longer of use."""
         assert self._spec.directory is not None
         step = writing.step
@@ -377,7 +319,7 @@ class Checkpointer:
             self._tell(step, f"It is complete, but older ones are still there: {cause_of(error)}")
         return ""
 
-    def _give_up_unwritten(self, writing: _Writing) -> None:
+    def _give_up_unwritten(self, writing: Writing) -> None:
         """Give up what is not written by all, where a group went away and none is asked which.
 
         It may be the first of the writers, so the second tells too; the journal takes it once.
@@ -403,11 +345,11 @@ class Checkpointer:
                 " complete if mics.json is there.",
             )
 
-    def _is_first(self, writing: _Writing) -> bool:
+    def _is_first(self, writing: Writing) -> bool:
         """Whether this worker is the first of those that write and are left."""
         return writing.left[:1] == (self._group_id,) and self._partition.rank == 0
 
-    def _tidy_up(self, writing: _Writing) -> str:
+    def _tidy_up(self, writing: Writing) -> str:
         """Remove what is left of a checkpoint that failed, if storage lets us."""
         assert self._spec.directory is not None
         step = writing.step
@@ -422,7 +364,7 @@ class Checkpointer:
             self._tell(step, "")
         return ""
 
-    def _leave_behind(self, writing: _Writing) -> None:
+    def _leave_behind(self, writing: Writing) -> None:
         """Have the next checkpoint written by another thread, over a process group of its own."""
         if writing.published is not None and not writing.published.done():
             self._tell(writing.step, f"{_NO_ANSWER} It was visible by then, or about to be.")
@@ -442,7 +384,7 @@ class Checkpointer:
             self._tell(writing.step, problem)
 
     def _why_left_out(self) -> str:
-        if self._lowest == _BROKEN:
+        if self._lowest == BROKEN:
             return "It was left out, for a group went away just then."
         before = (
             f"that of step {self._writing.step}" if self._writing is not None else "another one"
@@ -468,11 +410,3 @@ class Checkpointer:
 
 def _fingerprint(of_states: str, groups: Sequence[int]) -> str:
     return f"{of_states} by groups {', '.join(map(str, groups))}"
-
-
-def _failure(writing: _Writing) -> float:
-    return -(writing.step + (writing.number + 1) * _ONE_PART)
-
-
-def _part_of(failure: float) -> int:
-    return round(-failure % 1.0 / _ONE_PART) - 1

@@ -46,7 +46,8 @@ from mics_core.data.order import micro_batches_of_group, positions_of_worker, st
 from mics_core.data.samples import IGNORED_LABEL, Samples
 from mics_core.data.sources import order_of
 from mics_core.engine.catch_up import CatchUp
-from mics_core.engine.checkpoint import NOTHING_TO_WRITE, CheckpointReport
+from mics_core.engine.checkpoint import CheckpointReport
+from mics_core.engine.checkpoint_progress import NOTHING_TO_WRITE
 from mics_core.engine.optimizer import learning_rate
 from mics_core.engine.reporting import Report, summary_of
 from mics_core.engine.state import local_tensor

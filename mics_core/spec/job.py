@@ -255,7 +255,8 @@ class GroupsSpec(SpecModel):
     start_s: float = Field(default=600.0, ge=1.0)
     """How long a group that has its nodes may take until its workers run, and then as long again
     until they are ready: they load their code, restore a checkpoint or build the first weights, and
-    compile. Then it is evicted, and another attempt begins after a growing pause."""
+    compile. Then it is evicted, and another attempt begins after a growing pause. Where no group
+    has done a step yet, all of them may be silent for as long in their first one."""
 
     @model_validator(mode="after")
     def _ordered(self) -> GroupsSpec:

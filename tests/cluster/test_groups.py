@@ -11,7 +11,9 @@ import pytest
 import ray
 
 from mics_core.cluster import groups
+from mics_core.cluster.groups import GroupRun
 from mics_core.cluster.messages import Ready, Started
+from mics_core.elastic.events import GroupUnplaced
 from tests.cluster.head import Head
 from tests.cluster.test_reports import Supervised
 
@@ -156,6 +158,24 @@ def test_a_group_that_is_stopped_while_it_starts_is_left_to_it_and_ended_if_it_h
             assert killed == f"worker {rank}"
         job.job.runs.launch(3, begins_run=False)
         assert await job.next_runner() == 3
+        job.end()
+
+    asyncio.run(story())
+
+
+def test_whoever_takes_over_says_which_groups_wait_for_room_again(
+    patch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        job = groups_of(patch)
+        runs = job.job.runs
+        patch.setattr(groups, "find_runner", lambda *_: None)
+        told: list[object] = []
+        patch.setattr(runs, "_tell", told.append)
+        runs.runs = {2: GroupRun(2, begins_run=False), 3: GroupRun(3, begins_run=False, begun=True)}
+        runs.take_over()
+        assert told == [GroupUnplaced(2)]
+        assert await job.next_runner() == 2
         job.end()
 
     asyncio.run(story())

@@ -23,6 +23,7 @@ from mics_core.elastic.events import (
     GroupReady,
     GroupsMissed,
     GroupTrained,
+    GroupUnplaced,
     LaunchGroup,
     RunPhase,
     StartRequested,
@@ -83,7 +84,7 @@ class ClusterModel:
         decisions = self.machine.handle(event, self.now)
         assert not (was_final and decisions), decisions
         # A late end of an evicted group ends nothing.
-        self.is_ending = self.is_ending or (ends and self.machine._ending is not None)
+        self.is_ending = self.is_ending or (ends and self.machine.ending is not None)
         return decisions
 
     def _carry_out_all(self, decisions: list[Decision]) -> None:
@@ -112,7 +113,7 @@ class ClusterModel:
                 assert group_id not in self._stopped
                 is_silent = any(words in reason for words in SILENT)
                 self.num_failed_starts += is_silent
-                if not is_silent and self.machine._ending is None:
+                if not is_silent and self.machine.ending is None:
                     self.invariants.check_stop(self.groups[group_id])
                 self._stopped.add(group_id)
                 self.groups[group_id].life = Life.GONE
@@ -328,6 +329,10 @@ class ClusterModel:
         self.machine = pickle.loads(pickle.dumps(self.machine))
         for event in self._delivered[len(self._delivered) - number % 5 :]:
             self.tell(event)
+        for group in list(self.groups.values()):
+            if group.life == Life.STARTING and (group.group_id + number) % 2:
+                group.life = Life.PLACING  # its run had not begun
+                self.tell(GroupUnplaced(group.group_id))
 
     def crash_before_storing(self, group_id: int, number: int) -> None:
         """Kill the supervisor when it has decided and nothing is stored: all that is forgotten.

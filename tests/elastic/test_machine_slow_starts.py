@@ -10,6 +10,8 @@ from mics_core.elastic.events import (
     GroupPlaced,
     GroupReady,
     GroupStarted,
+    GroupUnplaced,
+    MarkGroup,
     RunPhase,
     StopGroup,
     WantedChanged,
@@ -86,3 +88,23 @@ def test_a_start_that_is_over_is_not_watched_any_more(is_over: GroupReady | Grou
     driver.wait(10)
     assert driver.tell(GroupStarted(2)) == []
     assert not any(isinstance(decision, StopGroup) for decision in driver.wait(10_000))
+
+
+def test_a_group_that_waits_for_room_again_has_all_its_time_once_it_has_room() -> None:
+    driver = Driver(1)
+    driver.start()
+    driver.tell(GroupPlaced(0))
+    driver.wait(500)
+    again = "The supervisor was replaced before its run began: it waits for nodes again."
+    assert driver.tell(GroupUnplaced(0)) == [MarkGroup(0, GroupPhase.PLACING, again)]
+    assert driver.wait(10_000) == []
+    driver.tell(GroupPlaced(0))
+    assert driver.wait(599) == []
+    assert driver.wait(1)[:2] == removed(0, GroupPhase.LOST, NEVER_RAN)
+
+
+@pytest.mark.parametrize("since", [GroupStarted(2), GroupReady(2)])
+def test_a_group_whose_run_has_begun_loses_no_room(since: GroupStarted | GroupReady) -> None:
+    driver = starting()
+    driver.tell(since)
+    assert driver.tell(GroupUnplaced(2)) == []

@@ -46,12 +46,28 @@ def test_the_limit_follows_the_step() -> None:
 
 
 @pytest.mark.parametrize("usual_step_s", [0.0, 1.0])
-def test_nothing_is_foretold_of_the_first_step_of_a_run(usual_step_s: float) -> None:
-    driver = Driver(1, **LIMITS)
+def test_the_first_step_of_a_run_may_take_as_long_as_a_start(usual_step_s: float) -> None:
+    driver = Driver(1, **LIMITS, start_s=900.0)
     driver.start()
     driver.ready(0)
     driver.enter(0)
-    assert quiet(driver, 1e6, usual_step_s) == []
+    assert quiet(driver, 899.0, usual_step_s) == []
+    quiet(driver, 901.0, usual_step_s)
+    assert driver.phase(0) is GroupPhase.LOST
+    assert driver.machine.groups[0].reason == (
+        "No group has said anything for 901 s. They were at their first step; groups.start_s says"
+        " how long it may take."
+    )
+
+
+def test_a_run_that_is_to_end_is_not_waited_for_at_its_first_step() -> None:
+    driver = Driver(1, **LIMITS, start_s=900.0)
+    driver.start()
+    driver.ready(0)
+    driver.enter(0)
+    driver.tell(CancelRequested("Enough."))
+    quiet(driver, 41.0)
+    assert driver.machine.phase is RunPhase.CANCELLED
 
 
 def test_who_has_done_a_step_would_tell_of_a_newcomers_first_one_that_takes_too_long() -> None:

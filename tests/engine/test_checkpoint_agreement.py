@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from mics_core.comm.partition import PartitionGroup
-from mics_core.engine import checkpoint
-from mics_core.engine.checkpoint import NOTHING_TO_WRITE, Checkpointer, CheckpointReport
+from mics_core.engine import checkpoint, checkpoint_progress
+from mics_core.engine.checkpoint import Checkpointer, CheckpointReport
+from mics_core.engine.checkpoint_progress import ABANDONED, NOTHING_TO_WRITE
 from mics_core.spec.data_order import DataOrder
 from mics_core.spec.folders import CheckpointFolder, Part
 from mics_core.spec.job import CheckpointSpec
@@ -452,17 +453,21 @@ def test_storage_that_never_answers_is_told_and_left_behind_once(writers: Writer
     writers.begin(2, *everybody)
     writers.end(2, 0, 2)
     assert writers.hear(*everybody) == UNDER_WAY
-    with mock.patch.object(checkpoint, "monotonic", later_than(checkpoint.LONGEST_ANSWER_S)):
+    with mock.patch.object(
+        checkpoint_progress, "monotonic", later_than(checkpoint.LONGEST_ANSWER_S)
+    ):
         assert writers.hear(*everybody) < 0
         assert [(step, "not answered" in error) for step, error in writers.told()] == [(2, True)]
-        assert writers.hear(*everybody) == checkpoint._ABANDONED
+        assert writers.hear(*everybody) == ABANDONED
     # The next is written beside it, and is left behind as little as that one comes back.
     writers.begin(4, *everybody)
     writers.end(4, 0, 1, 2)
     writers.publish(*everybody)
     assert writers.complete() == [4]
     writers.begin(6, *everybody)
-    with mock.patch.object(checkpoint, "monotonic", later_than(checkpoint.LONGEST_ANSWER_S)):
+    with mock.patch.object(
+        checkpoint_progress, "monotonic", later_than(checkpoint.LONGEST_ANSWER_S)
+    ):
         assert writers.hear(*everybody) < 0
         assert writers.hear(*everybody) == UNDER_WAY
         writers.begin(8, *everybody)
@@ -470,11 +475,11 @@ def test_storage_that_never_answers_is_told_and_left_behind_once(writers: Writer
         left_behind = writers.groups[1]._left_behind
         writers.end(2, 1)
         assert not wait(left_behind, DEADLINE_S).not_done
-        assert writers.hear(*everybody) == checkpoint._ABANDONED
+        assert writers.hear(*everybody) == ABANDONED
 
 
 def later_than(limit_s: float) -> Callable[[], float]:
-    clock = checkpoint.monotonic
+    clock = checkpoint_progress.monotonic
     return lambda: clock() + limit_s + 1.0
 
 

@@ -11,7 +11,8 @@ from unittest import mock
 import pytest
 
 from mics_core.engine import loop
-from mics_core.engine.checkpoint import NOTHING_TO_WRITE, Checkpointer, CheckpointReport
+from mics_core.engine.checkpoint import Checkpointer, CheckpointReport
+from mics_core.engine.checkpoint_progress import NOTHING_TO_WRITE
 from mics_core.engine.holding import Holding
 from mics_core.spec.data_order import DataOrder
 from mics_core.spec.job import CheckpointSpec
