@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-__all__ = ["RESULTS", "build_console", "update_facts", "write_results"]
+__all__ = ["RESULTS", "build_console", "read_facts", "update_facts", "write_results"]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 _PACKAGES = ("mics-elastic", "torch", "transformers", "numpy")
@@ -43,7 +43,13 @@ def write_results(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
 def update_facts(path: Path, **facts: Any) -> None:
     """Change some facts beside the results in `path`, and leave the circumstances as they are."""
     meta = _meta_of(path)
-    _write(meta, {**json.loads(meta.read_text(encoding="utf-8")), **facts})
+    _write(meta, {**read_facts(path), **facts})
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the facts beside the results in `path`."""
+    facts: dict[str, Any] = json.loads(_meta_of(path).read_text(encoding="utf-8"))
+    return facts
 
 
 def _meta_of(path: Path) -> Path:

@@ -18,7 +18,7 @@ from benchmarks.harness.environments import CannotPrepareError
 from benchmarks.harness.followed import MissingError
 from benchmarks.harness.goals import add_strict, as_facts, judge
 from benchmarks.harness.jobs import write_tokens
-from benchmarks.harness.output import RESULTS, build_console, write_results
+from benchmarks.harness.output import RESULTS, build_console, read_facts, write_results
 from benchmarks.recovery import ours, ray_train, torchft_peer
 from benchmarks.recovery.draining import DRAIN_NOTICE_S
 from benchmarks.recovery.goals import OURS, goals_of
@@ -63,11 +63,13 @@ class _Results:
         title: The system's.
         outcomes: Of each fault.
         error: Why it could not go on, if it could not.
+        run: Command, commit and date, if it is kept from an earlier run.
     """
 
     title: str
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     error: str | None = None
+    run: dict[str, str] | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each fault, and one for the error."""
@@ -87,7 +89,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # The workers of every system import the emulated model from here.
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-    results: list[_Results] = []
+    results = _kept(options) if options.keep else []
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name:
         tokens = write_tokens(Path(name))
         for system in options.systems:
@@ -130,6 +132,22 @@ def _run(
         write()
 
 
+def _kept(options: argparse.Namespace) -> list[_Results]:
+    """Return what the output has of systems that are not run now."""
+    facts = read_facts(options.output)
+    run = {key: facts[key] for key in ("command", "commit", "date")}
+    titles = {_SYSTEMS[name].title for name in options.systems}
+    return [
+        _Results(
+            title,
+            {fault: [Outcome(**each) for each in found] for fault, found in outcomes.items()},
+            run=facts.get("kept", {}).get(title, run),
+        )
+        for title, outcomes in facts["outcomes"].items()
+        if title not in titles
+    ]
+
+
 def _rows(results: Iterable[_Results]) -> list[dict[str, Any]]:
     return [row for result in results for row in result.rows()]
 
@@ -151,6 +169,7 @@ def _write(options: argparse.Namespace, results: Sequence[_Results]) -> None:
             "version": torchft_peer.VERSION,
             "tuned": " ".join(torchft_peer.TUNED),
         },
+        kept={result.title: result.run for result in results if result.run is not None},
         outcomes={
             result.title: {
                 fault: [asdict(each) for each in found] for fault, found in result.outcomes.items()
@@ -167,6 +186,7 @@ def _parse() -> argparse.Namespace:
     add("--faults", type=_faults, default=list(FAULTS), help="such as 'node killed,node added'")
     add("--repetitions", type=int, default=10, help="of each fault")
     add("--seed", type=int, default=0, help="of the choice of victims")
+    add("--keep", action="store_true", help="keep what --output has of the other systems")
     add_strict(parser)
     add("--output", type=Path, default=RESULTS / "recovery.json", help="where to write")
     return parser.parse_args()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("ray")
 
+from benchmarks.harness.output import read_facts
+from benchmarks.recovery import __main__ as recovery
 from benchmarks.recovery.commits import Change, cost_of_change, cost_of_loss
 from benchmarks.recovery.history import History
 from benchmarks.recovery.outcome import NORMAL_STEPS, Outcome, extra_of, usual_step_s
 from benchmarks.recovery.report import build_row
+from benchmarks.recovery.shots import Report, Shots
 from benchmarks.recovery.steps import StepLine
 from mics_core.spec.status import GenerationRecord, RegroupPhases, StepRecord
 
@@ -198,3 +204,32 @@ def test_a_newcomer_that_slows_the_members_while_it_starts_makes_no_usual_step()
     history = History(steps, [entered(1), entered(2, announced)], {2: phases()})
     outcome = history.cost_of_change(REQUESTED, announced, first_of(steps, 4))
     assert outcome.extra_step_ratio == pytest.approx(0.03 / USUAL)
+
+
+def test_a_run_of_one_system_keeps_the_others_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "recovery.json"
+
+    def run(name: str, stall_s: float, *words: str) -> list[tuple[str, float]]:
+        def inflict(shots: Shots, report: Report) -> None:
+            shots.inflict(lambda _: Outcome(stall_s, 1, 0.0), report)
+
+        system = recovery._System(recovery._SYSTEMS[name].title, inflict)
+        monkeypatch.setitem(recovery._SYSTEMS, name, system)
+        command = ["recovery", "--systems", name, "--faults", "node killed", "--output"]
+        monkeypatch.setattr(sys, "argv", [*command, str(output), *words])
+        recovery.main()
+        rows = json.loads(output.read_text(encoding="utf-8"))
+        return [(row["system"], row["stall_s_median"]) for row in rows]
+
+    assert run("ours", 0.3) == [("mics-elastic", 0.3)]
+    first = read_facts(output)
+    assert run("torchft", 4.7, "--keep") == [("mics-elastic", 0.3), ("torchft", 4.7)]
+    assert run("torchft", 4.8, "--keep") == [("mics-elastic", 0.3), ("torchft", 4.8)]
+    facts = read_facts(output)
+    assert facts["kept"] == {
+        "mics-elastic": {key: first[key] for key in ("command", "commit", "date")}
+    }
+    assert len(facts["outcomes"]["mics-elastic"]["node killed"]) == 10
+    assert run("torchft", 4.9) == [("torchft", 4.9)]
