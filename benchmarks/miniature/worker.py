@@ -7,9 +7,9 @@ import threading
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.harness.niceness import LOWEST, set_niceness
 from benchmarks.miniature.points import FailAt, arm
 from mics_core.cluster.messages import (
     Checkpointed,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mics_core.engine.trainer import Trainer
 
 _WAIT_S = 5.0
-_QUIET = 19
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def serve(settings: Settings, pipe: Connection) -> None:
     """Train until the end, and end the process."""
     os.environ["OMP_NUM_THREADS"] = "1"
     if settings.starts_quietly:
-        _set_niceness(_QUIET)
+        set_niceness(os.getpid(), LOWEST)
     membership = PipeMembership(settings, pipe)
     trainers: list[Trainer] = []
     try:
@@ -164,12 +163,6 @@ def serve(settings: Settings, pipe: Connection) -> None:
         own_error = not is_lost_peer(error)
         membership.send(Failed(settings.rank, step, described(error), own_error))
     os._exit(0)  # peers may be gone already, and a clean end of gloo would wait for them
-
-
-def _set_niceness(niceness: int) -> None:
-    """Set the niceness of all threads of this process; to lower it needs root."""
-    for thread in Path("/proc/self/task").iterdir():
-        os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
 
 def _train(settings: Settings, membership: PipeMembership, trainers: list[Trainer]) -> None:
@@ -195,7 +188,7 @@ def _train(settings: Settings, membership: PipeMembership, trainers: list[Traine
         trainers.append(build_trainer(settings.spec, partition, device, initialise=initialise))
         port = stores[0].port if stores else None
         if settings.starts_quietly:
-            _set_niceness(0)
+            set_niceness(os.getpid(), 0)
         membership.send(Ready(settings.rank, nodes[0], "127.0.0.1", os.getpid(), port))
         return trainers[0]
 

@@ -1,4 +1,4 @@
-"""A start that takes no processor from those who train, as on a machine of its own.
+"""A start that takes as little processor as can be from those who train.
 
 [Note: whose processors a start takes]
 All simulated nodes share one machine. The processes of an added node import, build and warm up on
@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
+
+from benchmarks.harness.niceness import LOWEST, set_niceness
 
 __all__ = ["given_way", "take_part"]
-
-_LOWEST = 19
 
 
 @contextmanager
@@ -26,7 +25,7 @@ def given_way() -> Iterator[None]:
         yield
         return
     usual = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread alone, on Linux
-    os.setpriority(os.PRIO_PROCESS, 0, _LOWEST)
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
     try:
         yield
     finally:
@@ -39,7 +38,4 @@ def take_part(pids: Iterable[int]) -> None:
         return
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                with suppress(ProcessLookupError):
-                    os.setpriority(os.PRIO_PROCESS, int(thread.name), usual)
+        set_niceness(pid, usual)

@@ -174,7 +174,7 @@ class _Shooting:
         take_part(self._groups.pids(newcomer))
         changes = [self._changed(each, at, NUM_GROUPS) for each in others]
         self._wait_for([*others, newcomer], NUM_GROUPS)
-        return self._worst_change(others, changes, at, at)
+        return self._worst_change(others, changes, at, is_join=True)
 
     def _leave(self, victim: str) -> Outcome:
         at, others = time.time(), self._others(victim)
@@ -188,7 +188,8 @@ class _Shooting:
         witnesses: Sequence[str],
         changes: Sequence[Change],
         at: float,
-        started: float | None = None,
+        *,
+        is_join: bool = False,
     ) -> Outcome:
         """Measure a change once its members train.
 
@@ -196,11 +197,11 @@ class _Shooting:
             witnesses: The groups that were there before it and after it.
             changes: As each of them saw it.
             at: When it was asked for.
-            started: When a newcomer was started, if one was.
+            is_join: Whether a newcomer was started then.
         """
         outcomes = []
         for witness, change in zip(witnesses, changes, strict=True):
-            until_s = None if started is None else change.after[-1].time - started
+            until_s = change.after[-1].time - at if is_join else None
             before_s = normal_s([line for line in change.before if line.time <= at])
             after_s = normal_s(self._commits(witness))
             outcomes.append(cost_of_change(change, before_s, after_s, until_s))

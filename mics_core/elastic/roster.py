@@ -61,7 +61,8 @@ class Group:
         group_id: Its id, never used twice.
         phase: Where it stands.
         reason: Why it stands there.
-        holds_state: Whether others could copy from it, see [Note: who holds the state].
+        holds_state: Whether others could copy from it, see [Note: who holds the state] in
+            `mics_core.elastic.settling`.
         attempt: Attempts to start a group that had failed in a row when it was launched.
         lineage: The first of the groups that replaced each other, of which it is the last.
         early_losses: Members that had been lost early in a row when it was launched.
