@@ -22,8 +22,9 @@ from torch.nn import functional
 from benchmarks.harness.jobs import gpt2, training_job, write_tokens
 from benchmarks.harness.losses import largest_difference
 from benchmarks.harness.output import RESULTS, write_results
+from mics_core.comm.connecting import connect
 from mics_core.comm.partition import form_partition_group
-from mics_core.comm.replication import Member, connect
+from mics_core.comm.replication import Member
 from mics_core.data.batches import build_batch
 from mics_core.data.sources import build_samples
 from mics_core.elastic.plan import StoreAddress

@@ -16,7 +16,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import TypeVar
 
-__all__ = ["GivenUpError", "unless"]
+__all__ = ["GivenUpError", "first_line", "unless"]
 
 _LOOK_S = 0.05
 
@@ -67,3 +67,9 @@ def unless(
         if monotonic() - since >= grace_s:
             given_up.set()
             raise GivenUpError
+
+
+def first_line(error: BaseException) -> str:
+    """Return what native code says first; a stack often follows."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from mics_core.comm.abandoned import first_line
 from mics_core.comm.nodes import NodeGrid, node_grid
 from mics_core.comm.roll_call import RollCall
 from mics_core.comm.stages import StageGroups
@@ -38,8 +39,7 @@ def collective(name: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise PartitionBrokenError(f"the {name} broke: {lines[0] if lines else error!r}") from error
+        raise PartitionBrokenError(f"the {name} broke: {first_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)

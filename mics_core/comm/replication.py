@@ -10,25 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch._C._distributed_c10d import Store
 
-from mics_core.comm.abandoned import GivenUpError, unless
+from mics_core.comm.abandoned import GivenUpError, first_line, unless
 from mics_core.comm.copies import Copies, close_backend
-from mics_core.comm.gathering import ANSWER, Missing, gather, reach
-from mics_core.comm.nodes import node_grid
+from mics_core.comm.gathering import Missing, gather, nobody_listens
 from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
-from mics_core.comm.store import MeetingStore
-from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
 
-__all__ = ["NUM_STAGES", "Member", "ReplicationGroup", "connect"]
+__all__ = ["NUM_STAGES", "Member", "ReplicationGroup"]
 
 _GRACE_S = 0.5
 
@@ -55,12 +50,8 @@ class Member:
     node: str = ""
 
 
-def _nobody_listens(_: tuple[int, ...]) -> None:
-    pass
-
-
 class ReplicationGroup:
-    """A connected replication group; `connect` builds it.
+    """A connected replication group; `mics_core.comm.connecting` builds it.
 
     Args:
         member: This worker's place.
@@ -79,7 +70,7 @@ class ReplicationGroup:
         store: Store | None = None,
         connect_copies: Callable[[], Any] | None = None,
         copies: Any = None,
-        missing: Missing = _nobody_listens,
+        missing: Missing = nobody_listens,
         keeps: object = None,
     ):
         self.member = member
@@ -125,7 +116,7 @@ class ReplicationGroup:
             raise ReplicationError(f"The {what} was superseded.") from None
         except RuntimeError as error:
             self.close()
-            raise ReplicationError(f"The {what} broke: {_first_line(error)}") from None
+            raise ReplicationError(f"The {what} broke: {first_line(error)}") from None
 
     def gather_doubles(
         self, values: Sequence[float], superseded: Callable[[], bool] | None = None
@@ -181,6 +172,18 @@ class ReplicationGroup:
         """
         if self.size > 1 and flat.numel():
             self._run("all-reduce of the gradient", partial(STAGES[stage], flat, self._scratch))
+
+    def end_reading(self) -> None:
+        """Wait until no member reads this one's buffer any more; all members must call it.
+
+        To be called once after the last `all_reduce`, before anything is written to a buffer. See
+        [Note: the second hop in shared memory] in `ring`.
+
+        Raises:
+            ReplicationError: A member was lost; the buffers are then undefined.
+        """
+        if self.size > 1:
+            self._run("end of the second hop", Ring.end_reading)
 
     def exchange(self, rows: torch.Tensor) -> torch.Tensor:
         """Send each member its row; all members must call it with equal shapes.
@@ -256,8 +259,8 @@ class ReplicationGroup:
 
     def limit_collectives(self, timeout_s: float) -> None:
         """Set the time limit of every collective that begins from now on."""
-        for backend in self._ring.backends if self._ring is not None else []:
-            backend._set_default_timeout(timedelta(seconds=timeout_s))
+        if self._ring is not None:
+            self._ring.limit(timeout_s)
 
     def close(self) -> None:
         """Drop the connections.
@@ -300,109 +303,6 @@ class ReplicationGroup:
             self.close()
             raise ReplicationError(
                 f"The {what} broke in replication group {self.member.replication_index} of"
-                f" generation {self.member.generation}: {_first_line(error)}"
+                f" generation {self.member.generation}: {first_line(error)}"
             ) from None
         return ring
-
-
-def connect(
-    address: StoreAddress,
-    member: Member,
-    *,
-    superseded: Callable[[], bool],
-    timeout_s: float,
-    copies: bool = False,
-    missing: Missing = _nobody_listens,
-) -> ReplicationGroup:
-    """Meet the other members at the generation's store and connect to them.
-
-    Every member of the replication group must call it. It waits for as long as it takes the others
-    to do so, unless a newer generation is announced meanwhile.
-
-    Args:
-        address: The generation's store.
-        member: This worker's place.
-        superseded: Whether a newer generation has been announced.
-        timeout_s: Time limit of connecting, and later of each collective.
-        copies: Whether to connect for a copy of the model states too; all must say the same.
-        missing: Is told who is waited for, here and later when all assemble.
-
-    Raises:
-        ReplicationError: The store or a member cannot be reached, or the generation is superseded.
-    """
-    if member.size == 1:
-        return ReplicationGroup(member, None)
-    timeout = timedelta(seconds=timeout_s)
-    prefix = f"generation-{member.generation}/replication-{member.replication_index}"
-    try:
-        store = unless(superseded, lambda given_up: reach(address, given_up, timeout, missing))
-        door = MeetingStore(address.host, address.port, timeout, ANSWER)
-        here = PrefixStore(f"{prefix}/here", door)
-        rank, size, word = member.rank, member.size, f"node {member.node}"
-        unless(superseded, lambda given_up: gather(here, rank, size, word, given_up, missing))
-        nodes = [here.get(str(rank)).decode() for rank in range(member.size)]
-        group = PrefixStore(f"{prefix}/group", store)
-        ring = unless(
-            superseded, lambda _: _connect_ring(group, member, nodes, timeout), grace_s=_GRACE_S
-        )
-
-        def connect_copies() -> Any:
-            # Named here, the store lives as long as the group: torch alone would not hold its
-            # Python part.
-            meeting = PrefixStore(f"{prefix}/copies", store)
-            return dist.ProcessGroupGloo(meeting, member.rank, member.size, timeout)
-
-        opened = None
-        if copies:
-            try:
-                opened = unless(superseded, lambda _: connect_copies(), grace_s=_GRACE_S)
-            except BaseException:
-                ring.close()
-                raise
-    except GivenUpError:
-        raise ReplicationError(
-            f"Generation {member.generation} was superseded while its members gathered."
-        ) from None
-    except RuntimeError as error:
-        raise ReplicationError(
-            f"Replication group {member.replication_index} of generation {member.generation}"
-            f" cannot connect at {address.host}:{address.port}: {_first_line(error)}"
-        ) from None
-    return ReplicationGroup(
-        member,
-        ring,
-        PrefixStore(f"{prefix}/there", door),
-        connect_copies,
-        opened,
-        missing,
-        door,
-    )
-
-
-def _connect_ring(store: Store, member: Member, nodes: list[str], timeout: timedelta) -> Ring:
-    order = sorted(range(member.size), key=lambda rank: (nodes.index(nodes[rank]), rank))
-    grid = node_grid([nodes[rank] for rank in order])
-    place = order.index(member.rank)
-
-    def connected(name: str, places: range) -> Any:
-        return dist.ProcessGroupGloo(
-            PrefixStore(name, store), places.index(place), len(places), timeout
-        )
-
-    whole = connected("whole", range(member.size))
-    if not grid.has_stages:
-        return Ring(tuple(order), grid, whole)
-    node, local = divmod(place, grid.workers_per_node)
-    return Ring(
-        tuple(order),
-        grid,
-        whole,
-        scatters=connected(f"scatters-{node}", grid.row(node)),
-        inter=connected(f"inter-{local}", grid.column(local)),
-        gathers=connected(f"gathers-{node}", grid.row(node)),
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -7,11 +7,23 @@ inside the node, m all-reduces between nodes in parallel, one for each local pla
 all-gather inside the node. A node's link then carries 2(n-1)/n of the gradient for n nodes, where
 one ring over N members carries 2(N-1)/N. All stages work in place on the caller's buffer. Each has
 process groups of its own, so that one bucket may be between nodes while the next is inside.
+
+[Note: the second hop in shared memory]
+Where the members of a node share the memory of their buffers (see the note in `shared`), the stages
+inside the node send nothing: a member reads its part of the others' buffers and adds it to its own,
+and later reads the parts that the others have summed up. Each stage has a door. Behind the first
+everybody has the gradient that is to be summed up. Behind the second everybody has its part, and
+nobody reads what the last stage overwrites. So that nobody changes a gradient that another still
+reads, all pass the second door once more after the last bucket: `ReplicationGroup.end_reading`. A
+member whose group has broken passes none. It goes through the next generation's start together with
+all who still read before it writes a gradient, and what they have read they do not commit.
+All members on one node have the first and the last stage alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,9 +31,14 @@ import torch
 from mics_core.comm.copies import close_backend
 from mics_core.comm.direct import exchange_directly, gather_directly
 from mics_core.comm.nodes import NodeGrid
+from mics_core.comm.shared import Neighbours
 from mics_core.comm.stages import Scratch
 
-__all__ = ["STAGES", "Ring"]
+__all__ = ["NUM_DOORS", "STAGES", "Ring"]
+
+_SUMMING, _HANDING_ROUND = range(2)
+NUM_DOORS = 2
+"""Between members that share memory: of the first stage and of the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +49,47 @@ class Ring:
         order: The members' ranks in the order of the ring: node by node.
         grid: The members by node, in that order.
         whole: All members.
-        scatters: The members of this worker's node, for the first stage; none without stages.
         inter: The members of this worker's place on every node; none without stages.
+        scatters: The members of this worker's node, for the first stage; none without stages, and
+            none where they share memory.
         gathers: The members of this worker's node again, for the last stage.
+        neighbours: The members of this worker's node in their order, if they share memory.
     """
 
     order: tuple[int, ...]
     grid: NodeGrid
     whole: Any
-    scatters: Any = None
     inter: Any = None
+    scatters: Any = None
     gathers: Any = None
+    neighbours: Neighbours | None = None
 
     @property
     def backends(self) -> list[Any]:
         """All process groups."""
-        groups = (self.whole, self.scatters, self.inter, self.gathers)
+        groups = (self.whole, self.inter, self.scatters, self.gathers)
         return [group for group in groups if group is not None]
+
+    def shares(self, flat: torch.Tensor) -> bool:
+        """Whether a buffer is in memory that the members of this node share."""
+        return self.neighbours is not None and self.neighbours.memory.offset_of(flat) is not None
+
+    def end_reading(self) -> None:
+        """Wait until nobody on this node reads another's memory any more."""
+        if self.neighbours is not None:
+            self.neighbours.pass_door(_HANDING_ROUND)
+
+    def limit(self, timeout_s: float) -> None:
+        """Set the time limit of everything that begins from now on."""
+        for backend in self.backends:
+            backend._set_default_timeout(timedelta(seconds=timeout_s))
+        if self.neighbours is not None:
+            self.neighbours.limit(timeout_s)
 
     def close(self) -> None:
         """Drop the connections."""
+        if self.neighbours is not None:
+            self.neighbours.close()
         for backend in self.backends:
             close_backend(backend)
 
@@ -63,10 +101,15 @@ def _parts(flat: torch.Tensor, ring: Ring) -> torch.Tensor:
 
 
 def _scatter_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
-    if ring.scatters is None:
-        return
     parts = _parts(flat, ring)
-    if not parts.numel():
+    if ring.shares(flat):
+        assert ring.neighbours is not None
+        ring.neighbours.pass_door(_SUMMING)
+        mine = parts[ring.neighbours.place]
+        for other in ring.neighbours.others if mine.numel() else ():
+            mine.add_(ring.neighbours.same_of(other, mine))
+        return
+    if ring.scatters is None or not parts.numel():
         return
     place = ring.scatters.rank()
     received = scratch.take(flat, parts.numel()).view_as(parts)
@@ -78,22 +121,31 @@ def _scatter_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
 
 
 def _reduce_across(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
-    if ring.inter is None:
+    parts = _parts(flat, ring)
+    if ring.shares(flat):
+        assert ring.neighbours is not None
+        place = ring.neighbours.place
+    elif ring.scatters is not None:
+        place = ring.scatters.rank()
+    else:
         ring.whole.allreduce([flat]).wait()
         return
-    parts = _parts(flat, ring)
-    if parts.numel():
-        ring.inter.allreduce([parts[ring.scatters.rank()]]).wait()
+    if parts.numel() and ring.inter is not None:
+        ring.inter.allreduce([parts[place]]).wait()
     if rest := flat.numel() - parts.numel():
         # Callers pad their buffers (`mics_core.engine.gradients`), so this is rare and small.
         ring.whole.allreduce([flat[-rest:]]).wait()
 
 
 def _gather_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
-    if ring.gathers is None:
-        return
     parts = _parts(flat, ring)
-    if parts.numel():
+    if ring.shares(flat):
+        assert ring.neighbours is not None
+        ring.neighbours.pass_door(_HANDING_ROUND)
+        for other in ring.neighbours.others if parts.numel() else ():
+            parts[other].copy_(ring.neighbours.same_of(other, parts[other]))
+        return
+    if ring.gathers is not None and parts.numel():
         gather_directly(parts, parts[ring.gathers.rank()], ring.gathers)
 
 

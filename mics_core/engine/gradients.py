@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mics_core.comm.shared import SharedMemory
+
 __all__ = ["Bucket", "GradientBuffer", "UnitLayout", "lay_out_units", "shard_elements"]
 
 _PADDING = 1680
@@ -101,7 +103,15 @@ class GradientBuffer:
         self.units, self.buckets = lay_out_units(units, max(1, bucket_bytes // dtype.itemsize))
         last = self.buckets[-1] if self.buckets else Bucket(range(0), 0, 0)
         # Zeros, because padding is summed and squared along with the rest.
-        self.flat = torch.zeros(last.offset + last.num_elements, dtype=dtype, device=device)
+        num_elements = last.offset + last.num_elements
+        self.memory = (
+            _shared_memory(num_elements * dtype.itemsize) if device.type == "cpu" else None
+        )
+        """What holds the buffer, where other workers of the node can read it."""
+        if self.memory is not None:
+            self.flat = self.memory.bytes.view(dtype)
+        else:
+            self.flat = torch.zeros(num_elements, dtype=dtype, device=device)
 
     def of_unit(self, index: int) -> torch.Tensor:
         """Return a unit's part of the buffer, as a tensor with a storage of its own.
@@ -127,6 +137,13 @@ class GradientBuffer:
         rows = self.flat[:whole].view(-1, _NORM_ROW), self.flat[whole:].view(1, -1)
         norms = [torch.linalg.vector_norm(part, dim=1).double() for part in rows]
         return float(torch.cat(norms).square().sum())
+
+
+def _shared_memory(num_bytes: int) -> SharedMemory | None:
+    try:
+        return SharedMemory(num_bytes) if num_bytes else None
+    except OSError:
+        return None
 
 
 def shard_elements(parameters: Sequence[nn.Parameter], partition_size: int) -> int:

@@ -349,6 +349,7 @@ class _Loop:
             superseded=partial(self._is_superseded, plan.number),
             timeout_s=self._patience.ceiling_s,
             missing=partial(self._membership.missed, plan.number),
+            memory=self._trainer.gradient_memory,
         )
 
     def _has_lost_member(self, number: int) -> bool:

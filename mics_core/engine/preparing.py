@@ -19,7 +19,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Event, Thread
 
-from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.connecting import connect
+from mics_core.comm.replication import Member, ReplicationGroup
+from mics_core.comm.shared import SharedMemory
 from mics_core.elastic.plan import GenerationPlan
 
 __all__ = ["Preparation", "Preparations"]
@@ -34,6 +36,7 @@ class Preparation:
         superseded: Whether a newer generation has been announced.
         timeout_s: Time limit of connecting, and later of each collective.
         missing: Is told the groups that are waited for, here and later when all assemble.
+        memory: What holds the gradient, if others on the node may read it.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Preparation:
         superseded: Callable[[], bool],
         timeout_s: float,
         missing: Callable[[tuple[int, ...]], None] | None = None,
+        memory: SharedMemory | None = None,
     ):
         assert plan.store is not None
         self.number = plan.number
@@ -54,6 +58,7 @@ class Preparation:
         self._timeout_s = timeout_s
         self._groups = plan.groups
         self._missing = missing
+        self._memory = memory
         self._is_dropped = Event()
         self._connected: Future[ReplicationGroup] = Future()
         Thread(target=self._connect, name=f"generation-{plan.number}", daemon=True).start()
@@ -86,6 +91,7 @@ class Preparation:
                     timeout_s=self._timeout_s,
                     copies=self._copies,
                     missing=self._miss,
+                    memory=self._memory,
                 )
             )
         except BaseException as error:

@@ -92,10 +92,19 @@ class SecondHop:
             work.wait()
         for _ in range(self._num_sent):
             self._left.acquire()
+        if not self._error:
+            self._end_reading()
         self._pending, self._replication = [], None
         if self._fault is not None:
             raise self._fault
         return self._rows, self._error
+
+    def _end_reading(self) -> None:
+        assert self._replication is not None
+        try:
+            self._replication.end_reading()
+        except ReplicationError as error:
+            self._error = str(error)
 
     def close(self) -> None:
         """End the threads."""

@@ -40,6 +40,7 @@ from torch.nn import functional
 
 from mics_core.comm.partition import PartitionGroup
 from mics_core.comm.replication import ReplicationGroup
+from mics_core.comm.shared import SharedMemory
 from mics_core.data.batches import Batch, build_batch
 from mics_core.data.masking import build_masking
 from mics_core.data.order import micro_batches_of_group, positions_of_worker, stream_seed
@@ -230,6 +231,11 @@ class Trainer:
     def gradient_bytes(self) -> int:
         """Bytes of this worker's gradient."""
         return self._units.gradients.flat.nbytes
+
+    @property
+    def gradient_memory(self) -> SharedMemory | None:
+        """What holds the gradient; other workers of the node may read it in the second hop."""
+        return self._units.gradients.memory
 
     def must_wait_for_copy(self, limit_s: float) -> bool:
         """Wait a while for a copy that this worker needs to train on; whether it still does."""

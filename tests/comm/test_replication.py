@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.connecting import connect
+from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch._C._distributed_c10d import PrefixStore
 
-from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.connecting import connect
+from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.comm.store import MeetingStore, host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError

@@ -16,9 +16,10 @@ import torch.distributed as dist
 
 from benchmarks.harness.site import Site
 from benchmarks.network.systems.tuning import tune
+from mics_core.comm.connecting import connect
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.partition import form_partition_group
-from mics_core.comm.replication import Member, ReplicationGroup, connect
+from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.engine.build import build_trainer
@@ -65,7 +66,13 @@ def build(name: str, spec: JobSpec, site: Site) -> _Mics:
     trainer = build_trainer(choice.spec, partition, device, strategy=choice.strategy)
     store, address = _share_store(site)
     member = Member(1, site.rank % size, site.rank // size, num_groups, node=partition.node)
-    replication = connect(address, member, superseded=lambda: False, timeout_s=_TIMEOUT_S)
+    replication = connect(
+        address,
+        member,
+        superseded=lambda: False,
+        timeout_s=_TIMEOUT_S,
+        memory=trainer.gradient_memory,
+    )
     return _Mics(trainer, replication, site, store, choice)
 
 
