@@ -7,7 +7,6 @@ giving up a connection] in `abandoned`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from threading import Event
@@ -30,8 +29,6 @@ from mics_core.errors import ReplicationError
 __all__ = ["connect"]
 
 _GRACE_S = 0.5
-_MEET_S = 5.0
-"""Whoever takes longer, although all are here already, shares no memory."""
 _SEPARATOR = "\n"
 
 
@@ -67,7 +64,7 @@ def connect(
         return ReplicationGroup(member, None)
     timeout = timedelta(seconds=timeout_s)
     prefix = f"generation-{member.generation}/replication-{member.replication_index}"
-    offer = _offer(memory)
+    offer = Offer.of(memory)
     try:
         store = unless(superseded, lambda given_up: reach(address, given_up, timeout, missing))
         door = MeetingStore(address.host, address.port, timeout, ANSWER)
@@ -119,13 +116,6 @@ def connect(
     )
 
 
-def _offer(memory: SharedMemory | None) -> Offer | None:
-    try:
-        return Offer(memory) if memory is not None else None
-    except OSError:
-        return None
-
-
 def _connect_ring(
     store: Store,
     member: Member,
@@ -165,12 +155,7 @@ def _meet(
     ring: Ring, offer: Offer, names: list[str], place: int, timeout: timedelta, given_up: Event
 ) -> Neighbours | None:
     """Share memory inside each node if all members of all nodes can, else nowhere."""
-    neighbours = None
-    # It fails where the workers of a node are in containers that share no network.
-    with suppress(OSError):
-        neighbours = offer.meet(
-            names, place, num_doors=NUM_DOORS, timeout_s=_MEET_S, given_up=given_up
-        )
+    neighbours = offer.try_to_meet(names, place, num_doors=NUM_DOORS, given_up=given_up)
     num_failed = torch.tensor([float(neighbours is None)])
     ring.whole.allreduce([num_failed]).wait()
     if neighbours is None:

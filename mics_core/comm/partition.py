@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh
 
 from mics_core.comm.abandoned import first_line
 from mics_core.comm.nodes import NodeGrid, node_grid
 from mics_core.comm.roll_call import RollCall
 from mics_core.comm.stages import StageGroups
+from mics_core.comm.staging import Staging, share_staging
 from mics_core.errors import GroupFailedError, PartitionBrokenError
 
 __all__ = ["PartitionGroup", "collective", "form_partition_group"]
@@ -89,6 +91,9 @@ class PartitionGroup:
         limit = timedelta(seconds=timeout_s)
         for group in {self.control, *self.gathers.members, *self.scatters.members}:
             dist.distributed_c10d._set_pg_timeout(limit, group)
+        for staging in (self.gathers.staging, self.scatters.staging):
+            if staging is not None:
+                staging.limit(timeout_s)
 
     def gather_doubles(self, values: Sequence[float]) -> list[list[float]]:
         """Gather each worker's vector; all workers of the group must call it.
@@ -197,15 +202,23 @@ def _stages(
     ranks: Sequence[int], grid: NodeGrid, whole: dist.ProcessGroup, backend: str
 ) -> StageGroups:
     """Form the process groups of both stages; all workers of the default world must call it."""
+    is_mine = dist.get_rank() in ranks
     if not grid.has_stages:
-        return StageGroups(whole, grid)
+        return StageGroups(whole, grid, staging=_staging(whole, grid, backend) if is_mine else None)
     rows = [grid.row(node) for node in range(grid.num_nodes)]
     columns = [grid.column(local_rank) for local_rank in range(grid.workers_per_node)]
     intra, inter = (
         _mine_of([[ranks[place] for place in places] for places in stage], backend)
         for stage in (rows, columns)
     )
-    return StageGroups(whole, grid, intra, inter)
+    return StageGroups(whole, grid, intra, inter, _staging(intra, grid, backend))
+
+
+def _staging(intra: dist.ProcessGroup | None, grid: NodeGrid, backend: str) -> Staging | None:
+    """Share memory with the other workers of this node; all of them must call it."""
+    if intra is None or grid.workers_per_node == 1 or backend != "gloo":
+        return None
+    return share_staging(intra, default_pg_timeout.total_seconds())
 
 
 def _mine_of(groups: Sequence[Sequence[int]], backend: str) -> dist.ProcessGroup | None:

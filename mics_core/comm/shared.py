@@ -43,6 +43,8 @@ except ImportError:  # another system than Linux
 __all__ = ["Neighbours", "Offer", "SharedMemory"]
 
 _LOOK_S = 0.25
+_MEET_S = 5.0
+"""All have come already, and take milliseconds; who takes longer shares no memory."""
 _HERE = b"\x01"
 _HELLO = struct.Struct("!HH")
 _SIZE = struct.Struct("!Q")
@@ -111,37 +113,56 @@ class Offer:
             self._listener.close()
             raise
 
+    @classmethod
+    def of(cls, memory: SharedMemory | None) -> Offer | None:
+        """Return an offer of memory, if there is any and the system has such sockets."""
+        try:
+            return cls(memory) if memory is not None else None
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Listen no more."""
         self._listener.close()
 
-    def meet(
-        self, names: Sequence[str], place: int, *, num_doors: int, timeout_s: float, given_up: Event
-    ) -> Neighbours:
-        """Connect to all others and map their memory; all of them must call it.
+    def try_to_meet(
+        self, names: Sequence[str], place: int, *, num_doors: int, given_up: Event | None = None
+    ) -> Neighbours | None:
+        """Connect to all others and map their memory; all of them must call it at the same time.
+
+        They must tell each other afterwards, in another way, whether all have succeeded: if not,
+        nobody may use what he got.
 
         Args:
             names: Of everybody's offer, by place; the same on all.
             place: This worker's.
             num_doors: Doors to be built.
-            timeout_s: Time limit, and later that of each door.
             given_up: Set when nobody is waited for any more.
 
-        Raises:
-            OSError: Somebody cannot be reached, or does not answer in time.
+        Returns:
+            None if somebody cannot be reached, as where the workers of a node are in containers
+            that share no network, or does not answer soon.
         """
-        deadline = monotonic() + timeout_s
+        try:
+            return self._meet(names, place, num_doors, given_up or Event())
+        except OSError:
+            return None
+
+    def _meet(
+        self, names: Sequence[str], place: int, num_doors: int, given_up: Event
+    ) -> Neighbours:
+        deadline = monotonic() + _MEET_S
         with ExitStack() as undo:
             doors: list[dict[int, socket.socket]] = [{} for _ in range(num_doors)]
             for other in range(place):
                 for number, door in enumerate(doors):
                     door[other] = undo.enter_context(socket.socket(socket.AF_UNIX))
-                    door[other].settimeout(timeout_s)
+                    door[other].settimeout(_MEET_S)
                     door[other].connect(_address(names[other]))
                     door[other].sendall(_HELLO.pack(place, number))
             while any(len(door) < len(names) - 1 for door in doors):
                 connection = undo.enter_context(self._accept(deadline, given_up))
-                connection.settimeout(timeout_s)
+                connection.settimeout(_MEET_S)
                 other, number = _HELLO.unpack(_receive(connection, _HELLO.size))
                 doors[number][other] = connection
             for connection in doors[0].values():

@@ -17,10 +17,11 @@ column of p/k partial sums; then the workers of each local rank scatter their co
 Copies: a column is the only buffer beside input and output, 1/k of the unit. The inter-node stage
 writes straight into it, the intra-node stage reads its slices and writes straight into the output.
 In each gather the worker's own shard is copied into its place (it is there already in the flat
-gather). On the host the workers of one node gather without gloo's ring and its buffers
-(`mics_core.comm.direct`). And gloo's reduce-scatter sends all-reduce bytes, twice what it must; so
-on the host in a scatter each worker sends every other its part, which needs a receive buffer of the
-input's size, and sums up.
+gather). On the host the workers of one node read what the others put into memory that they share
+(`mics_core.comm.staging`), all blocks at once; where they can share none they send each other
+messages (`mics_core.comm.direct`). And gloo's reduce-scatter sends all-reduce bytes, twice what it
+must; so on the host in a scatter between nodes each worker sends every other its part, which needs
+a receive buffer of the input's size, and sums up.
 
 A flat scatter over nodes of several workers is a ring on the host. An all-to-all would send what
 each worker of a node has for other nodes by itself: k(p-k)/p · M, 2.0 M out of each of 2 nodes of
@@ -40,6 +41,7 @@ import torch.distributed as dist
 
 from mics_core.comm.direct import backend_of, exchange_directly, gather_directly
 from mics_core.comm.nodes import NodeGrid
+from mics_core.comm.staging import Staging
 
 __all__ = ["Scratch", "StageGroups", "gather_column", "gather_flat", "gather_rows"]
 __all__ += ["scatter_columns", "scatter_flat", "scatter_rows"]
@@ -54,12 +56,15 @@ class StageGroups:
         grid: Its workers by node.
         intra: The workers of this worker's node; none without stages.
         inter: The workers of this worker's local rank; none without stages.
+        staging: Memory shared by the workers of this worker's node; none on a GPU, with one worker
+            a node, or where it cannot be had.
     """
 
     whole: dist.ProcessGroup
     grid: NodeGrid
     intra: dist.ProcessGroup | None = None
     inter: dist.ProcessGroup | None = None
+    staging: Staging | None = None
 
     @property
     def members(self) -> list[dist.ProcessGroup]:
@@ -88,6 +93,9 @@ class Scratch:
 
 def gather_flat(output: torch.Tensor, shard: torch.Tensor, groups: StageGroups) -> None:
     """Gather `shard` (n) of all workers into `output` (p · n) by rank."""
+    if groups.staging is not None and groups.grid.num_nodes == 1:
+        groups.staging.gather(output.view(groups.grid.num_workers, -1), shard)
+        return
     if output.device.type == "cpu" and groups.grid.num_nodes == 1:
         gather_directly(output.view(groups.grid.num_workers, -1), shard, backend_of(groups.whole))
         return
@@ -107,6 +115,9 @@ def gather_rows(output: torch.Tensor, column: torch.Tensor, groups: StageGroups)
     assert groups.intra is not None
     blocks = output.view(groups.grid.num_nodes, -1)
     shards = column.view(groups.grid.num_nodes, -1)
+    if groups.staging is not None:
+        groups.staging.gather(_by_local_rank(output, groups.grid), shards)
+        return
     if output.device.type == "cpu":
         for block, mine in zip(blocks, shards, strict=True):
             rows = block.view(groups.grid.workers_per_node, -1)
@@ -140,6 +151,9 @@ def scatter_flat(
     if values.device.type == "cpu" and groups.grid.has_stages:
         _scatter_around(total, values, groups.whole, scratch, add=add)
         return
+    if groups.staging is not None:
+        groups.staging.scatter(total, values.view(groups.grid.num_workers, -1), add=add)
+        return
     _scatter(total, values, groups.whole, scratch, add=add)
 
 
@@ -150,6 +164,9 @@ def scatter_rows(
     assert groups.intra is not None
     num_nodes = groups.grid.num_nodes
     blocks, sums = values.view(num_nodes, -1), column.view(num_nodes, -1)
+    if groups.staging is not None:
+        groups.staging.scatter(sums, _by_local_rank(values, groups.grid), add=add)
+        return
     if values.device.type == "cpu":
         for block, block_sum in zip(blocks, sums, strict=True):
             _scatter(block_sum, block, groups.intra, scratch, add=add)
@@ -173,6 +190,11 @@ def scatter_columns(
     """Sum columns (p/k · n) over the nodes into `total` (n): the inter-node stage."""
     assert groups.inter is not None
     _scatter(total, column, groups.inter, scratch, add=add)
+
+
+def _by_local_rank(values: torch.Tensor, grid: NodeGrid) -> torch.Tensor:
+    """Return what lies by rank, (p · n), by local rank and node: (k, p/k, n)."""
+    return values.view(grid.num_nodes, grid.workers_per_node, -1).transpose(0, 1)
 
 
 def _scatter(

@@ -14,6 +14,7 @@ from typing import Literal
 from mics_core.planner.parameters import TransformerSizes
 
 __all__ = [
+    "STAGING_SLOT_BYTES",
     "Optimizer",
     "Precision",
     "activation_bytes",
@@ -24,6 +25,9 @@ __all__ = [
     "model_state_bytes_per_parameter",
     "reduce_bytes_per_number",
 ]
+
+STAGING_SLOT_BYTES = 8 << 20
+"""What a worker on the host shows the others of its node at a time (`mics_core.comm.staging`)."""
 
 Precision = Literal["fp32", "bf16", "fp64"]
 Optimizer = Literal["adamw", "sgd"]

@@ -28,13 +28,19 @@ layouts = st.sampled_from([*LAYOUTS, (6, 2), (6, 3)])  # 3 × 2, 2 × 3
 sizes = st.one_of(st.integers(1, 9), st.integers(1, 20_000))
 
 
-@settings(max_examples=25, deadline=None)
-@given(layout=layouts, num_elements=sizes, dtype=st.sampled_from(DTYPES))
+@settings(max_examples=40, deadline=None)
+@given(
+    layout=layouts, num_elements=sizes, dtype=st.sampled_from(DTYPES), shares_memory=st.booleans()
+)
 def test_a_gather_in_stages_is_the_flat_one_to_the_bit(
-    pool: WorkerPool, layout: tuple[int, int], num_elements: int, dtype: torch.dtype
+    pool: WorkerPool,
+    layout: tuple[int, int],
+    num_elements: int,
+    dtype: torch.dtype,
+    shares_memory: bool,
 ) -> None:
     size, workers_per_node = layout
-    results = pool.run(gather_both_ways, size, workers_per_node, num_elements, dtype)
+    results = pool.run(gather_both_ways, (*layout, shares_memory), num_elements, dtype)
     for result in results[:size]:
         assert result.staged == result.flat == results[0].flat
         # The only buffer beside input and output holds 1/k of the unit.
@@ -51,23 +57,30 @@ def test_a_scatter_sums_over_all_workers_by_every_route(
     pool: WorkerPool, layout: tuple[int, int], num_elements: int, dtype: torch.dtype
 ) -> None:
     size, workers_per_node = layout
-    results = pool.run(scatter_every_way, size, workers_per_node, num_elements, dtype)
+    shared, sent = (
+        pool.run(scatter_every_way, (*layout, shares), num_elements, dtype)[:size]
+        for shares in (True, False)
+    )
     bound = 1e-6 if dtype == torch.float32 else 1e-14
-    for errors in results[:size]:
-        assert len(errors) == (5 if 1 < workers_per_node < size else 2)
-        assert max(errors.values()) < bound, errors
+    for found in shared:
+        assert len(found) == (5 if 1 < workers_per_node < size else 2)
+        assert max(error for error, _ in found.values()) < bound, found
+    # The same sums in the same order.
+    assert shared == sent
 
 
+@pytest.mark.parametrize("shares_memory", [True, False])
 @pytest.mark.parametrize(("size", "workers_per_node"), [*LAYOUTS, (8, 8), (8, 1)])
 def test_no_route_sends_more_than_its_ring_out_of_a_node_or_to_a_worker(
-    pool: WorkerPool, size: int, workers_per_node: int
+    pool: WorkerPool, size: int, workers_per_node: int, shares_memory: bool
 ) -> None:
     num_elements = 50_000
-    seen = pool.run(receive_by_route, size, workers_per_node, num_elements)[:size]
+    layout = (size, workers_per_node, shares_memory)
+    seen = pool.run(receive_by_route, layout, num_elements)[:size]
     unit_bytes = 4 * size * num_elements
     ring = (size - 1) / size * unit_bytes
     between = (size - workers_per_node) / size * unit_bytes
-    inside = (workers_per_node - 1) / workers_per_node * unit_bytes
+    inside = (workers_per_node - 1) / workers_per_node * unit_bytes * (not shares_memory)
     across = (size // workers_per_node - 1) / size * unit_bytes
     # What leaves a node, and what each worker receives, from its own node or another.
     most = {"flat gather": (ring, ring), "flat scatter": (ring, ring)}
@@ -79,7 +92,9 @@ def test_no_route_sends_more_than_its_ring_out_of_a_node_or_to_a_worker(
             "staged scatter, between nodes": (between, across),
         }
     if workers_per_node == size:
-        most = {route: (0.0, received) for route, (_, received) in most.items()}
+        most = {
+            route: (0.0, received * (not shares_memory)) for route, (_, received) in most.items()
+        }
     assert most.keys() == seen[0].keys()
     # Whose an end is; one port may serve several processes, towards different peers.
     owners = {

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,9 @@ _BYTES_RECEIVED = 128  # of struct tcp_info in linux/tcp.h
 
 _groups: dict[tuple[int, int], PartitionGroup] = {}
 
+Layout = tuple[int, int, bool]
+"""p, k, and whether the workers of a node share memory where they can."""
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -37,27 +40,34 @@ class Gathered:
     column_elements: int
 
 
-def group_of(size: int, workers_per_node: int) -> PartitionGroup | None:
+def group_of(layout: Layout) -> PartitionGroup | None:
     """Return a partition group of the first ranks of the world; none on the others."""
+    size, workers_per_node, shares = layout
     key = (size, workers_per_node)
     if key not in _groups:
         world = dist.get_world_size()
         ranks = [range(size), *([range(size, world)] if size < world else [])]
         nodes = [f"node-{rank // workers_per_node}" for rank in range(world)]
         _groups[key] = form_partition_group(ranks, nodes, torch.device("cpu"))
-    return _groups[key] if dist.get_rank() < size else None
+    group = _groups[key]
+    if dist.get_rank() >= size:
+        return None
+    assert (group.gathers.staging is not None) == (workers_per_node > 1)
+    if shares:
+        return group
+    gathers, scatters = replace(group.gathers, staging=None), replace(group.scatters, staging=None)
+    return replace(group, gathers=gathers, scatters=scatters)
 
 
 def values_of(rank: int, num_elements: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(num_elements, generator=torch.Generator().manual_seed(rank)).to(dtype)
 
 
-def gather_both_ways(
-    size: int, workers_per_node: int, num_elements: int, dtype: torch.dtype
-) -> Gathered | None:
-    group = group_of(size, workers_per_node)
+def gather_both_ways(layout: Layout, num_elements: int, dtype: torch.dtype) -> Gathered | None:
+    group = group_of(layout)
     if group is None:
         return None
+    size = group.size
     outputs = [torch.full((size * num_elements,), -1.0).to(dtype) for _ in range(2)]
     shards = [output.view(size, -1)[group.rank] for output in outputs]  # as FSDP2 lays them
     for shard in shards:
@@ -71,22 +81,24 @@ def gather_both_ways(
 
 
 def scatter_every_way(
-    size: int, workers_per_node: int, num_elements: int, dtype: torch.dtype
-) -> dict[str, float] | None:
-    """Return the largest relative error of each way against the sum in double precision."""
-    group = group_of(size, workers_per_node)
+    layout: Layout, num_elements: int, dtype: torch.dtype
+) -> dict[str, tuple[float, str]] | None:
+    """Return each way's largest relative error against the sum in double precision, and digest."""
+    group = group_of(layout)
     if group is None:
         return None
+    size = group.size
     rounds = [
         [values_of(100 * turn + rank, size * num_elements, dtype) for rank in range(size)]
         for turn in range(2)
     ]
     gold = torch.stack([torch.stack(turn).double().sum(0) for turn in rounds]).view(2, size, -1)
     first, both = gold[0, group.rank], gold[:, group.rank].sum(0)
-    scratch, errors = Scratch(), {}
+    scratch = Scratch()
+    found: dict[str, tuple[float, str]] = {}
 
     def check(name: str, total: torch.Tensor, expected: torch.Tensor) -> None:
-        errors[name] = _error(total, expected)
+        found[name] = (_error(total, expected), _digest(total))
 
     total = torch.full((num_elements,), 7.0, dtype=dtype)
     mine = [turn[group.rank].clone() for turn in rounds]
@@ -96,7 +108,7 @@ def scatter_every_way(
     check("flat, added", total, both)
     assert all(torch.equal(kept, turn[group.rank]) for kept, turn in zip(mine, rounds, strict=True))
     if not group.grid.has_stages:
-        return errors
+        return found
     column = torch.full((group.grid.num_nodes * num_elements,), 7.0, dtype=dtype)
     scatter_rows(column, mine[0], group.scatters, scratch, add=False)
     scatter_columns(total, column, group.scatters, scratch, add=False)
@@ -108,7 +120,7 @@ def scatter_every_way(
     scatter_rows(column, mine[1], group.scatters, scratch, add=True)
     scatter_columns(total, column, group.scatters, scratch, add=False)
     check("added inside the node", total, both)
-    return errors
+    return found
 
 
 @dataclass(frozen=True)
@@ -120,13 +132,12 @@ class Connection:
     received_bytes: int
 
 
-def receive_by_route(
-    size: int, workers_per_node: int, num_elements: int
-) -> dict[str, list[Connection]] | None:
+def receive_by_route(layout: Layout, num_elements: int) -> dict[str, list[Connection]] | None:
     """Run each gather and scatter of a unit of p · `num_elements` and count what came in."""
-    group = group_of(size, workers_per_node)
+    group = group_of(layout)
     if group is None:
         return None
+    size = group.size
     shard, unit = torch.ones(num_elements), torch.ones(size * num_elements)
     column = torch.ones(group.grid.num_nodes * num_elements)
     scratch = Scratch()
