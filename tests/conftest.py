@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 # Helpers that check say what was wrong as tests do.
-pytest.register_assert_rewrite("tests.engine.writers")
+pytest.register_assert_rewrite("tests.engine.writers", "tests.faults.runs")
 
 # How long an example takes is no property of the code: a machine may be busy.
 settings.register_profile("mics", deadline=None)
