@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from http import HTTPMethod
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +17,7 @@ from fastapi.responses import Response
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from mics_core.errors import (
     ClusterError,
@@ -175,7 +177,21 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         message=f"{request.method} {request.url.path[:200]}: {_RULES.get(status, error.detail)}.",
         remedy=_remedy_for(status),
     )
-    return _answer(status, detail, error.headers)
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = _allowed_methods(request)
+    return _answer(status, detail, headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Return all methods of the path: the framework names those of its first route alone."""
+    asked = {key: request.scope[key] for key in ("type", "path", "root_path", "headers")}
+    routes = request.app.routes
+    return ", ".join(
+        method
+        for method in HTTPMethod
+        if any(route.matches({**asked, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 def _remedy_for(status: int) -> str:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# Helpers that check say what was wrong as tests do.
+pytest.register_assert_rewrite("tests.engine.writers", "tests.faults.runs")
+
 # How long an example takes is no property of the code: a machine may be busy.
 settings.register_profile("mics", deadline=None)
 settings.load_profile("mics")

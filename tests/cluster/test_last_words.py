@@ -9,7 +9,6 @@ import pytest
 
 from mics_core.cluster import last_words
 from mics_core.cluster.last_words import KEPT_JOBS, ended_jobs, leave_last_words, read_last_words
-from mics_core.spec import parse_job_spec
 from mics_core.spec.last_words import LastWords
 from mics_core.spec.status import (
     JobState,
@@ -20,20 +19,7 @@ from mics_core.spec.status import (
     StepRecord,
 )
 from tests.cluster.head import Head
-
-SPEC = parse_job_spec(
-    {
-        "name": "gone",
-        "model": {"family": "gpt2", "hidden_size": 8, "num_layers": 1, "num_heads": 2},
-        "data": {"kind": "callable", "callable": "examples.data:build"},
-        "training": {
-            "sequence_length": 8,
-            "global_batch_size": 8,
-            "micro_batch_size": 1,
-            "steps": 10,
-        },
-    }
-)
+from tests.cluster.jobs import recorded_job
 
 
 def words(reason: str, loss: float = 2.0) -> LastWords:
@@ -52,7 +38,7 @@ def words(reason: str, loss: float = 2.0) -> LastWords:
     )
     status = JobStatus(
         job_id="job",
-        name="gone",
+        name="recorded",
         state=JobState.FAILED,
         reason=reason,
         created=1.0,
@@ -70,7 +56,7 @@ def words(reason: str, loss: float = 2.0) -> LastWords:
         samples=SampleCount(due=8, used=8, repeated=0),
     )
     return LastWords(
-        spec=SPEC,
+        spec=recorded_job(None, 10),
         status=status,
         events=[
             StepEvent(sequence=1, time=1.5, record=step),

@@ -20,9 +20,13 @@ from mics_core.elastic.events import (
     StartRequested,
     StopGroup,
     Tick,
+    WantedChanged,
 )
 from mics_core.elastic.machine import MembershipMachine
 from mics_core.elastic.roster import Rules
+
+BUILT = "Its workers have built their shards."
+GONE = "Its node is gone."
 
 
 class Driver:
@@ -94,6 +98,11 @@ def training(wanted: int, minimum: int = 1, step: int = 0, **rules: float) -> Dr
         assert driver.tell(GroupTrained(group_id, 1)) == []
     assert driver.machine.members == tuple(range(wanted))
     return driver
+
+
+def scaled(driver: Driver, wanted: int) -> list[object]:
+    """Let the user ask for a number of groups; return what follows."""
+    return list(driver.tell(WantedChanged(wanted, f"The user asked for {wanted}.")))
 
 
 def launched(group_id: int, reason: str, *, begins_run: bool = False) -> list[Decision]:

@@ -21,12 +21,11 @@ from mics_core.elastic.events import (
     RunPhase,
     WantedChanged,
 )
-from tests.elastic.driver import Driver, training
+from tests.elastic.driver import GONE, Driver, training
 
 pytestmark = pytest.mark.pure
 
 LIMITS = {"first_step_s": 120.0, "silence_s": 15.0, "join_grace_s": 0.0}
-GONE = "Its node is gone."
 
 
 def missed(driver: Driver, by: int, *missing: int, after_s: float = 0.0) -> list[Decision]:

@@ -19,11 +19,9 @@ from mics_core.elastic.events import (
     Tick,
     WantedChanged,
 )
-from tests.elastic.driver import Driver, launched, next_attempt, removed, training, trains
+from tests.elastic.driver import BUILT, Driver, launched, next_attempt, removed, training, trains
 
 pytestmark = pytest.mark.pure
-
-BUILT = "Its workers have built their shards."
 
 
 def test_a_run_begins_by_launching_all_wanted_groups() -> None:

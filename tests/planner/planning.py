@@ -35,6 +35,12 @@ CLUSTER = ClusterProfile(
 """4 nodes of 2, whose memory is too fast to matter; a forward pass over a block takes 2 ms a
 sample, over the root 1 ms."""
 
+FORWARD, HEAD = 2e-3, 1e-3
+"""Seconds of one sample's forward pass there: a block, the root."""
+
+SLOW_MEMORY = replace(CLUSTER, memory_bytes_per_s=1e6)
+"""The same nodes with a memory that matters."""
+
 HIERARCHICAL = Strategy("always", "group", *["hierarchical"] * 4)  # type: ignore[arg-type]
 BY_NODE = Strategy("node", "node", *["hierarchical"] * 4)  # type: ignore[arg-type]
 

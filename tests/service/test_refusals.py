@@ -187,6 +187,24 @@ def test_a_wrong_method_is_named(service: Service) -> None:
     assert "DELETE" in str(error["message"])
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/v1/jobs", {"GET", "POST"}),
+        ("PUT", "/api/v1/jobs/nobody", {"GET", "DELETE"}),
+        ("PUT", "/api/v1/session", {"GET", "POST", "DELETE"}),
+        ("DELETE", "/api/v1/jobs/nobody/scale", {"POST"}),
+        ("PUT", "/", {"GET"}),
+    ],
+)
+def test_the_answer_to_a_wrong_method_names_all_that_the_path_has(
+    service: Service, method: str, path: str, allowed: set[str]
+) -> None:
+    answer = service.client.request(method, path)
+    assert_refused(answer, 405, "method_not_allowed")
+    assert {*answer.headers["allow"].split(", ")} == allowed
+
+
 def test_a_foreign_host_name_is_refused(service: Service) -> None:
     answer = service.client.get("/api/v1/jobs", headers={"host": "evil.example"})
     assert_refused(answer, 400, "bad_request")
