@@ -2,9 +2,10 @@
 
 Every worker calls `measure_cluster` on the default process group that it is in already: under Ray
 (`mics_core.cluster.probe`), under `torchrun`, or in network namespaces. The links are measured in
-the way that training loads them: within nodes by one ring on each node, all nodes at once; between
-nodes by one ring for each local rank, all k at once, so that the rings share each node's link as
-the inter-node stage of MiCS does (Zhang et al., VLDB 2023, section 3.2).
+the way that training loads them: within nodes by one ring on each node, all nodes at once, or on
+the host through memory that the node's workers share; between nodes by one ring for each local
+rank, all k at once, so that the rings share each node's link as the inter-node stage of MiCS does
+(Zhang et al., VLDB 2023, section 3.2).
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 
 from mics_core.comm.measured import (
     LinkFit,
@@ -26,6 +28,7 @@ from mics_core.comm.measured import (
     fit_link,
 )
 from mics_core.comm.probe_block import block_tflops
+from mics_core.comm.staging import Staging, share_staging
 from mics_core.errors import LayoutError, Problem
 
 __all__ = ["measure_cluster", "measure_link"]
@@ -69,7 +72,7 @@ def measure_cluster(
     try:
         intra = inter = None
         if workers_per_node > 1:
-            intra = measure_link(ranks, device, control, 1, settings)
+            intra = measure_link(ranks, device, control, 1, settings, shares_memory=True)
         if len(nodes) > 1:
             rings = [list(ring) for ring in zip(*ranks, strict=True)]
             inter = measure_link(rings, device, control, workers_per_node, settings)
@@ -104,6 +107,8 @@ def measure_link(
     control: dist.ProcessGroup,
     rings_per_node: int,
     settings: ProbeSettings,
+    *,
+    shares_memory: bool = False,
 ) -> LinkFit:
     """Time all-gathers in all `rings` at once and fit the link to them.
 
@@ -115,14 +120,22 @@ def measure_link(
         control: A gloo group over all ranks.
         rings_per_node: Rings that share the link.
         settings: How thoroughly to measure.
+        shares_memory: Whether the ranks of a ring are on one node, and on the host share memory
+            where they can, as they do in training.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
     groups = [dist.new_group(list(ring), backend=backend) for ring in rings]
     rank = dist.get_rank()
     mine = next(group for ring, group in zip(rings, groups, strict=True) if rank in ring)
+    staging = None
+    if shares_memory and backend == "gloo":
+        staging = share_staging(mine, default_pg_timeout.total_seconds())
+    gather = partial(_gather_bytes, mine, staging)
     try:
-        timings = _time_sizes(rings, mine, device, control, settings)
+        timings = _time_sizes(rings, gather, device, control, settings)
     finally:
+        if staging is not None:
+            staging.close()
         dist.destroy_process_group(mine)
     return fit_link(len(rings[0]), rings_per_node, timings)
 
@@ -146,9 +159,18 @@ def _ranks_by_node(nodes_of_ranks: Sequence[str]) -> dict[str, list[int]]:
     return nodes
 
 
+def _gather_bytes(
+    ring: dist.ProcessGroup, staging: Staging | None, whole: torch.Tensor, shard: torch.Tensor
+) -> None:
+    if staging is not None:
+        staging.gather(whole.view(ring.size(), -1), shard)
+    else:
+        dist.all_gather_single(whole, shard, group=ring)
+
+
 def _time_sizes(
     rings: Sequence[Sequence[int]],
-    mine: dist.ProcessGroup,
+    gather: Callable[[torch.Tensor, torch.Tensor], None],
     device: torch.device,
     control: dist.ProcessGroup,
     settings: ProbeSettings,
@@ -162,14 +184,14 @@ def _time_sizes(
             if expected_s * settings.repetitions > settings.size_budget_s:
                 break
         shard = torch.ones(num_bytes, dtype=torch.uint8, device=device)
-        whole = torch.empty(num_bytes * mine.size(), dtype=torch.uint8, device=device)
+        whole = torch.empty(num_bytes * len(rings[0]), dtype=torch.uint8, device=device)
         # The first call of all makes the connections, so the second is the one to go by.
         for _ in range(2):
-            estimate_s = _window_s(shard, whole, 1, mine, device, control)
+            estimate_s = _window_s(shard, whole, 1, gather, device, control)
         slowest_s = max(row[0] for row in _gather([estimate_s], control))
         calls = min(_MAX_CALLS, max(1, math.ceil(settings.window_s / slowest_s)))
         windows = [
-            _window_s(shard, whole, calls, mine, device, control) / calls
+            _window_s(shard, whole, calls, gather, device, control) / calls
             for _ in range(settings.repetitions)
         ]
         rows = _gather(windows, control)
@@ -194,7 +216,7 @@ def _window_s(
     shard: torch.Tensor,
     whole: torch.Tensor,
     calls: int,
-    group: dist.ProcessGroup,
+    gather: Callable[[torch.Tensor, torch.Tensor], None],
     device: torch.device,
     control: dist.ProcessGroup,
 ) -> float:
@@ -203,7 +225,7 @@ def _window_s(
     dist.barrier(group=control)
     start = time.perf_counter()
     for _ in range(calls):
-        dist.all_gather_single(whole, shard, group=group)
+        gather(whole, shard)
     _synchronize(device)
     return time.perf_counter() - start
 

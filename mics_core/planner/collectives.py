@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from mics_core.planner.layout import ClusterShape, placement_of
 from mics_core.planner.memory import Precision
-from mics_core.planner.profile import Backend, ClusterProfile
+from mics_core.planner.profile import ClusterProfile
 from mics_core.planner.strategy import Route
 
 __all__ = [
@@ -43,7 +43,10 @@ class Cost:
     node_bytes: float = 0.0
     """Bytes that leave a node."""
     worker_bytes: float = 0.0
-    """Bytes that each worker sends, inside its node or out of it."""
+    """Bytes that each worker sends in messages, inside its node or out of it."""
+    handed_bytes: float = 0.0
+    """Bytes that a worker reads and writes to hand tensors over in memory shared by its node; what
+    that takes is part of the time."""
     copied_bytes: float = 0.0
     """Bytes that a worker reads and writes around the collective: copies in and out, the sum."""
     wire_s: float = 0.0
@@ -54,6 +57,7 @@ class Cost:
             self.time_s + other.time_s,
             self.node_bytes + other.node_bytes,
             self.worker_bytes + other.worker_bytes,
+            self.handed_bytes + other.handed_bytes,
             self.copied_bytes + other.copied_bytes,
             self.wire_s + other.wire_s,
         )
@@ -63,6 +67,7 @@ class Cost:
             self.time_s * times,
             self.node_bytes * times,
             self.worker_bytes * times,
+            self.handed_bytes * times,
             self.copied_bytes * times,
             self.wire_s * times,
         )
@@ -77,11 +82,13 @@ class Cost:
         if cluster.backend == "nccl":
             return 0.0
         moved_bytes = _BYTES_MOVED_PER_SENT * self.worker_bytes + self.copied_bytes
+        moved_bytes += self.handed_bytes
         return moved_bytes / cluster.moved_bytes_per_s(precision)
 
 
 NOTHING = Cost()
 _BYTES_MOVED_PER_SENT = 27
+_MOVED_TO_SUM_AND_COPY = 5
 
 
 def share_waited(cluster: ClusterProfile, precision: Precision) -> float:
@@ -140,17 +147,16 @@ def all_gather(num_bytes: float, span: Span, cluster: ClusterProfile, route: Rou
 def all_gather_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
     """Gather, inside each node, a unit of which every worker holds 1/w: n gathers of M/n bytes.
 
-    w - 1 rounds of M/w bytes in total. NCCL runs the n gathers as one batch, gloo in a row.
+    w - 1 rounds of M/w bytes in total. NCCL runs the n gathers as one batch, gloo in a row. Where
+    workers share memory (`mics_core.comm.staging`) it is one gather, and nothing is sent.
     """
     if span.workers == 1:
         return NOTHING
-    rounds, batches = span.workers - 1, _batches(span, cluster.backend)
-    link, sent = cluster.intra_node, rounds / span.workers * num_bytes
-    return Cost(
-        rounds * batches * link.latency_s + sent / link.bandwidth_bytes_per_s,
-        worker_bytes=sent,
-        copied_bytes=_gather_copies(num_bytes, span.workers),
-    )
+    passed = _inside(num_bytes, span, cluster)
+    if cluster.shares_memory:
+        # The shard into the slot, and the others' out of theirs.
+        passed = replace(passed, worker_bytes=0.0, handed_bytes=2 * num_bytes)
+    return replace(passed, copied_bytes=_gather_copies(num_bytes, span.workers))
 
 
 def reduce_scatter(num_bytes: float, span: Span, cluster: ClusterProfile, route: Route) -> Cost:
@@ -177,8 +183,11 @@ def reduce_scatter_inside(num_bytes: float, span: Span, cluster: ClusterProfile)
     """Reduce inside each node, each worker keeping 1/w: the mirror of `all_gather_inside`."""
     if span.workers == 1:
         return NOTHING
-    gather = all_gather_inside(num_bytes, span, cluster)
-    return replace(gather, copied_bytes=_scatter_copies(num_bytes, span.workers))
+    passed = _inside(num_bytes, span, cluster)
+    if cluster.shares_memory:
+        # The whole gradient into the slot; reading it there is part of the sum.
+        passed = replace(passed, worker_bytes=0.0, handed_bytes=2 * num_bytes)
+    return replace(passed, copied_bytes=_scatter_copies(num_bytes, span.workers))
 
 
 def reduce_scatter_across(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
@@ -209,14 +218,12 @@ def all_reduce(num_bytes: float, span: Span, num_groups: int, cluster: ClusterPr
     sharing = min(num_groups, cluster.workers_per_node // span.workers)
     num_nodes = -(-num_groups // sharing)
     if num_nodes == 1:
-        rounds, piece = 2 * (num_groups - 1), shard / num_groups
-        return _rounds(rounds, inside.time_s(piece), 0.0, piece)
+        return _reduce_inside(shard, num_groups, cluster)
     if num_groups % sharing:
         rounds, piece = 2 * (num_groups - 1), shard / num_groups
         per_round = max(across.time_s(span.size * piece), inside.time_s(piece))
         return _rounds(rounds, per_round, span.size * piece, piece)
-    rounds, piece = 2 * (sharing - 1), shard / sharing
-    inner = _rounds(rounds, inside.time_s(piece), 0.0, piece)
+    inner = _reduce_inside(shard, sharing, cluster)
     rounds, piece = 2 * (num_nodes - 1), num_bytes / num_nodes
     of_worker = piece / (span.workers * sharing)
     return inner + _rounds(rounds, across.time_s(piece), piece, of_worker)
@@ -262,6 +269,28 @@ def ordered_exchange(
     return Cost(time_s, of_node, sent, wire_s=time_s if of_node else 0.0)
 
 
+def _inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:
+    """w - 1 rounds of M/w bytes between the workers of a node."""
+    sent, link = (span.workers - 1) / span.workers * num_bytes, cluster.intra_node
+    in_a_row = cluster.backend == "gloo" and not cluster.shares_memory
+    latency_s = (span.workers - 1) * (span.num_nodes if in_a_row else 1) * link.latency_s
+    return Cost(latency_s + sent / link.bandwidth_bytes_per_s, worker_bytes=sent)
+
+
+def _reduce_inside(num_bytes: float, sharing: int, cluster: ClusterProfile) -> Cost:
+    """The stages of an all-reduce that stay inside a node, of M bytes over g workers.
+
+    Where they share memory each of them reads its g-th of the others' gradients and adds it to its
+    own, and later copies theirs: where these lie, with nothing put into slots.
+    """
+    rounds, piece = 2 * (sharing - 1), num_bytes / sharing
+    cost = _rounds(rounds, cluster.intra_node.time_s(piece), 0.0, piece)
+    if cluster.shares_memory:
+        handed = _MOVED_TO_SUM_AND_COPY * (sharing - 1) * piece
+        cost = replace(cost, worker_bytes=0.0, handed_bytes=handed)
+    return cost
+
+
 def _ring(piece_bytes: float, rounds: int, cluster: ClusterProfile) -> Cost:
     """A ring over nodes: of each node's workers one sends to another node, the rest inside."""
     per_round = max(cluster.inter_node.time_s(piece_bytes), cluster.intra_node.time_s(piece_bytes))
@@ -292,7 +321,3 @@ def _gather_copies(num_bytes: float, workers: int) -> float:
 def _scatter_copies(num_bytes: float, workers: int) -> float:
     """Read and write the unit's gradient on its way in, sum it up, and add the shard's sum."""
     return num_bytes * (3 + 4 / workers)
-
-
-def _batches(span: Span, backend: Backend) -> int:
-    return span.num_nodes if backend == "gloo" else 1

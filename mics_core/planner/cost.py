@@ -269,7 +269,8 @@ def _times(
     def alone(cost: Cost) -> float:
         if not is_on_cpus:
             return cost.time_s
-        copies_s = replace(cost, worker_bytes=0.0).processor_s(cluster, precision)
+        copies = replace(cost, worker_bytes=0.0, handed_bytes=0.0)
+        copies_s = copies.processor_s(cluster, precision)
         return max(cost.time_s + copies_s, cost.processor_s(cluster, precision) + waited_s(cost))
 
     # FSDP2 fetches nothing ahead for one worker.

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from mics_core.planner.collectives import Span
 from mics_core.planner.memory import (
+    STAGING_SLOT_BYTES,
     checkpointed_bytes_per_parameter,
     compute_bytes_per_number,
     logit_bytes,
@@ -172,6 +173,8 @@ def _moments(
         of_first += min(1, model.num_blocks) * block * compute
         of_blocks += _blocks_gathered(model, layout, workload, span)
     scratch = _scratch(model, layout, span, backend) * reduce
+    if backend == "gloo":
+        scratch += _staging(model, layout, workload, span)
     if span.size == 1:
         # FSDP2 divides a copy of the gradient, and the sum so far is set aside meanwhile.
         last, end = (root + block) * compute + 3 * block * reduce, 3 * root * reduce
@@ -221,12 +224,11 @@ def _scratch(model: ModelShape, layout: Layout, span: Span, backend: Backend) ->
 
     def received(numbers: float, route: Route) -> float:
         if backend == "gloo":
-            # What all others send; around a ring two parts of it, and in stages what those of a
-            # node send of one node's block, or those of other nodes of a column.
+            # What all others send; around a ring two parts of it, in stages those of other nodes of
+            # a column, and inside a node nothing.
             if not span.has_stages:
-                return numbers
-            in_stages = numbers / min(span.num_nodes, span.workers)
-            return 2 * numbers / size if route == "flat" else in_stages
+                return numbers if span.workers == 1 else 0.0
+            return 2 * numbers / size if route == "flat" else numbers / span.workers
         # What is to be added to the sum so far.
         by_node = route != "flat" and strategy.accumulation == "node"
         return numbers / (span.workers if by_node else size)
@@ -240,6 +242,27 @@ def _scratch(model: ModelShape, layout: Layout, span: Span, backend: Backend) ->
         (float(model.largest_block), strategy.scatter_block),
     )
     return max(received(*unit) for unit in units) + max(column(*unit) for unit in units)
+
+
+def _staging(model: ModelShape, layout: Layout, workload: Workload, span: Span) -> float:
+    """Bytes of what a worker shows the others of its node: two slots for each kind of collective.
+
+    Pages of others that it has read are theirs.
+    """
+    if span.workers == 1:
+        return 0.0
+    strategy = layout.strategy
+    gathers = strategy.reshard, strategy.gather_block, strategy.gather_root
+    scatters = strategy.scatter_block, strategy.scatter_root
+    largest = float(max(model.root.parameters, model.largest_block))
+    shown = 0.0
+    if span.num_nodes == 1 or not {*gathers}.isdisjoint({"node", "hierarchical"}):
+        column = largest / span.workers * compute_bytes_per_number(workload.precision)
+        shown += min(STAGING_SLOT_BYTES, column)
+    if span.num_nodes == 1 or "hierarchical" in scatters:
+        gradient = largest * reduce_bytes_per_number(workload.precision)
+        shown += min(STAGING_SLOT_BYTES, gradient)
+    return 2 * shown
 
 
 def _buckets(model: ModelShape, layout: Layout, workload: Workload, shard: float) -> float:

@@ -89,6 +89,9 @@ class ClusterProfile:
     host_bytes_per_s: float = 10e9
     """Bytes that go between a GPU and the host's memory in a second, one way, all GPUs of the node
     busy; and bytes that the host's update of offloaded states moves for one worker."""
+    shares_memory: bool = False
+    """Whether workers of one node read each other's memory instead of sending messages, as they do
+    on the host (`mics_core.comm.staging`); `intra_node` is then what that brings."""
 
     @property
     def num_workers(self) -> int:

@@ -90,6 +90,7 @@ def profile_of(spec: ClusterSpec, backend: Backend) -> ClusterProfile:
         backend=backend,
         memory_bytes_per_s=None if spec.memory_gb_per_s is None else spec.memory_gb_per_s * 1e9,
         host_bytes_per_s=spec.host_gb_per_s * 1e9,
+        shares_memory=backend == "gloo",
     )
 
 

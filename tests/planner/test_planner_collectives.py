@@ -171,3 +171,29 @@ def test_the_second_hop_sends_what_a_ring_over_the_nodes_must(
     sharing = 8 // workers
     cost = all_reduce(num_bytes, Span(1, workers), sharing * num_nodes, profile)
     assert cost.node_bytes == pytest.approx(2 * (num_nodes - 1) / num_nodes * num_bytes)
+
+
+SHARING = replace(CLUSTER, shares_memory=True)
+
+
+def test_workers_that_share_memory_send_nothing_inside_a_node() -> None:
+    cost = all_gather(4000, Span(2, 2), SHARING, "hierarchical")
+    # Across: 1 round of 1 ms and 2000 bytes; inside: one gather of 1 round, half of 4000 bytes.
+    assert cost.time_s == pytest.approx(1e-3 + 2e-2 + 1e-4 + 2e-3)
+    assert cost.worker_bytes == 1000
+    # A half put into the slot and read out of the other's.
+    assert cost.handed_bytes == 2 * 2000 + 2 * 2000
+    back = reduce_scatter_inside(4000, Span(1, 2), SHARING)
+    assert (back.worker_bytes, back.handed_bytes) == (0, 2 * 4000)
+    assert back.time_s == pytest.approx(1e-4 + 2e-3)
+
+
+def test_a_second_hop_in_shared_memory_reads_and_adds_where_gradients_lie() -> None:
+    sent = all_reduce(4000, Span(1, 1), 4, CLUSTER)
+    read = all_reduce(4000, Span(1, 1), 4, SHARING)
+    # Two members on each of two nodes: half of each other's is read and added, and half copied.
+    assert read.handed_bytes == 3 * 2000 + 2 * 2000
+    assert sent.worker_bytes - read.worker_bytes == pytest.approx(2 * 2000)
+    assert (read.time_s, read.node_bytes) == (sent.time_s, sent.node_bytes)
+    on_one_node = all_reduce(4000, Span(1, 1), 2, SHARING)
+    assert (on_one_node.worker_bytes, on_one_node.handed_bytes) == (0, 5 * 2000)

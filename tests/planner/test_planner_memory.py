@@ -148,9 +148,13 @@ def test_the_update_needs_a_gradient_more_where_the_passes_leave_no_room() -> No
     assert memory_of(MODEL, layout(1), offloaded, layout(1).span(2)).update == 0
 
 
-def test_on_cpus_two_scatters_and_what_one_receives_are_held_at_once() -> None:
+def test_on_cpus_two_scatters_and_what_others_are_shown_or_one_receives_are_held_at_once() -> None:
     inside = layout(2).span(2)
     found = memory_of(MODEL, layout(2), workload(), inside, "gloo")
+    # Two slots of the half of a block that gathers show, and of a block's gradient.
+    assert found.gradients == (400 + 1000) * 4 + 2 * 1000 * 4 + 2 * (500 + 1000) * 4
+    alone_on_nodes = layout(2).span(1)
+    found = memory_of(MODEL, layout(2), workload(), alone_on_nodes, "gloo")
     assert found.gradients == (400 + 1000) * 4 + 3 * 1000 * 4
     # Around a ring over nodes two parts of the block come in turn.
     over_nodes = layout(4).span(2)

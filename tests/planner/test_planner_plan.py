@@ -262,7 +262,7 @@ def test_workers_that_are_too_few_for_another_group_count_against_bounded_groups
         batch=640,
         micro_batch_size=1,
         largest_groups=16,
-        memory_bytes=50_000,
+        memory_bytes=58_000,
         intra_node=Link(1e12, 0.0),
         inter_node=Link(1e12, 0.0),
     )
