@@ -26,6 +26,7 @@ PHASES = (
     "second hop",
     "longer second hop",
     "ordered second hop",
+    "reading",
     "after the second hop",
     "vote",
     "regroup",
@@ -136,6 +137,8 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     "second hop": lambda at: at.before(ReplicationGroup, "run_stage", calls=5),
     # Where gradients are added up in one order, by groups of micro-batches.
     "ordered second hop": lambda at: at.before(ReplicationGroup, "exchange", calls=2),
+    # Others may still read what this worker has summed up, if they share memory.
+    "reading": lambda at: at.before(ReplicationGroup, "end_reading"),
     "longer second hop": lambda at: at.lengthen_second_hop(),
     # The others may commit the step; this group cannot.
     "after the second hop": lambda at: at.after(SecondHop, "finish"),

@@ -14,6 +14,8 @@ from torch import nn
 
 from mics_core.comm import units as unit_collectives
 from mics_core.comm.replication import ReplicationGroup
+from mics_core.comm.ring import NUM_DOORS
+from mics_core.comm.shared import Neighbours
 from mics_core.engine.units import UnitDriver
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
@@ -32,6 +34,7 @@ class Seen:
         left_during_backward: Buckets that were on their way to other groups when backward was held
             up before its last operation, over the run.
         stages: Calls of each stage of a gather or scatter.
+        doors: Doors passed with the workers of the node, in each hop.
         buffer: First and last address of the gradient buffer.
     """
 
@@ -39,6 +42,7 @@ class Seen:
     sizes: list[int] = field(default_factory=list)
     left_during_backward: int = 0
     stages: Counter[str] = field(default_factory=Counter)
+    doors: Counter[str] = field(default_factory=Counter)
     outside_the_buffer: int = 0
     of_this_step: int = 0
     missed: bool = False
@@ -54,6 +58,7 @@ def train_observed(
 ) -> tuple[dict[str, Any], Seen] | None:
     seen = Seen()
     run_stage, begin_step = ReplicationGroup.run_stage, UnitDriver.begin_step
+    passed = Neighbours.pass_door
     left = threading.Condition()
 
     def begin(driver: UnitDriver, active: Sequence[int]) -> None:
@@ -83,6 +88,11 @@ def train_observed(
             if first <= unit.offset and unit.offset + unit.num_elements <= last:
                 seen.reductions[unit.name] += 1
 
+    def pass_door(neighbours: Neighbours, number: int) -> None:
+        with left:
+            seen.doors["second" if len(neighbours._doors) == NUM_DOORS else "first"] += 1
+        passed(neighbours, number)
+
     def hold_up() -> None:
         if not seen.driver._is_last:
             return
@@ -107,6 +117,7 @@ def train_observed(
     patches = [
         mock.patch.object(UnitDriver, "begin_step", begin),
         mock.patch.object(ReplicationGroup, "run_stage", reduce),
+        mock.patch.object(Neighbours, "pass_door", pass_door),
         *(counted(name) for name in stages),
     ]
     for patch in patches:

@@ -5,6 +5,7 @@ Layouts are nodes × workers a node: 2 × 2, 2 × 4 and 4 × 2, each with p = al
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import pytest
@@ -282,6 +283,37 @@ def test_every_unit_crosses_the_replication_group_once_a_step(
         # A bucket is closed as soon as it is full, so only the last of a step is smaller.
         smaller = [size for size in seen.sizes if size < bucket_mib * 2**20]
         assert len(smaller) <= steps
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="shares memory on Linux")
+@pytest.mark.parametrize(
+    ("layout", "shared"),
+    [
+        ((4, 1, 4), {"second"}),
+        ((2, 2, 4), {"second", "first"}),
+        ((2, 2, 2), {"first"}),
+        ((2, 2, 1), set()),
+    ],
+)
+def test_workers_of_a_node_share_memory_in_both_hops(
+    pool: WorkerPool, text: str, layout: tuple[int, int, int], shared: set[str]
+) -> None:
+    num_groups, size, workers_per_node = layout
+    spec = small_job(
+        text,
+        partition_size=size,
+        training__global_batch_size=2 * num_groups * size,
+        groups__wanted=num_groups,
+        engine__bucket_mib=1e-6,
+    )
+    results = pool.run(train_observed, spec, num_groups, size, workers_per_node, None)
+    for _, seen in filter(None, results):
+        assert seen.doors.keys() == shared
+        if "second" in shared:
+            # Two for each bucket, and one at the end of the step.
+            assert seen.doors["second"] == 2 * len(seen.sizes) + spec.training.steps
+        if "first" in shared:
+            assert seen.doors["first"] == seen.stages.total()
 
 
 @pytest.mark.parametrize("name", ["flat", "paper"])

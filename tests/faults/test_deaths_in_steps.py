@@ -94,11 +94,15 @@ def test_another_group_dies_while_the_survivors_regroup(text: str, phase: str) -
     assert lost_of(run) == [1, 2]
 
 
-@pytest.mark.parametrize("phase", ["second hop", "vote"])
-def test_a_worker_dies_in_a_second_hop_by_node(text: str, phase: str) -> None:
-    """Four groups stand on two nodes; when one is gone their gradients take another way."""
+@pytest.mark.parametrize(
+    ("groups_per_node", "phase"),
+    [(2, "second hop"), (2, "reading"), (8, "second hop"), (8, "reading"), (8, "vote")],
+)
+def test_a_worker_dies_in_a_second_hop_by_node(text: str, groups_per_node: int, phase: str) -> None:
+    """Four groups share memory on two nodes, and when one is gone no more; or on one node."""
     fault = FailAt(group=2, rank=0, step=FAILS_AT, phase=phase)
-    with Miniature(job(text, 30, 1), 1, 4, faults=[fault], groups_per_node=2) as run:
+    spec = job(text, 30, 1)
+    with Miniature(spec, 1, 4, faults=[fault], groups_per_node=groups_per_node) as run:
         run.hold_at(FAILS_AT + 2)
         run.train_with(0, 1, 3, 4)
         run.finish()
