@@ -163,7 +163,7 @@ def test_a_store_that_dies_while_members_gather_is_named_with_its_address(
 def arrive_only(things: Things, port: int) -> None:
     """Come to the store as a member does, and connect to nobody, as one that dies just then."""
     store = things["client"] = MeetingStore("127.0.0.1", port)
-    PrefixStore("generation-7/replication-3/here", store).set("1", "node a")
+    PrefixStore("generation-7/replication-3/here", store).set("1", "a\n")
 
 
 def test_a_member_that_dies_on_its_way_from_the_store_holds_nobody_up_once_that_is_known(
