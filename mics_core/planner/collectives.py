@@ -88,6 +88,10 @@ class Cost:
 
 NOTHING = Cost()
 _BYTES_MOVED_PER_SENT = 27
+_MOVED_TO_HAND_OVER = 6
+"""Two of them are the copies: a gather's shards into slots and out of them, a scatter's gradient
+into one (reading it there is part of the sum). The rest is fitted (docs/scaling.md): workers that
+wait for each other at doors take turns on their cores."""
 _MOVED_TO_SUM_AND_COPY = 5
 
 
@@ -154,8 +158,7 @@ def all_gather_inside(num_bytes: float, span: Span, cluster: ClusterProfile) -> 
         return NOTHING
     passed = _inside(num_bytes, span, cluster)
     if cluster.shares_memory:
-        # The shard into the slot, and the others' out of theirs.
-        passed = replace(passed, worker_bytes=0.0, handed_bytes=2 * num_bytes)
+        passed = replace(passed, worker_bytes=0.0, handed_bytes=_MOVED_TO_HAND_OVER * num_bytes)
     return replace(passed, copied_bytes=_gather_copies(num_bytes, span.workers))
 
 
@@ -185,8 +188,7 @@ def reduce_scatter_inside(num_bytes: float, span: Span, cluster: ClusterProfile)
         return NOTHING
     passed = _inside(num_bytes, span, cluster)
     if cluster.shares_memory:
-        # The whole gradient into the slot; reading it there is part of the sum.
-        passed = replace(passed, worker_bytes=0.0, handed_bytes=2 * num_bytes)
+        passed = replace(passed, worker_bytes=0.0, handed_bytes=_MOVED_TO_HAND_OVER * num_bytes)
     return replace(passed, copied_bytes=_scatter_copies(num_bytes, span.workers))
 
 
