@@ -62,18 +62,30 @@ class FailAt:
     stops: bool = False
 
 
-def arm(faults: Sequence[FailAt]) -> None:
-    """Have the faults declared for this process befall it."""
+def _always(_: FailAt) -> bool:
+    return True
+
+
+def arm(faults: Sequence[FailAt], befalls: Callable[[FailAt], bool] = _always) -> None:
+    """Have the faults declared for this process befall it.
+
+    Args:
+        faults: The faults.
+        befalls: Called where one is due, and where a "longer second hop" has broken; a worker only
+            dies, or is stopped, if it says so.
+    """
     for fault in faults:
-        _ARMED[fault.phase](_At(fault.step, fault.stops))
+        _ARMED[fault.phase](_At(fault, befalls))
 
 
 class _At:
     """Knows the step that runs, and ends the process when it is due."""
 
-    def __init__(self, step: int, stops: bool):
-        self.step = step
-        self._signal = signal.SIGSTOP if stops else signal.SIGKILL
+    def __init__(self, fault: FailAt, befalls: Callable[[FailAt], bool]):
+        self.step = fault.step
+        self._fault = fault
+        self._befalls = befalls
+        self._signal = signal.SIGSTOP if fault.stops else signal.SIGKILL
         self.now = -1
         run_step = Trainer.run_step
 
@@ -107,6 +119,7 @@ class _At:
                     replication.all_reduce(torch.zeros(1))
             except ReplicationError as broken:
                 error = str(broken)
+                self._befalls(self._fault)
             return rows, error
 
         SecondHop.finish = longer  # type: ignore[method-assign]
@@ -127,7 +140,8 @@ class _At:
         setattr(owner, name, call)
 
     def _die(self) -> None:
-        os.kill(os.getpid(), self._signal)
+        if self._befalls(self._fault):
+            os.kill(os.getpid(), self._signal)
 
 
 _ARMED: dict[str, Callable[[_At], None]] = {

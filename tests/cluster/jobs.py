@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.miniature.points import FailAt
 from mics_core.spec import JobSpec, parse_job_spec
 from tests.cluster.recording_data import VOCABULARY
 from tests.engine.jobs import train_in_one_process
@@ -14,7 +17,12 @@ SEQUENCE_LENGTH = 16
 
 
 def recorded_job(
-    folder: Path | None, steps: int, *, determinism: str = "relaxed", **changes: Any
+    folder: Path | None,
+    steps: int,
+    *,
+    determinism: str = "relaxed",
+    faults: Sequence[FailAt] = (),
+    **changes: Any,
 ) -> JobSpec:
     """A user's model over a user's data, both steered by the `Control` of a folder.
 
@@ -22,6 +30,7 @@ def recorded_job(
         folder: Empty, seen by all workers; none to neither steer nor record.
         steps: Steps of the run.
         determinism: Whether the parameters are the same to the bit for every number of groups.
+        faults: What befalls its workers.
         changes: Other fields of the specification.
     """
     steered_by = None if folder is None else str(folder)
@@ -56,6 +65,9 @@ def recorded_job(
         "partition_size": 2,
         "groups": {"minimum": 1, "wanted": 2, "maximum": 3},
     }
+    if faults:
+        job["model"]["callable"] = "tests.cluster.faulty_model:build"
+        job["model"]["arguments"]["faults"] = [asdict(fault) for fault in faults]
     return parse_job_spec(job | changes)
 
 

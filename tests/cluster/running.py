@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Self
 
+from ray.util.state import list_actors
+
 from benchmarks.harness.followed import FollowedJob, eventually
+from mics_core.cluster.names import supervisor_name
 from mics_core.spec import JobSpec
 from mics_core.spec.status import JobStatus
 from tests.cluster.control import Control
 
-__all__ = ["RunningJob", "eventually"]
+__all__ = ["RunningJob", "eventually", "place_of_supervisor"]
+
+
+def place_of_supervisor(job_id: str) -> tuple[str, int]:
+    """Return the node id and the process id of a job's supervisor; 0 while there is none."""
+    actors = list_actors(filters=[("name", "=", supervisor_name(job_id))])
+    places = [(actor["node_id"], actor["pid"]) for actor in actors if actor["state"] == "ALIVE"]
+    return places[0] if places else ("", 0)
 
 
 class RunningJob(FollowedJob):

@@ -16,16 +16,14 @@ import pytest
 import ray
 import yaml
 from ray.experimental import internal_kv
-from ray.util.state import list_actors
 
 from mics_core.cluster.local import LocalCluster
-from mics_core.cluster.names import supervisor_name
 from mics_core.spec.status import GroupState, JobState
 from tests.cluster.conftest import StartJob
 from tests.cluster.control import Control
 from tests.cluster.jobs import GLOBAL_BATCH_SIZE, gold_losses, recorded_job
 from tests.cluster.recording_data import Reads
-from tests.cluster.running import RunningJob, eventually
+from tests.cluster.running import RunningJob, eventually, place_of_supervisor
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -35,13 +33,6 @@ STEPS = 60
 
 def pid_of_supervisor(job_id: str) -> int:
     return place_of_supervisor(job_id)[1]
-
-
-def place_of_supervisor(job_id: str) -> tuple[str, int]:
-    """Node id and process id; 0 while there is none."""
-    actors = list_actors(filters=[("name", "=", supervisor_name(job_id))])
-    places = [(actor["node_id"], actor["pid"]) for actor in actors if actor["state"] == "ALIVE"]
-    return places[0] if places else ("", 0)
 
 
 def kill_supervisor(job: RunningJob) -> None:
