@@ -4,20 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint pure venv clean
+.PHONY: demo test lint pure venv clean bytecode
 
-demo: $(STAMP)  ## train, scale and lose a node on this machine; KEEP=1 stays up until Ctrl-C
+demo: $(STAMP) bytecode  ## train, scale and lose a node on this machine; KEEP=1 stays up until Ctrl-C
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
 # Their worlds of processes keep two cores busy, and their faults have time limits.
 ALONE := comm cluster e2e engine faults service/test_ray_authentication.py service/test_ray_gateway.py
 
-test: lint  ## linters, types and all tests
+test: lint bytecode  ## linters, types and all tests
 	@failed=0; \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  $(ALONE:%=--ignore=tests/%) || failed=1; \
 	$(BIN)/python -m pytest --durations 20 $(ALONE:%=tests/%) || failed=1; \
 	exit $$failed
+
+# Hundreds of processes import these. Each would compile them anew, a third of a second long, where
+# Python is told to write no bytecode.
+bytecode: $(STAMP)
+	@$(BIN)/python -m compileall -q mics_core service benchmarks examples tests
 
 pure: $(STAMP)  ## the tests that need neither torch nor Ray
 	$(BIN)/python -m pytest -m pure tests/spec tests/data tests/planner tests/elastic tests/test_layers.py
