@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -21,7 +22,7 @@ from mics_core.comm.gathering import ANSWER, Missing, gather, nobody_listens, re
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.replication import Member, ReplicationGroup
 from mics_core.comm.ring import NUM_DOORS, Ring
-from mics_core.comm.shared import Neighbours, Offer, SharedMemory
+from mics_core.comm.shared import Offer, SharedMemory
 from mics_core.comm.store import MeetingStore
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
@@ -139,7 +140,15 @@ def _connect_ring(
     if grid.workers_per_node > 1 and all(names):
         assert offer is not None, "this member has a name too"
         here = [names[order[other]] for other in grid.row(node)]
-        ring = replace(ring, neighbours=_meet(ring, offer, here, local, timeout, given_up))
+        neighbours = offer.meet(
+            here,
+            local,
+            num_doors=NUM_DOORS,
+            timeout_s=timeout.total_seconds(),
+            all_agree=partial(_all_agree, ring),
+            given_up=given_up,
+        )
+        ring = replace(ring, neighbours=neighbours)
     if grid.has_stages:
         ring = replace(ring, inter=connected(f"inter-{local}", grid.column(local)))
         if ring.neighbours is None:
@@ -151,17 +160,8 @@ def _connect_ring(
     return ring
 
 
-def _meet(
-    ring: Ring, offer: Offer, names: list[str], place: int, timeout: timedelta, given_up: Event
-) -> Neighbours | None:
-    """Share memory inside each node if all members of all nodes can, else nowhere."""
-    neighbours = offer.try_to_meet(names, place, num_doors=NUM_DOORS, given_up=given_up)
-    num_failed = torch.tensor([float(neighbours is None)])
+def _all_agree(ring: Ring, is_ready: bool) -> bool:
+    """Whether all members on all nodes are: memory is shared inside each node, or nowhere."""
+    num_failed = torch.tensor([float(not is_ready)])
     ring.whole.allreduce([num_failed]).wait()
-    if neighbours is None:
-        return None
-    if num_failed.item():
-        neighbours.close()
-        return None
-    neighbours.limit(timeout.total_seconds())
-    return neighbours
+    return not num_failed.item()

@@ -28,7 +28,7 @@ import secrets
 import socket
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from threading import Event
 from time import monotonic
@@ -125,28 +125,42 @@ class Offer:
         """Listen no more."""
         self._listener.close()
 
-    def try_to_meet(
-        self, names: Sequence[str], place: int, *, num_doors: int, given_up: Event | None = None
+    def meet(
+        self,
+        names: Sequence[str],
+        place: int,
+        *,
+        num_doors: int,
+        timeout_s: float,
+        all_agree: Callable[[bool], bool],
+        given_up: Event | None = None,
     ) -> Neighbours | None:
         """Connect to all others and map their memory; all of them must call it at the same time.
-
-        They must tell each other afterwards, in another way, whether all have succeeded: if not,
-        nobody may use what he got.
 
         Args:
             names: Of everybody's offer, by place; the same on all.
             place: This worker's.
             num_doors: Doors to be built.
+            timeout_s: Time limit of doors.
+            all_agree: Tells the others, in another way, whether this worker has succeeded, and
+                returns whether all have; the same on all.
             given_up: Set when nobody is waited for any more.
 
         Returns:
-            None if somebody cannot be reached, as where the workers of a node are in containers
-            that share no network, or does not answer soon.
+            None, on all of them, if one cannot reach another, as where the workers of a node are in
+            containers that share no network, or does not answer soon.
         """
-        try:
-            return self._meet(names, place, num_doors, given_up or Event())
-        except OSError:
+        neighbours = None
+        with suppress(OSError):
+            neighbours = self._meet(names, place, num_doors, given_up or Event())
+        agreed = all_agree(neighbours is not None)
+        if neighbours is None:
             return None
+        if not agreed:
+            neighbours.close()
+            return None
+        neighbours.limit(timeout_s)
+        return neighbours
 
     def _meet(
         self, names: Sequence[str], place: int, num_doors: int, given_up: Event
@@ -164,6 +178,8 @@ class Offer:
                 connection = undo.enter_context(self._accept(deadline, given_up))
                 connection.settimeout(_MEET_S)
                 other, number = _HELLO.unpack(_receive(connection, _HELLO.size))
+                if not (place < other < len(names) and number < num_doors):
+                    raise ConnectionError("a stranger came")
                 doors[number][other] = connection
             for connection in doors[0].values():
                 self.memory.send(connection)

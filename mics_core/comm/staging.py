@@ -123,19 +123,20 @@ def share_staging(group: dist.ProcessGroup, timeout_s: float) -> Staging | None:
     """
     offer = Offer.of(_memory())
     names = _gather(offer.name if offer is not None else "", group)
-    neighbours = None
-    if offer is not None and all(names):
-        neighbours = offer.try_to_meet(names, group.rank(), num_doors=1)
-    if offer is not None:
+    if offer is None:
+        return None
+    try:
+        # Without everybody's name all know already that memory is shared by nobody.
+        neighbours = all(names) and offer.meet(
+            names,
+            group.rank(),
+            num_doors=1,
+            timeout_s=timeout_s,
+            all_agree=lambda is_ready: all(_gather(is_ready, group)),
+        )
+    finally:
         offer.close()
-    everybody_has = all(_gather(neighbours is not None, group))
-    if neighbours is None:
-        return None
-    if not everybody_has:
-        neighbours.close()
-        return None
-    neighbours.limit(timeout_s)
-    return Staging(neighbours)
+    return Staging(neighbours) if neighbours else None
 
 
 def _memory() -> SharedMemory | None:

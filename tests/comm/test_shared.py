@@ -17,7 +17,7 @@ import torch
 from mics_core.comm import shared
 from mics_core.comm.connecting import connect
 from mics_core.comm.replication import NUM_STAGES, Member, ReplicationGroup
-from mics_core.comm.shared import Offer, SharedMemory
+from mics_core.comm.shared import Neighbours, Offer, SharedMemory
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
 from mics_core.errors import ReplicationError
@@ -172,7 +172,6 @@ def step_after_step(things: Things, place: int, late: int, turns: int) -> list[t
         for half in halves:
             for stage in range(NUM_STAGES):
                 if place == late:
-                    os.sched_yield()
                     time.sleep(0.01)  # lets the others run ahead as far as they can
                 group.run_stage(stage, half)
         group.end_reading()
@@ -284,6 +283,28 @@ def test_only_tensors_inside_the_memory_have_a_place_in_it() -> None:
     assert memory.offset_of(SharedMemory(400).bytes) is None
 
 
+def meet(offer: Offer, given_up: Event | None = None) -> Neighbours | None:
+    """Wait for one other."""
+    return offer.meet(
+        [offer.name, ""],
+        0,
+        num_doors=1,
+        timeout_s=TIMEOUT_S,
+        all_agree=lambda is_ready: is_ready,
+        given_up=given_up,
+    )
+
+
+@pytest.mark.parametrize(("place", "door"), [(0, 0), (2, 0), (1, 1)])
+def test_who_says_that_he_is_nobody_is_no_neighbour(place: int, door: int) -> None:
+    offer = Offer(SharedMemory(100))
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(shared._address(offer.name))
+        stranger.sendall(shared._HELLO.pack(place, door))
+        assert meet(offer) is None
+    offer.close()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_another_user_is_turned_away() -> None:
     offer = Offer(SharedMemory(100))
@@ -303,7 +324,7 @@ def test_another_user_is_turned_away() -> None:
     assert os.read(here, 9) == b"connected"
     gives_up = Event()
     gives_up.set()
-    assert offer.try_to_meet([offer.name, ""], 0, num_doors=1, given_up=gives_up) is None
+    assert meet(offer, gives_up) is None
     offer.close()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(here)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from mics_core.comm import staging
-from mics_core.comm.shared import Offer
+from mics_core.comm.shared import Neighbours, Offer
 from mics_core.comm.staging import Staging, share_staging
 from tests.engine.worker_pool import WorkerPool, running_pool
 
@@ -84,14 +85,18 @@ def share_without_offer(without: int) -> bool:
         Offer.of = offers  # type: ignore[method-assign]
 
 
+def cannot_meet(*_: Any) -> Neighbours:
+    raise ConnectionRefusedError
+
+
 def share_without_meeting(without: int) -> bool:
-    meets = Offer.try_to_meet
+    meets = Offer._meet
     if dist.get_rank() == without:
-        Offer.try_to_meet = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        Offer._meet = cannot_meet  # type: ignore[method-assign]
     try:
         return share_staging(dist.group.WORLD, TIMEOUT_S) is None
     finally:
-        Offer.try_to_meet = meets  # type: ignore[method-assign]
+        Offer._meet = meets  # type: ignore[method-assign]
 
 
 def test_nobody_shares_if_one_cannot(pool: WorkerPool) -> None:
