@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mics_core.cluster.entry import train_worker
 from mics_core.cluster.names import NAMESPACE, runner_name
 from mics_core.cluster.reaching import has_supervisor
+from mics_core.cluster.warm import python_of_forks
 
 __all__ = ["PartitionGroupRunner", "RunSettings", "find_runner", "start_runner"]
 
@@ -36,6 +38,9 @@ _RUNNER_ENVIRONMENT = {
     # The controller asks its workers from a loop of its own, which nothing else waits for.
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
 }
+
+_WARM_STARTS = "MICS_WARM_STARTS"
+_BRING_A_PYTHON = {"conda", "container", "image_uri", "pip", "py_executable", "uv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +140,18 @@ def start_runner(job_id: str, group_id: int, node_id: str) -> Any:
             lifetime="detached",
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-            runtime_env=RuntimeEnv(env_vars=_RUNNER_ENVIRONMENT),
+            runtime_env=RuntimeEnv(env_vars=_RUNNER_ENVIRONMENT, **_forks()),
         )
         .remote(job_id)
     )
+
+
+def _forks() -> dict[str, str]:
+    """Have the processes of a group start as forks, unless the job brings a Python of its own."""
+    brings = ray.get_runtime_context().runtime_env.keys() & _BRING_A_PYTHON
+    if brings or sys.platform != "linux" or os.environ.get(_WARM_STARTS) == "0":
+        return {}
+    return {"py_executable": python_of_forks(sys.executable)}
 
 
 def find_runner(job_id: str, group_id: int) -> Any:

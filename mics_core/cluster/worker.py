@@ -10,6 +10,7 @@ from functools import partial
 import ray
 import ray.train
 import ray.train.torch
+import torch
 
 from mics_core.cluster.lifeline import Lifeline
 from mics_core.cluster.link import SupervisorLink
@@ -42,6 +43,8 @@ def work(config: WorkerConfig) -> None:
     Raises:
         GroupFailedError: Names group, rank, step and cause; the group is lost, the run goes on.
     """
+    # Ray says so before torch is loaded, but not before it is in a fork, see `warm`.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     context = ray.train.get_context()
     rank = context.get_world_rank()
     supervisor = SupervisorHandle(config.job_id)

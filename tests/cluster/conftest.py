@@ -1,4 +1,4 @@
-"""A Ray cluster for each test module, with the number of nodes that the module asks for."""
+"""One Ray cluster for these tests, with as many nodes as each module asks for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.cluster.control import Control
 from tests.cluster.head import Head, head_in_place
 from tests.cluster.jobs import recorded_job
 from tests.cluster.leftovers import Leftovers, check_that_jobs_left_nothing
-from tests.cluster.running import RunningJob
+from tests.cluster.running import RunningJob, eventually
 
 WORKERS_PER_NODE = 2
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,17 +54,31 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Head:
     return head_in_place(monkeypatch)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def leftovers() -> Leftovers:
-    """What the module's cluster and its jobs must not leave behind."""
+    """What the cluster and its jobs must not leave behind."""
     return Leftovers()
 
 
-@pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest, leftovers: Leftovers) -> Iterator[LocalCluster]:
-    """A cluster with the `NUM_NODES` of the module."""
-    with running_cluster(request.module.NUM_NODES, leftovers) as cluster:
+@pytest.fixture(scope="package")
+def shared_cluster(leftovers: Leftovers) -> Iterator[LocalCluster]:
+    """A cluster for all modules: nodes that have started workers before start others sooner."""
+    with running_cluster(1, leftovers) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest, shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """A cluster with the `NUM_NODES` of the module, on which nobody's jobs are left."""
+    wanted: int = request.module.NUM_NODES
+    while len(shared_cluster.node_ids) > wanted:
+        shared_cluster.kill_node(shared_cluster.node_ids[-1])
+    while len(shared_cluster.node_ids) < wanted:
+        shared_cluster.add_node()
+    slots = wanted * WORKERS_PER_NODE
+    eventually(lambda: ray.cluster_resources().get("CPU") == slots, f"{slots} slots", 60.0)
+    yield shared_cluster
+    check_that_jobs_left_nothing()
 
 
 StartJob = Callable[..., RunningJob]

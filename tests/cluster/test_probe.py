@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from ray.util.placement_group import placement_group_table
 from ray.util.state import list_actors
 
 from mics_core.cluster.layout import settle_layout
@@ -24,7 +23,7 @@ from mics_core.planner.layout import NodeShape
 from mics_core.spec import load_job_spec
 from mics_core.spec.cluster import LinkSpec, load_cluster_spec
 from mics_core.spec.job import ResourcesSpec
-from tests.cluster.running import eventually
+from tests.cluster.leftovers import check_that_jobs_left_nothing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -68,19 +67,6 @@ def mics(*words: str, address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
 
 
-def expect_nothing_left() -> None:
-    """Every actor and reservation of the probes is gone, and all slots are free again."""
-    eventually(
-        lambda: (
-            all(actor.state == "DEAD" for actor in list_actors())
-            and all(group["state"] == "REMOVED" for group in placement_group_table().values())
-            and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
-        ),
-        "the end of the probe's actors and reservations",
-        30.0,
-    )
-
-
 def test_the_program_writes_a_file_that_loads_again(cluster: LocalCluster, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     done = mics_probe("-o", str(file), "--quick", address=cluster.address)
@@ -96,7 +82,7 @@ def test_the_program_writes_a_file_that_loads_again(cluster: LocalCluster, tmp_p
     assert "Measuring 4 workers on 2 nodes." in done.stderr
     assert file.read_text(encoding="utf-8").startswith("# Measured by `mics probe` on ")
     assert "# efficiency: forward and backward of a block like GPT-2's" in file.read_text("utf-8")
-    expect_nothing_left()
+    check_that_jobs_left_nothing()
 
 
 def test_the_program_tells_programs_everything(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -151,24 +137,24 @@ def test_a_busy_cluster_is_refused_and_the_wait_for_it_given_up(cluster: LocalCl
     with pytest.raises(ClusterError, match=r"no 2 free worker slots each within 2 s\. Wait until"):
         probe_cluster(WORKER, settings=SHORT, room_timeout_s=2.0)
     ray.kill(busy)
-    expect_nothing_left()
+    check_that_jobs_left_nothing()
 
 
 def test_workers_that_do_not_answer_in_time_are_ended(cluster: LocalCluster) -> None:
     with pytest.raises(ClusterError, match="4 of 4 workers of the probe did not answer in time"):
         probe_cluster(WORKER, settings=SHORT, timeout_s=0.0)
-    expect_nothing_left()
+    check_that_jobs_left_nothing()
 
 
 def test_a_lost_worker_ends_the_probe_at_once(cluster: LocalCluster) -> None:
     def end_one(sentence: str) -> None:
         if sentence.startswith("Measuring"):
-            pid = next(actor.pid for actor in list_actors() if actor.state == "ALIVE")
-            os.kill(pid, 9)
+            filters = [("class_name", "=", "ProbeWorker"), ("state", "=", "ALIVE")]
+            os.kill(list_actors(filters=filters)[0].pid, 9)
 
     with pytest.raises(ClusterError, match="A worker of the probe failed"):
         probe_cluster(WORKER, settings=SHORT, tell=end_one)
-    expect_nothing_left()
+    check_that_jobs_left_nothing()
 
 
 def test_the_cluster_can_be_measured_from_python(cluster: LocalCluster) -> None:
@@ -179,7 +165,7 @@ def test_the_cluster_can_be_measured_from_python(cluster: LocalCluster) -> None:
     assert found.report.inter_node is not None
     assert set(found.report.nodes) == set(cluster.node_ids)
     assert said[-1] == "Measuring 4 workers on 2 nodes."
-    expect_nothing_left()
+    check_that_jobs_left_nothing()
 
 
 # Refusals that need no cluster.

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(240)
 )
 def test_a_worker_dies_in_a_step(text: str, phase: str, rank: int) -> None:
     fault = FailAt(group=1, rank=rank, step=FAILS_AT, phase=phase)
-    with Miniature(job(text, 30), SIZE, GROUPS, faults=[fault]) as run:
+    with Miniature(job(text, 18), SIZE, GROUPS, faults=[fault]) as run:
         run.hold_at(FAILS_AT + 2)
         run.train_with(0, 2, 3)
         run.finish()
@@ -39,7 +39,7 @@ def test_survivors_of_which_one_has_finished_its_second_hop_and_one_has_not(text
         FailAt(group=1, rank=0, step=FAILS_AT, phase="vote"),
         FailAt(group=2, rank=0, step=FAILS_AT, phase="longer second hop"),
     ]
-    with Miniature(job(text, 30), SIZE, GROUPS, faults=faults) as run:
+    with Miniature(job(text, 18), SIZE, GROUPS, faults=faults) as run:
         run.hold_at(FAILS_AT + 1)
         run.until(lambda: run.course.step == FAILS_AT + 1, "a group that commits the step")
         run.until(lambda: run.groups[2].breaks, "the end of group 2's second hop")
@@ -66,7 +66,7 @@ def test_a_survivor_one_step_behind_goes_on_from_its_own_states_if_its_source_di
         # One of its two workers has part of the copy then, the other one may have all of its own.
         FailAt(group=0, rank=0, step=FAILS_AT + 1, phase="copy out"),
     ]
-    with Miniature(job(text, 30), SIZE, GROUPS, faults=faults) as run:
+    with Miniature(job(text, 18), SIZE, GROUPS, faults=faults) as run:
         run.hold_at(FAILS_AT + 1)
         run.until(lambda: run.course.step == FAILS_AT + 1, "a group that commits the step")
         run.until(lambda: run.groups[2].breaks, "the end of group 2's second hop")
@@ -86,7 +86,7 @@ def test_another_group_dies_while_the_survivors_regroup(text: str, phase: str) -
         FailAt(group=1, rank=1, step=FAILS_AT, phase="forward"),
         FailAt(group=2, rank=0, step=FAILS_AT, phase=phase),
     ]
-    with Miniature(job(text, 30), SIZE, GROUPS, faults=faults) as run:
+    with Miniature(job(text, 18), SIZE, GROUPS, faults=faults) as run:
         run.hold_at(FAILS_AT + 2)
         run.train_with(0, 3, 4)
         run.finish()
@@ -101,7 +101,7 @@ def test_another_group_dies_while_the_survivors_regroup(text: str, phase: str) -
 def test_a_worker_dies_in_a_second_hop_by_node(text: str, groups_per_node: int, phase: str) -> None:
     """Four groups share memory on two nodes, and when one is gone no more; or on one node."""
     fault = FailAt(group=2, rank=0, step=FAILS_AT, phase=phase)
-    spec = job(text, 30, 1)
+    spec = job(text, 18, 1)
     with Miniature(spec, 1, 4, faults=[fault], groups_per_node=groups_per_node) as run:
         run.hold_at(FAILS_AT + 2)
         run.train_with(0, 1, 3, 4)
@@ -120,7 +120,7 @@ def test_whole_groups_die_in_the_second_hop_assembling_and_copying(text: str) ->
         *whole_group(2, FAILS_AT, "assembling"),
         *whole_group(3, -1, "copy in"),
     ]
-    with Miniature(job(text, 40), SIZE, GROUPS, faults=faults) as run:
+    with Miniature(job(text, 26), SIZE, GROUPS, faults=faults) as run:
         run.hold_at(FAILS_AT + 2)
         run.until(lambda: {1, 2}.isdisjoint(run.members), "the loss of groups 1 and 2")
         run.until(lambda: 3 in run.waiting or 3 in lost_of(run), "group 3")
@@ -134,7 +134,7 @@ def test_whole_groups_die_in_the_second_hop_assembling_and_copying(text: str) ->
 
 
 def test_several_groups_die_at_once_and_one_is_enough(text: str) -> None:
-    with Miniature(job(text, 40), SIZE, GROUPS) as run:
+    with Miniature(job(text, 26), SIZE, GROUPS) as run:
         run.hold_at(5)
         run.until(lambda: run.course.step == 5, "the first steps")
         run.kill(0)

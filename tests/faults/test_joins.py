@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(240)
 )
 def test_either_end_of_a_copy_dies(text: str, group: int, phase: str, members: list[int]) -> None:
     fault = FailAt(group=group, rank=1, step=-1, phase=phase)
-    with Miniature(job(text, 40), SIZE, 2, faults=[fault]) as run:
+    with Miniature(job(text, 26), SIZE, 2, faults=[fault]) as run:
         run.hold_at(4)
         run.until(lambda: run.course.step == 4, "the first steps")
         run.scale(3)
@@ -48,7 +48,7 @@ def test_either_end_of_a_copy_is_stopped(text: str, group: int, phase: str) -> N
 
 def test_a_newcomer_is_stopped_at_the_door(text: str) -> None:
     faults = [FailAt(group=2, rank=1, step=-1, phase="assembling", stops=True)]
-    with Miniature(job(text, 40), SIZE, 2, faults=faults, silence_s=2.0, finds_missing=True) as run:
+    with Miniature(job(text, 26), SIZE, 2, faults=faults, silence_s=2.0, finds_missing=True) as run:
         run.hold_at(4)
         run.until(lambda: run.course.step == 4, "the first steps")
         run.scale(3)

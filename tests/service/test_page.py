@@ -348,4 +348,5 @@ def test_2000_steps_and_64_groups_stay_smooth(page_api: PageApi, visit: Visit) -
     # every event, or laid everything out anew for each step, would take far longer.
     assert frames_ms[len(frames_ms) // 2] < 34, f"the median frame of {frames_ms}"
     assert frames_ms[-1 - len(frames_ms) // 20] < 70, f"the 95th percentile of {frames_ms}"
-    assert frames_ms[-1] < 200, f"the longest frame of {frames_ms}"
+    # Another process may have taken the processor for a while; a page that hangs takes longer.
+    assert frames_ms[-1] < 1000, f"the longest frame of {frames_ms}"

@@ -1,0 +1,274 @@
+"""Processes as forks of a node's template, with a process in place of the raylet; without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mics_core.cluster.warm import python_of_forks
+from tests.cluster.running import eventually
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux can watch a raylet as a file"),
+]
+
+PROGRAM = """
+import atexit, json, os, sys
+from pathlib import Path
+
+loaded = [name for name in ("ray.train", "torch") if sys.modules.get(name)]
+
+def told():
+    import random
+    import numpy
+    from ray import WorkerID
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "group": os.getpgid(0),
+        "arguments": sys.argv,
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "path": sys.path,
+        "main": __name__,
+        "loaded": loaded,
+        "drawn": [random.random(), numpy.random.random(), WorkerID.from_random().hex()],
+    }
+
+def write(name, value):
+    new = Path(sys.argv[1] + ".new")
+    new.write_text(json.dumps(value))
+    new.rename(sys.argv[1] + name)
+
+write("", told())
+print("said by", sys.argv[1], flush=True)
+atexit.register(write, ".end", "at the end")
+sys.stdin.read()
+"""
+
+
+@dataclass
+class Node:
+    """A folder with a raylet's socket would be in, and a process that stands for the raylet."""
+
+    folder: Path
+    raylet: subprocess.Popen[bytes]
+    calls: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def sockets(self) -> list[Path]:
+        return [path for path in self.folder.glob("raylet.*") if path.is_socket()]
+
+    def call(self, name: str, **changes: str) -> subprocess.Popen[str]:
+        """Call as Ray does."""
+        program = self.folder / "default_worker.py"
+        program.write_text(PROGRAM)
+        words = [str(program), str(self.folder / name), f"--raylet-name={self.folder}/raylet"]
+        environment = os.environ | {"RAY_RAYLET_PID": str(self.raylet.pid)}
+        del environment["PYTEST_CURRENT_TEST"]
+        called = subprocess.Popen(
+            ["bash", "-c", f"exec {python_of_forks(sys.executable)} {' '.join(words)}"],
+            cwd=self.folder,
+            env=environment | changes,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        self.calls.append(called)
+        return called
+
+    def told(self, name: str) -> dict[str, Any]:
+        """Return what a process tells of itself."""
+        path = self.folder / name
+        eventually(path.exists, f"what {name} tells", 60.0)
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+
+@contextmanager
+def running_node(folder: Path) -> Iterator[Node]:
+    """Run a node; nothing of it may be left when its raylet is gone."""
+    raylet = subprocess.Popen(["sleep", "600"])
+    node = Node(folder, raylet)
+    started: list[psutil.Process] = []
+    try:
+        yield node
+        started = [process for call in node.calls for process in family(call.pid)]
+    finally:
+        raylet.kill()
+        raylet.wait()
+        for call in node.calls:
+            with suppress(BrokenPipeError):
+                call.communicate(timeout=30)
+    eventually(lambda: not [p for p in started if p.is_running()], "the end of all processes", 30)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node on which three calls were made, two of them at once."""
+    with running_node(tmp_path_factory.mktemp("node")) as node:
+        node.call("first")
+        node.call("second")
+        node.told("first")
+        node.told("second")
+        node.call("third", _="another call").wait(30)
+        yield node
+
+
+@pytest.fixture(scope="module")
+def forks(node: Node) -> list[dict[str, Any]]:
+    return [node.told(name) for name in ("first", "second", "third")]
+
+
+def test_all_are_forks_of_one_process_that_has_loaded_what_they_need(
+    node: Node, forks: list[dict[str, Any]]
+) -> None:
+    [template] = {fork["parent"] for fork in forks}
+    assert template in [call.pid for call in node.calls[:2]]
+    assert [fork["loaded"] for fork in forks] == [["ray.train", "torch"]] * 3
+    assert psutil.Process(template).cmdline()[0] == "mics-elastic: template of workers"
+
+
+def test_a_fork_is_as_ray_would_have_started_it(node: Node, forks: list[dict[str, Any]]) -> None:
+    third = forks[2]
+    assert third["arguments"][1] == str(node.folder / "third")
+    assert (third["folder"], third["path"][0]) == (str(node.folder), str(node.folder))
+    assert third["main"] == "__main__"
+    threads = "OPENBLAS_NUM_THREADS"  # which the template sets for itself
+    assert third["environment"].get(threads) == os.environ.get(threads)
+
+
+def test_a_fork_has_the_streams_of_its_call_and_ends_as_programs_do(node: Node) -> None:
+    call = node.call("ending")
+    pid = node.told("ending")["pid"]
+    said, errors = call.communicate("", timeout=30)
+    assert (said, errors) == (f"said by {node.folder}/ending\n", "")
+    eventually((node.folder / "ending.end").exists, "what it does at its end")
+    eventually(lambda: not psutil.pid_exists(pid), "the end of the fork")
+
+
+def test_every_fork_leads_its_own_group_of_processes(forks: list[dict[str, Any]]) -> None:
+    # Ray ends the whole group of a worker that ends.
+    assert [fork["group"] for fork in forks] == [fork["pid"] for fork in forks]
+
+
+def test_forks_draw_different_numbers_and_ids(forks: list[dict[str, Any]]) -> None:
+    for of_one_kind in zip(*(fork["drawn"] for fork in forks), strict=True):
+        assert len(set(of_one_kind)) == 3, of_one_kind
+
+
+def test_nobody_else_may_call(node: Node) -> None:
+    assert [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in node.sockets] == [0]
+
+
+def test_a_call_with_another_environment_has_another_template(
+    node: Node, forks: list[dict[str, Any]]
+) -> None:
+    node.call("other", RAY_JOB_ID="02000000")
+    other = node.told("other")
+    assert other["environment"]["RAY_JOB_ID"] == "02000000"
+    assert other["parent"] != forks[0]["parent"]
+    assert len(node.sockets) == 2
+
+
+def test_a_template_ends_with_its_raylet_and_not_with_its_forks(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        node.call("one")
+        template, fork = node.told("one")["parent"], node.told("one")["pid"]
+        node.call("two")
+        os.kill(node.told("two")["pid"], signal.SIGKILL)
+        node.call("three")
+        assert node.told("three")["parent"] == template
+        node.raylet.kill()
+        node.raylet.wait()
+        eventually(lambda: not alive(template), "the end of the template")
+        assert psutil.pid_exists(fork)
+        assert node.sockets == []
+
+
+def alive(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def test_calls_outlive_a_template_that_is_killed_while_it_loads(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        first = node.call("first")
+        eventually(lambda: node.sockets, "the template")
+        second = node.call("second")
+        first.kill()
+        assert node.told("second")["parent"] == second.pid
+        assert not (tmp_path / "first").exists()
+
+
+def a_driver(folder: Path) -> str:
+    source, library = folder / "driver.c", folder / "libcuda.so.1"
+    source.write_text("int cuInit(void) { return 0; }")
+    subprocess.run(["cc", "-shared", "-o", str(library), str(source)], check=True)
+    return f"import ctypes; ctypes.CDLL({str(library)!r})"
+
+
+A_THREAD = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+THREADS_OF_A_LIBRARY = "import os; os.environ['OPENBLAS_NUM_THREADS'] = '2'; import numpy"
+AN_ID = "import ray; ray.WorkerID.from_random()"
+
+
+@pytest.mark.parametrize(
+    ("done", "may_be_forked"),
+    [
+        ("", True),
+        (A_THREAD, False),
+        (THREADS_OF_A_LIBRARY, False),
+        (a_driver, False),
+        (AN_ID, False),
+    ],
+    ids=["nothing", "a thread", "threads of a library", "a driver", "an id was drawn"],
+)
+def test_imports_that_do_such_things_forbid_forks(
+    tmp_path: Path, done: str | Callable[[Path], str], may_be_forked: bool
+) -> None:
+    code = done if isinstance(done, str) else done(tmp_path)
+    looked = "from mics_core.cluster.warm import _may_be_forked; print(_may_be_forked())"
+    answer = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{looked}"], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == f"{may_be_forked}\n"
+
+
+def test_what_may_not_be_forked_is_started_plainly(tmp_path: Path) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    # Python loads this one at its start.
+    (modules / "sitecustomize.py").write_text("import sys; sys.modules['ray.train'] = None")
+    with running_node(tmp_path) as node:
+        path = os.pathsep.join([str(modules), *filter(None, [os.environ.get("PYTHONPATH")])])
+        node.call("first", PYTHONPATH=path)
+        node.told("first")
+        second = node.call("second", PYTHONPATH=path)
+        told = node.told("second")
+        assert told["pid"] == second.pid
+        assert told["loaded"] == []
+        assert told["main"] == "__main__"
