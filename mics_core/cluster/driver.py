@@ -261,6 +261,8 @@ class _Journal:
         """Log events as they come; return the final state once it is there."""
         while (state := self._log_next()) is None:
             pass
+        with contextlib.suppress(SupervisorGoneError):  # it waits until somebody has heard the end
+            self._supervisor.ask("events", self._after, 0.0, timeout_s=_ANSWER_S)
         return state
 
     def _log_next(self) -> JobState | None:

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mics_core.cluster.entry import train_worker
 from mics_core.cluster.names import NAMESPACE, runner_name
 from mics_core.cluster.reaching import has_supervisor
-from mics_core.cluster.warm import python_of_forks
+from mics_core.cluster.warm import NODES_OF_FORKS, python_of_forks
 
 __all__ = ["PartitionGroupRunner", "RunSettings", "find_runner", "start_runner"]
 
@@ -130,8 +131,12 @@ def _run(settings: RunSettings) -> None:
     trainer.fit()
 
 
-def start_runner(job_id: str, group_id: int, node_id: str) -> Any:
-    """Start a group's runner on a node and return its actor handle."""
+def start_runner(job_id: str, group_id: int, nodes: Sequence[str]) -> Any:
+    """Start a group's runner on its first node and return its actor handle.
+
+    Args:
+        nodes: Ray node id of each worker, by rank.
+    """
     return (
         ray.remote(PartitionGroupRunner)
         .options(
@@ -139,19 +144,20 @@ def start_runner(job_id: str, group_id: int, node_id: str) -> Any:
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-            runtime_env=RuntimeEnv(env_vars=_RUNNER_ENVIRONMENT, **_forks()),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[0], soft=False),
+            runtime_env=_environment(nodes),
         )
         .remote(job_id)
     )
 
 
-def _forks() -> dict[str, str]:
-    """Have the processes of a group start as forks, unless the job brings a Python of its own."""
+def _environment(nodes: Sequence[str]) -> RuntimeEnv:
+    """Return what a runner starts in; the others of its group inherit it."""
     brings = ray.get_runtime_context().runtime_env.keys() & _BRING_A_PYTHON
     if brings or sys.platform != "linux" or os.environ.get(_WARM_STARTS) == "0":
-        return {}
-    return {"py_executable": python_of_forks(sys.executable)}
+        return RuntimeEnv(env_vars=_RUNNER_ENVIRONMENT)
+    variables = _RUNNER_ENVIRONMENT | {NODES_OF_FORKS: ",".join(sorted(set(nodes)))}
+    return RuntimeEnv(env_vars=variables, py_executable=python_of_forks(sys.executable))
 
 
 def find_runner(job_id: str, group_id: int) -> Any:

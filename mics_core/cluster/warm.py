@@ -39,14 +39,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["python_of_forks"]
+__all__ = ["NODES_OF_FORKS", "python_of_forks"]
+
+NODES_OF_FORKS = "MICS_NODES_OF_FORKS"
+"""Variable with the ids of the nodes that hold a group; elsewhere a template would serve nobody."""
 
 _IDLE_S = 600.0
 _LENGTH_BYTES = 4
 _STREAMS = (0, 1, 2)
 _FORKED, _PLAINLY = b"forked", b"plainly"
 
-_OF_ONE_PROCESS = frozenset({"SHLVL", "_"})
+_OF_ONE_PROCESS = frozenset({NODES_OF_FORKS, "SHLVL", "_"})
 """Variables that no import reads, and that differ between calls. A fork gets its own."""
 _FOR_IMPORTS = {"OPENBLAS_NUM_THREADS": "1"}  # numpy starts threads as it is loaded
 _THREADS_THAT_KNOW_OF_FORKS = {"jemalloc_bg_thd"}  # pyarrow's allocator
@@ -71,14 +74,27 @@ class _Call:
     folder: str
     environment: dict[str, str]
 
+    def told(self, name: str) -> str:
+        """Return an argument of the program.
+
+        Raises:
+            StopIteration: It has none of that name.
+        """
+        begin = f"--{name}="
+        return next(word for word in self.arguments if word.startswith(begin)).removeprefix(begin)
+
+    @property
+    def is_where_its_group_is(self) -> bool:
+        """Whether others of its group start on this node too."""
+        return self.told("node-id") in self.environment[NODES_OF_FORKS].split(",")
+
     @property
     def meeting_place(self) -> str:
         """Path beside the raylet's own socket, the same for calls that one template may serve."""
-        name = "--raylet-name="
-        raylet = next(word for word in self.arguments if word.startswith(name)).removeprefix(name)
         same = sorted((k, v) for k, v in self.environment.items() if k not in _OF_ONE_PROCESS)
         words = json.dumps([sys.executable, same])
-        return f"{raylet}.{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+        key = hashlib.sha256(words.encode()).hexdigest()
+        return f"{self.told('raylet-name')}.{key[:8]}"
 
     def start_plainly(self) -> NoReturn:
         """Become the program as if Ray had started it."""
@@ -102,9 +118,11 @@ def main(arguments: list[str]) -> None:
     """Have the template fork the program of `arguments`, or become the template."""
     call = _Call(arguments, str(Path.cwd()), dict(os.environ))
     try:
+        if not call.is_where_its_group_is:
+            call.start_plainly()
         place, raylet = call.meeting_place, os.pidfd_open(int(os.environ["RAY_RAYLET_PID"]))
     except (KeyError, ValueError, StopIteration, OSError):
-        call.start_plainly()  # no raylet that would end a template
+        call.start_plainly()  # not called as Ray does
     while True:
         if _is_mine(f"{place}.lock"):
             _Template(place, raylet).serve(call).start_here()

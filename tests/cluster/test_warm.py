@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mics_core.cluster.warm import python_of_forks
+from mics_core.cluster.warm import NODES_OF_FORKS, python_of_forks
 from tests.cluster.running import eventually
 
 pytestmark = [
@@ -77,8 +77,16 @@ class Node:
         """Call as Ray does."""
         program = self.folder / "default_worker.py"
         program.write_text(PROGRAM)
-        words = [str(program), str(self.folder / name), f"--raylet-name={self.folder}/raylet"]
-        environment = os.environ | {"RAY_RAYLET_PID": str(self.raylet.pid)}
+        words = [
+            str(program),
+            str(self.folder / name),
+            f"--raylet-name={self.folder}/raylet",
+            "--node-id=ab",
+        ]
+        environment = os.environ | {
+            "RAY_RAYLET_PID": str(self.raylet.pid),
+            NODES_OF_FORKS: "ab,cd",
+        }
         del environment["PYTEST_CURRENT_TEST"]
         called = subprocess.Popen(
             ["bash", "-c", f"exec {python_of_forks(sys.executable)} {' '.join(words)}"],
@@ -133,7 +141,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         node.call("second")
         node.told("first")
         node.told("second")
-        node.call("third", _="another call").wait(30)
+        node.call("third", **{NODES_OF_FORKS: "ab"}).wait(30)
         yield node
 
 
@@ -256,6 +264,13 @@ def test_imports_that_do_such_things_forbid_forks(
         [sys.executable, "-c", f"{code}\n{looked}"], capture_output=True, text=True, check=True
     )
     assert answer.stdout == f"{may_be_forked}\n"
+
+
+def test_what_is_on_another_node_than_its_group_is_started_plainly(node: Node) -> None:
+    call = node.call("elsewhere", **{NODES_OF_FORKS: "cd,ef"})
+    told = node.told("elsewhere")
+    assert told["pid"] == call.pid
+    assert told["loaded"] == []
 
 
 def test_what_may_not_be_forked_is_started_plainly(tmp_path: Path) -> None:
