@@ -295,7 +295,7 @@ class GroupRuns:
         self._tell(elastic.GroupPlaced(run.group_id))
         await self._regrouped()  # see [Note: starting after a loss]
         await self._record.settle()  # whoever takes over must know of the runner
-        start = partial(start_runner, self._job_id, run.group_id, run.nodes)
+        start = partial(start_runner, self._job_id, run.group_id, run.nodes, self._spec)
         run.here.runner = await self._ask(start, undo=ray.kill)
         await run.here.runner.prepare.remote()
         await self._begin_hand_over(run)

@@ -23,7 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mics_core.cluster.entry import train_worker
 from mics_core.cluster.names import NAMESPACE, runner_name
 from mics_core.cluster.reaching import has_supervisor
-from mics_core.cluster.warm import NODES_OF_FORKS, python_of_forks
+from mics_core.cluster.warm import LOADED_FOR_FORKS, NODES_OF_FORKS, python_of_forks
+from mics_core.spec.job import JobSpec, TransformersModel
 
 __all__ = ["PartitionGroupRunner", "RunSettings", "find_runner", "start_runner"]
 
@@ -131,11 +132,12 @@ def _run(settings: RunSettings) -> None:
     trainer.fit()
 
 
-def start_runner(job_id: str, group_id: int, nodes: Sequence[str]) -> Any:
+def start_runner(job_id: str, group_id: int, nodes: Sequence[str], spec: JobSpec) -> Any:
     """Start a group's runner on its first node and return its actor handle.
 
     Args:
         nodes: Ray node id of each worker, by rank.
+        spec: Of the job.
     """
     return (
         ray.remote(PartitionGroupRunner)
@@ -145,18 +147,22 @@ def start_runner(job_id: str, group_id: int, nodes: Sequence[str]) -> Any:
             lifetime="detached",
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[0], soft=False),
-            runtime_env=_environment(nodes),
+            runtime_env=_environment(nodes, spec),
         )
         .remote(job_id)
     )
 
 
-def _environment(nodes: Sequence[str]) -> RuntimeEnv:
+def _environment(nodes: Sequence[str], spec: JobSpec) -> RuntimeEnv:
     """Return what a runner starts in; the others of its group inherit it."""
     brings = ray.get_runtime_context().runtime_env.keys() & _BRING_A_PYTHON
     if brings or sys.platform != "linux" or os.environ.get(_WARM_STARTS) == "0":
         return RuntimeEnv(env_vars=_RUNNER_ENVIRONMENT)
-    variables = _RUNNER_ENVIRONMENT | {NODES_OF_FORKS: ",".join(sorted(set(nodes)))}
+    variables = {NODES_OF_FORKS: ",".join(sorted(set(nodes)))}
+    if isinstance(spec.model, TransformersModel):
+        family = spec.model.family
+        variables[LOADED_FOR_FORKS] = f"transformers.models.{family}.modeling_{family}"
+    variables |= _RUNNER_ENVIRONMENT
     return RuntimeEnv(env_vars=variables, py_executable=python_of_forks(sys.executable))
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import hashlib
+import importlib
 import json
 import os
 import runpy
@@ -39,7 +40,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["NODES_OF_FORKS", "python_of_forks"]
+__all__ = ["LOADED_FOR_FORKS", "NODES_OF_FORKS", "python_of_forks"]
+
+LOADED_FOR_FORKS = "MICS_LOADED_FOR_FORKS"
+"""Variable with the names of modules that a job's workers need besides."""
 
 NODES_OF_FORKS = "MICS_NODES_OF_FORKS"
 """Variable with the ids of the nodes that hold a group; elsewhere a template would serve nobody."""
@@ -248,6 +252,8 @@ def _load() -> bool:
         import mics_core.cluster.group_trainer
         import mics_core.cluster.worker  # noqa: F401
 
+        for name in filter(None, os.environ.get(LOADED_FOR_FORKS, "").split(",")):
+            importlib.import_module(name)
         ray.actor.ActorClassID = ids
         ray._raylet.setproctitle("mics-elastic: template of workers")
     except Exception:

@@ -27,7 +27,9 @@ SILENCE_S = 4.0
 def main(address: str, folder: Path) -> None:
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
     groups = {"minimum": 1, "wanted": 2, "silence_s": SILENCE_S}
-    with RunningJob(recorded_job(folder, STEPS, groups=groups), Control(folder)) as job:
+    with RunningJob(
+        recorded_job(folder, STEPS, partition_size=1, groups=groups), Control(folder)
+    ) as job:
         job.wait_until(lambda job: job.group_events(1, GroupState.READY), "the second group")
         job.train_until(lambda job: job.has_entered(0, 1), "the entry of both groups")
         job.train_to(job.control.allowed + 12)  # so that the limits follow the steps

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from benchmarks.harness.nodes import EmulatedNetwork, Node, reason_to_skip
-from tests.cluster.conftest import ROOT, WORKERS_PER_NODE
+from tests.cluster.conftest import ROOT
 from tests.cluster.cut_story import SILENCE_S, STEPS
 from tests.cluster.jobs import gold_losses
 from tests.cluster.running import eventually
@@ -41,7 +41,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         head_options = ["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false"]
         processes.enter_context(ray_node(head, folder, *head_options))
         for node in others:
-            options = [f"--address={address}", f"--num-cpus={WORKERS_PER_NODE}"]
+            options = [f"--address={address}", "--num-cpus=1"]  # a group each
             processes.enter_context(ray_node(node, folder, *options))
         story = [sys.executable, "-m", "tests.cluster.cut_story", address, str(folder)]
         with started(head, story, folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as teller:

@@ -40,6 +40,7 @@ class Story:
     steps: list[StepRecord]
     reads: Reads
     pids_at_start: list[int]
+    parents: list[str]
     pids_of_killed_node: list[int]
     killed_at: int
 
@@ -58,6 +59,8 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
     job = start_job(STEPS)
     job.train_to(2)
     pids_at_start = job.pids(0)
+    workers = [psutil.Process(pid) for group in (0, 1) for pid in job.pids(group)]
+    parents = [parent.cmdline()[0] for worker in workers if (parent := worker.parent())]
     job.scale(3)
     job.train_to(5)
     job.wait_until(lambda job: job.group_events(2, GroupState.READY), "a third group that is ready")
@@ -79,6 +82,7 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
         steps=job.steps,
         reads=Reads(job.control.folder, STEPS, GLOBAL_BATCH_SIZE),
         pids_at_start=pids_at_start,
+        parents=parents,
         pids_of_killed_node=pids_of_killed_node,
         killed_at=killed_at,
     )
@@ -137,6 +141,10 @@ def test_the_survivors_are_the_processes_of_the_start(story: Story) -> None:
     assert story.pids(0) == story.pids_at_start
     assert all(story.reads.of_last_attempt(0, pid) for pid in story.pids_at_start)
     assert all(story.reads.of_last_attempt(STEPS - 1, pid) for pid in story.pids_at_start)
+
+
+def test_workers_are_forks_of_the_templates_of_their_nodes(story: Story) -> None:
+    assert story.parents == ["mics-elastic: template of workers"] * 4
 
 
 def test_the_loss_of_a_node_is_the_loss_of_its_processes(story: Story) -> None:

@@ -63,7 +63,7 @@ class Groups:
     runners: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
     killed: queue.SimpleQueue[object] = field(default_factory=queue.SimpleQueue)
 
-    def start_runner(self, _: str, group_id: int, __: tuple[str, ...]) -> Runner:
+    def start_runner(self, _: str, group_id: int, *__: object) -> Runner:
         self.runners.put(group_id)
         return Runner(self.loop)
 

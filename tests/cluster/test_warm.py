@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -12,13 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import psutil
 import pytest
 
-from mics_core.cluster.warm import NODES_OF_FORKS, python_of_forks
+from mics_core.cluster import runner
+from mics_core.cluster.warm import LOADED_FOR_FORKS, NODES_OF_FORKS, python_of_forks
+from mics_core.spec.job import TransformersModel
+from tests.cluster.jobs import recorded_job
 from tests.cluster.running import eventually
+from tests.engine.jobs import small_job
 
 pytestmark = [
     pytest.mark.cluster,
@@ -30,7 +36,8 @@ PROGRAM = """
 import atexit, json, os, sys
 from pathlib import Path
 
-loaded = [name for name in ("ray.train", "torch") if sys.modules.get(name)]
+names = ("ray.train", "torch", "transformers.models.gpt2.modeling_gpt2")
+loaded = [name for name in names if sys.modules.get(name)]
 
 def told():
     import random
@@ -59,6 +66,8 @@ print("said by", sys.argv[1], flush=True)
 atexit.register(write, ".end", "at the end")
 sys.stdin.read()
 """
+
+MODEL = {LOADED_FOR_FORKS: "transformers.models.gpt2.modeling_gpt2"}
 
 
 @dataclass
@@ -137,11 +146,11 @@ def family(pid: int) -> list[psutil.Process]:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node on which three calls were made, two of them at once."""
     with running_node(tmp_path_factory.mktemp("node")) as node:
-        node.call("first")
-        node.call("second")
+        node.call("first", **MODEL)
+        node.call("second", **MODEL)
         node.told("first")
         node.told("second")
-        node.call("third", **{NODES_OF_FORKS: "ab"}).wait(30)
+        node.call("third", **MODEL, **{NODES_OF_FORKS: "ab"}).wait(30)
         yield node
 
 
@@ -155,7 +164,7 @@ def test_all_are_forks_of_one_process_that_has_loaded_what_they_need(
 ) -> None:
     [template] = {fork["parent"] for fork in forks}
     assert template in [call.pid for call in node.calls[:2]]
-    assert [fork["loaded"] for fork in forks] == [["ray.train", "torch"]] * 3
+    assert [fork["loaded"] for fork in forks] == [["ray.train", "torch", *MODEL.values()]] * 3
     assert psutil.Process(template).cmdline()[0] == "mics-elastic: template of workers"
 
 
@@ -169,7 +178,7 @@ def test_a_fork_is_as_ray_would_have_started_it(node: Node, forks: list[dict[str
 
 
 def test_a_fork_has_the_streams_of_its_call_and_ends_as_programs_do(node: Node) -> None:
-    call = node.call("ending")
+    call = node.call("ending", **MODEL)
     pid = node.told("ending")["pid"]
     said, errors = call.communicate("", timeout=30)
     assert (said, errors) == (f"said by {node.folder}/ending\n", "")
@@ -287,3 +296,39 @@ def test_what_may_not_be_forked_is_started_plainly(tmp_path: Path) -> None:
         assert told["pid"] == second.pid
         assert told["loaded"] == []
         assert told["main"] == "__main__"
+
+
+@pytest.mark.parametrize(
+    ("switch", "brought", "forks"),
+    [
+        (None, {}, True),
+        ("1", {"env_vars": {"A": "b"}}, True),
+        ("0", {}, False),
+        (None, {"pip": ["emoji"]}, False),
+        (None, {"py_executable": "/opt/python"}, False),
+    ],
+)
+def test_a_runner_asks_for_forks_unless_it_is_told_not_to_or_the_job_brings_a_python(
+    monkeypatch: pytest.MonkeyPatch, switch: str | None, brought: dict[str, object], forks: bool
+) -> None:
+    context = SimpleNamespace(runtime_env=brought)
+    monkeypatch.setattr(runner.ray, "get_runtime_context", lambda: context)
+    monkeypatch.delenv("MICS_WARM_STARTS", raising=False)
+    if switch is not None:
+        monkeypatch.setenv("MICS_WARM_STARTS", switch)
+    environment = runner._environment(("ab", "ab", "cd"), recorded_job(None, 10))
+    assert ("py_executable" in environment) is forks
+    assert environment["env_vars"].get(NODES_OF_FORKS) == ("ab,cd" if forks else None)
+    assert environment["env_vars"]["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
+
+
+def test_what_a_model_of_transformers_needs_is_loaded_for_the_forks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = SimpleNamespace(runtime_env={})
+    monkeypatch.setattr(runner.ray, "get_runtime_context", lambda: context)
+    for family in get_args(TransformersModel.model_fields["family"].annotation):
+        environment = runner._environment(("ab",), small_job("x.txt", model__family=family))
+        assert importlib.util.find_spec(environment["env_vars"][LOADED_FOR_FORKS]) is not None
+    own = runner._environment(("ab",), recorded_job(None, 10))
+    assert LOADED_FOR_FORKS not in own["env_vars"]
