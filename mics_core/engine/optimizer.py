@@ -43,14 +43,18 @@ def build_optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimi
 
 
 def _allocate_state(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-    """Have a step of size zero create the state, then set it back to the beginning."""
+    """Have steps of size zero create the state, then set it back to the beginning.
+
+    One parameter at a time, for a gradient of all of them beside the state would be the most that a
+    run ever holds.
+    """
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        parameter.grad = None
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     for state in optimizer.state.values():

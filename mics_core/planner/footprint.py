@@ -276,17 +276,16 @@ def _buckets(model: ModelShape, layout: Layout, workload: Workload, shard: float
 def _at_the_end(layout: Layout, workload: Workload, shard: float) -> float:
     """Bytes that the end of a step needs, in the memory of what the passes needed.
 
-    The optimizer needs a gradient shard more (on the host where that has its states). Gradients
+    SGD makes a gradient shard more (on the host where that has its states), AdamW nothing. Gradients
     that are added up in one order are one sum more after the last micro-batch, and cross the
     replication group a slice at a time: each member's nodes, sent and received.
     """
+    optimizer = shard if workload.optimizer == "sgd" and not workload.offload_optimizer else 0.0
     if workload.determinism != "bitwise":
-        return 0.0 if workload.offload_optimizer else shard
+        return optimizer
     reduce = reduce_bytes_per_number(workload.precision)
     nodes = most_nodes(_num_micro_batches(layout, workload), layout.num_groups)
     exchanged = 2 * nodes * min(shard, float(_NUMBERS_EXCHANGED * reduce))
-    # AdamW makes its state before there are sums.
-    optimizer = shard if workload.optimizer == "sgd" and not workload.offload_optimizer else 0.0
     return shard + max(optimizer, exchanged if layout.num_groups > 1 else 0.0)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from planning import BY_NODE, HIERARCHICAL, MODEL, layout, workload
 
 from mics_core.planner.footprint import memory_of
+from mics_core.planner.memory import Optimizer
 from mics_core.planner.parameters import TransformerSizes
 from mics_core.planner.prediction import Memory
 from mics_core.planner.shape import shape_of_transformer
@@ -140,12 +141,15 @@ def test_one_order_of_additions_keeps_sums() -> None:
     assert memory(8, optimizer="sgd").update == 2 * 17600 - 4800
 
 
-def test_the_update_needs_a_gradient_more_where_the_passes_leave_no_room() -> None:
-    alone = memory_of(MODEL, layout(1), workload(), layout(1).span(2))
+def test_sgd_makes_a_gradient_more_where_the_passes_leave_no_room() -> None:
+    def memory(size: int, optimizer: Optimizer, *, offloaded: bool = False) -> Memory:
+        asked = workload(optimizer=optimizer, offload_optimizer=offloaded)
+        return memory_of(MODEL, layout(size), asked, layout(size).span(2))
+
+    alone = memory(1, "sgd")
     assert alone.update == 4400 * 4 - alone.gradients - alone.activations
-    assert memory_of(MODEL, layout(4), workload(), layout(4).span(2)).update == 0
-    offloaded = workload(offload_optimizer=True)
-    assert memory_of(MODEL, layout(1), offloaded, layout(1).span(2)).update == 0
+    assert memory(4, "sgd").update == memory(1, "sgd", offloaded=True).update == 0
+    assert memory(1, "adamw").update == 0
 
 
 def test_on_cpus_two_scatters_and_what_others_are_shown_or_one_receives_are_held_at_once() -> None:
