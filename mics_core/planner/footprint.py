@@ -276,9 +276,9 @@ def _buckets(model: ModelShape, layout: Layout, workload: Workload, shard: float
 def _at_the_end(layout: Layout, workload: Workload, shard: float) -> float:
     """Bytes that the end of a step needs, in the memory of what the passes needed.
 
-    SGD makes a gradient shard more (on the host where that has its states), AdamW nothing. Gradients
-    that are added up in one order are one sum more after the last micro-batch, and cross the
-    replication group a slice at a time: each member's nodes, sent and received.
+    SGD makes a gradient shard more (on the host where that has its states), AdamW nothing.
+    Gradients that are added up in one order are one sum more after the last micro-batch, and cross
+    the replication group a slice at a time: each member's nodes, sent and received.
     """
     optimizer = shard if workload.optimizer == "sgd" and not workload.offload_optimizer else 0.0
     if workload.determinism != "bitwise":

@@ -109,9 +109,9 @@ def test_a_lack_of_memory_names_the_parts() -> None:
     short = choices(memory_bytes=50_000, micro_batch_size=2, partition_size=1)
     found = refused(short)
     # 70400 bytes of states, 900 numbers of activations, 1600 bytes of the head's gradient, two
-    # buckets of 4000, and what the gradient of the first update, 17600 bytes, needs beyond these.
+    # buckets of 4000.
     assert found.refused[0].reason == (
-        "It needs 85.9 KiB (68.8 KiB of model states at p = 1 + 13.7 KiB of gathered units,"
+        "It needs 81.6 KiB (68.8 KiB of model states at p = 1 + 9.38 KiB of gathered units,"
         " gradients and update + 3.52 KiB of activations) a worker of 43.9 KiB usable."
     )
     assert found.problem.value == "partition_size 1 on test with 43.9 KiB usable a worker"
