@@ -32,10 +32,11 @@ import select
 import shlex
 import signal
 import socket
+import struct
 import sys
 import threading
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -49,6 +50,7 @@ NODES_OF_FORKS = "MICS_NODES_OF_FORKS"
 """Variable with the ids of the nodes that hold a group; elsewhere a template would serve nobody."""
 
 _IDLE_S = 600.0
+_CALLS_WITHIN_S = 5.0
 _LENGTH_BYTES = 4
 _STREAMS = (0, 1, 2)
 _FORKED, _PLAINLY = b"forked", b"plainly"
@@ -128,8 +130,9 @@ def main(arguments: list[str]) -> None:
     except (KeyError, ValueError, StopIteration, OSError):
         call.start_plainly()  # not called as Ray does
     while True:
-        if _is_mine(f"{place}.lock"):
-            _Template(place, raylet).serve(call).start_here()
+        lock = _lock_of(f"{place}.lock")
+        if lock is not None:
+            _Template(place, raylet, lock).serve(call).start_here()
             return
         answer = _ask(place, call)
         if answer == _FORKED:
@@ -138,39 +141,49 @@ def main(arguments: list[str]) -> None:
             call.start_plainly()
 
 
-def _is_mine(path: str) -> bool:
-    """Take a lock for as long as this process lives; return whether nobody else holds it."""
+def _lock_of(path: str) -> int | None:
+    """Take a lock for as long as the returned file is open; none if somebody holds it."""
     lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        return False
-    return True
+        return None
+    return lock
 
 
 def _ask(place: str, call: _Call) -> bytes:
     """Return what the template answers; nothing if it is not there yet, or not any more."""
     with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
         client.connect(place)
+        if _user_of(client) != os.geteuid():
+            return _PLAINLY  # the folder may be everybody's, and the environment is nobody else's
         words = json.dumps(asdict(call)).encode()
         socket.send_fds(client, [len(words).to_bytes(_LENGTH_BYTES)], list(_STREAMS))
         client.sendall(words)
-        return client.recv(16)
+        if answer := client.recv(16):
+            return answer
     select.select([], [], [], 0.01)  # it has its lock before its socket, and longer
     return b""
+
+
+def _user_of(connection: socket.socket) -> int:
+    form = struct.Struct("3i")  # process, user, group
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size)
+    return int(form.unpack(credentials)[1])
 
 
 class _Template:
     """The process that forks the others.
 
     Args:
-        place: Where it listens; the caller holds the lock.
+        place: Where it listens.
         raylet: Its raylet, as a file that is readable when that is gone.
+        lock: Held by the only template of this place.
     """
 
-    def __init__(self, place: str, raylet: int):
-        self._place, self._raylet = place, raylet
+    def __init__(self, place: str, raylet: int, lock: int):
+        self._place, self._raylet, self._lock = place, raylet, lock
         Path(place).unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)  # who may connect may run anything
@@ -198,15 +211,13 @@ class _Template:
     def _answer(self, is_safe: bool) -> _Call | None:
         """Answer one call; return it in its fork, and nothing in the template."""
         client, _ = self._listener.accept()
-        with client, suppress(OSError, ValueError):
-            call, streams = _receive(client)
+        with client, suppress(OSError, ValueError), ExitStack() as streams:
+            client.settimeout(_CALLS_WITHIN_S)
+            call, files = _receive(client, streams)
             if is_safe and self._fork():
-                for stream, wanted in zip(streams, _STREAMS, strict=True):
-                    os.dup2(stream, wanted)
-                    os.close(stream)
+                for file, stream in zip(files, _STREAMS, strict=True):
+                    os.dup2(file, stream)
                 return call
-            for stream in streams:
-                os.close(stream)
             client.sendall(_FORKED if is_safe else _PLAINLY)
         return None
 
@@ -217,24 +228,29 @@ class _Template:
         os.setpgid(0, 0)  # Ray ends a worker's whole group of processes
         self._listener.close()
         os.close(self._raylet)
+        os.close(self._lock)  # or a fork would hold it when the template is gone
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return True
 
 
-def _receive(client: socket.socket) -> tuple[_Call, list[int]]:
-    """Return a call and its streams.
+def _receive(client: socket.socket, open_files: ExitStack) -> tuple[_Call, list[int]]:
+    """Return a call and its streams, which are open as long as `open_files`.
 
     Raises:
         ValueError: Who called is gone.
     """
-    head, streams, _, _ = socket.recv_fds(client, _LENGTH_BYTES, len(_STREAMS))
+    head, files, _, _ = socket.recv_fds(client, _LENGTH_BYTES, len(_STREAMS))
+    for file in files:
+        open_files.callback(os.close, file)
     words = b""
     while len(words) < int.from_bytes(head):
         part = client.recv(1 << 16)
         if not part:
             raise ValueError("a call broke off")
         words += part
-    return _Call(**json.loads(words)), streams
+    if len(files) != len(_STREAMS):
+        raise ValueError("a call without its streams")
+    return _Call(**json.loads(words)), files
 
 
 def _has_children() -> bool:

@@ -44,7 +44,8 @@ def work(config: WorkerConfig) -> None:
         GroupFailedError: Names group, rank, step and cause; the group is lost, the run goes on.
     """
     # Ray says so before torch is loaded, but not before it is in a fork, see `warm`.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        torch.set_num_threads(max(1, int(threads)))
     context = ray.train.get_context()
     rank = context.get_world_rank()
     supervisor = SupervisorHandle(config.job_id)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -239,6 +240,32 @@ def test_calls_outlive_a_template_that_is_killed_while_it_loads(tmp_path: Path) 
         first.kill()
         assert node.told("second")["parent"] == second.pid
         assert not (tmp_path / "first").exists()
+
+
+def test_calls_outlive_a_template_that_is_killed_while_its_forks_live(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        node.call("first")
+        first = node.told("first")
+        os.kill(first["parent"], signal.SIGKILL)
+        second = node.call("second")
+        assert node.told("second")["parent"] == second.pid, "another template"
+        assert alive(first["pid"])
+
+
+def test_a_caller_that_says_nothing_holds_nobody_up_and_leaves_nothing_open(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        node.call("first")
+        template = psutil.Process(node.told("first")["parent"])
+        [place] = node.sockets
+        with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as broken:
+            broken.connect(str(place))
+            socket.send_fds(broken, [(100).to_bytes(4)], [0, 1, 2])
+            silent.connect(str(place))
+            broken.close()
+            before = template.num_fds()
+            node.call("second")
+            assert node.told("second")["parent"] == template.pid
+            eventually(lambda: template.num_fds() <= before, "the streams of the broken call")
 
 
 def a_driver(folder: Path) -> str:
