@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 
+from mics_core.cluster.drains import draining_nodes
 from mics_core.cluster.local import LocalCluster
 from mics_core.cluster.names import NAMESPACE
 from mics_core.spec import JobSpec
@@ -71,6 +72,8 @@ def shared_cluster(leftovers: Leftovers) -> Iterator[LocalCluster]:
 def cluster(request: pytest.FixtureRequest, shared_cluster: LocalCluster) -> Iterator[LocalCluster]:
     """A cluster with the `NUM_NODES` of the module, on which nobody's jobs are left."""
     wanted: int = request.module.NUM_NODES
+    for drained in set(draining_nodes()) & set(shared_cluster.node_ids):
+        shared_cluster.kill_node(drained)  # it is there, and takes no worker any more
     while len(shared_cluster.node_ids) > wanted:
         shared_cluster.kill_node(shared_cluster.node_ids[-1])
     while len(shared_cluster.node_ids) < wanted:

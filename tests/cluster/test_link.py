@@ -115,6 +115,12 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
 
 
+@pytest.fixture
+def shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process look like one that Ray shuts down."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 @pytest.mark.parametrize("error", [DEAF, UNREACHABLE])
 @pytest.mark.usefixtures("connected")
 def test_there_is_no_plan_yet_where_the_supervisor_does_not_answer(
@@ -129,6 +135,7 @@ def test_there_is_no_plan_yet_where_the_supervisor_does_not_answer(
 
 
 @pytest.mark.parametrize("error", [SupervisorGoneError("It has ended."), RaySystemError("Bye.")])
+@pytest.mark.usefixtures("shut_down")
 def test_no_plan_is_waited_for_where_none_can_come(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +165,7 @@ def test_reports_are_sent_again_while_ray_cannot_reach_the_supervisor(
             assert supervisor.asked.get(timeout=DEADLINE_S) == [ENTERED]
 
 
+@pytest.mark.usefixtures("shut_down")
 def test_a_process_that_is_shut_down_sends_no_report_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
