@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from multiprocessing import resource_tracker
 from urllib.parse import urlsplit
 
 import psutil
@@ -23,6 +24,8 @@ class Leftovers:
     """Watches what this test process starts, from now on."""
 
     def __init__(self) -> None:
+        # Whoever starts processes by `multiprocessing` leaves one that lives as long as this one.
+        resource_tracker.ensure_running()
         self._before = set(_descendants())
         self._seen: set[psutil.Process] = set()
         self._addresses: set[str] = set()
