@@ -1,4 +1,4 @@
-"""A model of a cluster in pure Python: partition groups that live as `engine.loop` makes them live.
+"""A model of a cluster in pure Python: a membership machine and the groups that it decides on.
 
 It carries out what the machine decides, moves groups on, loses them, and delivers their messages
 late, doubled and in any order between groups, loses what a group that dies has not told, and kills
@@ -14,17 +14,13 @@ from mics_core.elastic.events import (
     CancelRequested,
     Decision,
     Event,
-    GroupBroken,
     GroupDraining,
     GroupEnded,
-    GroupEntered,
     GroupLost,
-    GroupPlaced,
-    GroupReady,
     GroupsMissed,
-    GroupTrained,
     GroupUnplaced,
     LaunchGroup,
+    PauseRequested,
     RunPhase,
     StartRequested,
     StopGroup,
@@ -33,13 +29,14 @@ from mics_core.elastic.events import (
 )
 from mics_core.elastic.machine import MembershipMachine
 from mics_core.elastic.roster import ALIVE, Rules
-from tests.elastic.invariants import Invariants, Life, SimGroup
+from tests.elastic.invariants import Life, SimGroup
+from tests.elastic.simulated_groups import SimulatedGroups
 
 SILENT = ("has not answered", "does not come", "said anything")
-FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.FAILED)
+FINAL = (RunPhase.FINISHED, RunPhase.CANCELLED, RunPhase.PAUSED, RunPhase.FAILED)
 
 
-class ClusterModel:
+class ClusterModel(SimulatedGroups):
     """A simulated cluster that drives a machine.
 
     Args:
@@ -49,21 +46,15 @@ class ClusterModel:
     """
 
     def __init__(self, wanted: int, minimum: int, steps: int | None):
+        super().__init__(steps)
         self.machine = MembershipMachine(
             Rules(minimum, wanted, max_failed_starts=4, silence_s=10.0, first_step_s=20.0)
         )
         self.minimum = minimum
-        self.steps = steps
         self.now = 0.0
-        self.groups: dict[int, SimGroup] = {}
-        self.plans: list[tuple[int, ...]] = [()]
-        self.invariants = Invariants(self.groups, self.plans)
         self.is_ending = False
-        self.own_errors: set[tuple[int, int]] = set()  # group and step
-        self.num_failed_starts = 0
         self._stopped: set[int] = set()
         self._told_gone: set[int] = set()
-        self._announced: set[int] = set()
         self._delivered: list[Event] = []
         self._heard_at = self.now
         self.tell(StartRequested())
@@ -77,7 +68,7 @@ class ClusterModel:
     def _decide(self, event: Event) -> list[Decision]:
         if isinstance(event, GroupLost | GroupEnded):
             self._told_gone.add(event.group_id)
-        ends = isinstance(event, CancelRequested) or (
+        ends = isinstance(event, CancelRequested | PauseRequested) or (
             isinstance(event, GroupEnded) and event.finished
         )
         was_final = self.machine.phase in FINAL
@@ -128,189 +119,17 @@ class ClusterModel:
                 survivors = [m for m in self.plans[-1] if m in members]
                 assert [m for m in members if m in self.plans[-1]] == survivors
                 self.plans.append(members)
-                self._announced.update(members)
+                self.announced.update(members)
 
     def _may_hold(self, group: SimGroup) -> bool:
-        return group.has_state or group.group_id in self._announced
+        return group.has_state or group.group_id in self.announced
 
-    # The groups' side.
-
-    def advance(self, group_id: int) -> bool:
-        """Let a group do the next thing that it can do; return whether there was one."""
-        moved = self._advance(group_id)
-        self.invariants.check_generations()
-        return moved
-
-    def _advance(self, group_id: int) -> bool:
-        group = self.groups[group_id]
-        match group.life:
-            case Life.PLACING:
-                group.life = Life.STARTING
-                group.outbox.append(GroupPlaced(group_id))
-            case Life.STARTING:
-                group.life = Life.ASKING
-                group.outbox.append(GroupReady(group_id))
-            case Life.ASKING:
-                return self._take_plan(group)
-            case Life.CONNECTING:
-                return self._connect(group.generation)
-            case Life.TRAINING if not group.has_state:
-                return self._arrive(group)
-            case Life.TRAINING:
-                return self._train(group.generation)
-            case _:
-                return False
-        return True
-
-    def _take_plan(self, group: SimGroup) -> bool:
-        number = len(self.plans) - 1
-        is_member = group.group_id in self.plans[number]
-        if number <= group.generation or group.group_id not in self._announced:
-            return False
-        if is_member:
-            group.life, group.generation = Life.CONNECTING, number
-        else:
-            self._end(group, finished=False)
-        return True
-
-    def _connect(self, number: int) -> bool:
-        """Enter a generation whose members are all there, or leave one that is superseded."""
-        members = [self.groups[member] for member in self.plans[number]]
-        here = [group for group in members if self._is_in(group, Life.CONNECTING, number)]
-        if number < len(self.plans) - 1:
-            self._break(here, number)
-            return True
-        if len(here) < len(members):
-            return False
-        holders = [group for group in here if group.has_state]
-        if not holders:
-            self._break(here, number)
-            return True
-        newest = max(group.step for group in holders)
-        self.invariants.check_entry(newest)
-        for group in here:
-            # Who is behind listens, and enters when the copy has arrived.
-            group.has_state = group.has_state and group.step == newest
-            group.life, group.step = Life.TRAINING, newest
-            if group.has_state:
-                group.outbox.append(GroupEntered(group.group_id, number, newest))
-        return True
-
-    def _arrive(self, group: SimGroup) -> bool:
-        """Let a group that is behind hold the states of its peers, if they still train."""
-        members = [self.groups[member] for member in self.plans[group.generation]]
-        here = [g for g in members if self._is_in(g, Life.TRAINING, group.generation)]
-        if len(here) < len(members):
-            return self._train(group.generation)
-        source = next((other for other in here if other.has_state), None)
-        if source is None:
-            return self._train(group.generation)
-        group.has_state, group.history = True, source.history
-        group.outbox.append(GroupEntered(group.group_id, group.generation, group.step))
-        return True
-
-    def _train(self, number: int) -> bool:
-        """Commit a step, or break if a member is not there any more."""
-        members = [self.groups[member] for member in self.plans[number]]
-        here = [group for group in members if self._is_in(group, Life.TRAINING, number)]
-        if len({group.step for group in here}) > 1 or len(here) < len(members):
-            self._break(here, number)
-            return True
-        has_trained = all(group.trained == number for group in here)
-        if self.steps is None and number == len(self.plans) - 1 and has_trained:
-            return False  # one step is like another
-        self.invariants.check_commit(here, number)
-        for group in here:
-            self._commit(group)
-        return True
-
-    def _commit(self, group: SimGroup) -> None:
-        self.invariants.note_commit(group.step)
-        group.step += 1
-        if group.has_state:
-            group.history = (*group.history, group.generation)
-            if group.trained < group.generation:
-                group.trained = group.generation
-                group.outbox.append(GroupTrained(group.group_id, group.generation))
-        if group.step == self.steps:
-            self._end(group, finished=True)
-        elif group.generation < len(self.plans) - 1:
-            group.life = Life.ASKING
-
-    def _break(self, here: list[SimGroup], number: int) -> None:
-        for group in here:
-            group.life = Life.ASKING
-            group.outbox.append(
-                GroupBroken(group.group_id, number, group.step, "closed", group.has_state)
-            )
-
-    def _end(self, group: SimGroup, *, finished: bool) -> None:
-        group.life = Life.GONE
-        group.outbox.append(GroupEnded(group.group_id, finished))
-
-    @staticmethod
-    def _is_in(group: SimGroup, life: Life, number: int) -> bool:
-        return group.life == life and group.generation == number
-
-    # Faults.
-
-    def lose(self, group_id: int, *, own_error: bool) -> None:
-        """Kill a group; the supervisor hears of it later."""
-        group = self.groups[group_id]
-        if group.life != Life.GONE:
-            step = group.step if own_error else None
-            if own_error:
-                self.own_errors.add((group_id, group.step))
-            self.num_failed_starts += group.life != Life.TRAINING
-            group.life = Life.GONE
-            group.outbox.append(GroupLost(group_id, "Its node is gone.", own_error, step))
-
-    def lose_reports(self, group_id: int) -> None:
-        """Kill a group before it has sent what it has to tell: that is never heard."""
-        if self.groups[group_id].life != Life.GONE:
-            self.groups[group_id].outbox.clear()
-            self.lose(group_id, own_error=False)
-
-    def lose_while_copying(self, group_id: int) -> None:
-        """Kill a member in the middle of a copy: those that were behind hold nothing now."""
-        number = self.groups[group_id].generation
-        self.lose(group_id, own_error=False)
-        here = [g for g in self.groups.values() if self._is_in(g, Life.CONNECTING, number)]
-        newest = max((group.step for group in here if group.has_state), default=0)
-        for group in here:
-            group.has_state = group.has_state and group.step == newest
-        self._break(here, number)
-
-    def lose_in_commit(self, group_id: int) -> None:
-        """Kill a member in the second hop: some commit the step, others do not."""
-        number = self.groups[group_id].generation
-        others = [g for g in self.groups.values() if self._is_in(g, Life.TRAINING, number)]
-        if len({group.step for group in others}) == 1:
-            self.lose(group_id, own_error=False)
-            for group in others[::2]:
-                if group.life == Life.TRAINING:
-                    self._commit(group)
-
-    def hang(self, group_id: int) -> None:
-        """Stop a group's processes without ending them."""
-        group = self.groups[group_id]
-        if group.life in (Life.ASKING, Life.CONNECTING, Life.TRAINING):
-            self.num_failed_starts += group.life != Life.TRAINING
-            group.life = Life.HUNG
-
-    def break_connections(self, group_id: int) -> None:
-        """Cut the connections of a training group."""
-        number = self.groups[group_id].generation
-        self._break(
-            [g for g in self.groups.values() if self._is_in(g, Life.TRAINING, number)], number
-        )
+    # Requests, messages and time.
 
     def drain(self, group_id: int) -> None:
         """Tell that a node of a group is to be taken away; it is told again and again."""
         if group_id not in self._stopped | self._told_gone:
             self.tell(GroupDraining(group_id, "Its node is being drained."))
-
-    # Messages and time.
 
     def deliver(self, group_id: int) -> bool:
         """Deliver the oldest message of a group; a group's own messages keep their order."""
@@ -387,13 +206,20 @@ class ClusterModel:
             if not self._is_in(self.groups[member], Life.CONNECTING, number)
         )
 
-    def scale(self, wanted: int) -> None:
-        """Ask for another number of groups."""
-        self.tell(WantedChanged(max(wanted, self.minimum), "The user asked for it."))
+    def scale(self, wanted: int, minimum: int | None = None) -> None:
+        """Ask for another number of groups, perhaps with another lower bound."""
+        if minimum is not None and self.machine.phase not in FINAL:
+            self.minimum = minimum
+        wanted = max(wanted, self.minimum)
+        self.tell(WantedChanged(wanted, "The user asked for it.", minimum))
 
     def cancel(self) -> None:
         """Ask for the end."""
         self.tell(CancelRequested("The user cancelled it."))
+
+    def pause(self) -> None:
+        """Ask for an end after which the run can go on."""
+        self.tell(PauseRequested("The user paused it."))
 
     def begin(self) -> None:
         """Let the groups come as far as the first steps, with nothing in their way."""

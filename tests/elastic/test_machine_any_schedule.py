@@ -24,6 +24,7 @@ WEIGHTS = {
     "crash_after_storing": 2,
     "pass_time": 3,
     "scale": 1,
+    "bound": 1,
     "lose": 1,
     "fail": 1,
     "lose_reports": 1,
@@ -54,8 +55,12 @@ def act(cluster: ClusterModel, action: str, number: int) -> None:
             cluster.pass_time(float(number))
         case "scale":
             cluster.scale(number % 6 + 1)
+        case "bound":
+            cluster.scale(number // 4 % 6 + 1, minimum=number % 4 + 1)
         case "cancel":
             cluster.cancel()
+        case "pause":
+            cluster.pause()
         case _ if not living:
             pass
         case _:
@@ -139,15 +144,45 @@ def test_a_run_finishes_once_the_cluster_is_healthy(
 
 
 @FEW
-@given(st.integers(1, 5), st.integers(1, 3), SCHEDULES, SCHEDULES)
-def test_a_cancelled_run_ends_whatever_happens(
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.sampled_from(["cancel", "pause"]),
+    SCHEDULES,
+    SCHEDULES,
+)
+def test_a_run_that_is_cancelled_or_paused_ends_whatever_happens(
     wanted: int,
     minimum: int,
+    request: str,
     before: list[tuple[str, int]],
     after: list[tuple[str, int]],
 ) -> None:
     cluster = ClusterModel(max(wanted, minimum), minimum, steps=6)
-    for action, number in [*before, ("cancel", 0), *after[:40]]:
+    for action, number in [*before, (request, 0), *after[:40]]:
         act(cluster, action, number)
     cluster.recover()
-    assert cluster.machine.phase in FINAL
+    machine = cluster.machine
+    assert machine.phase in FINAL
+    # What was not asked for is only what it had come to before, or could not be helped.
+    asked = {"cancel": RunPhase.CANCELLED, "pause": RunPhase.PAUSED}[request]
+    assert machine.phase in (asked, RunPhase.FINISHED, RunPhase.FAILED)
+
+
+@FEW
+@given(st.integers(1, 5), st.integers(1, 3), SCHEDULES)
+def test_a_run_with_as_few_groups_as_it_may_have_trains_or_waits_for_more(
+    wanted: int, minimum: int, schedule: list[tuple[str, int]]
+) -> None:
+    """The model checks that no generation has fewer groups than the bound of its time."""
+    cluster = ClusterModel(max(wanted, minimum), minimum, steps=None)
+    cluster.begin()
+    for action, number in schedule:
+        act(cluster, action, number)
+        cluster.scale(cluster.machine.wanted, minimum=cluster.machine.wanted)
+    cluster.recover()
+    check_failure_is_deserved(cluster)
+    machine = cluster.machine
+    if machine.phase != RunPhase.FAILED:
+        assert machine.phase == RunPhase.RUNNING
+        assert len(machine.members) == machine.wanted == machine.rules.minimum
