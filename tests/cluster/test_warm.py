@@ -20,7 +20,7 @@ from typing import Any, get_args
 import psutil
 import pytest
 
-from mics_core.cluster import runner
+from mics_core.cluster import runner, warm
 from mics_core.cluster.warm import LOADED_FOR_FORKS, NODES_OF_FORKS, python_of_forks
 from mics_core.spec.job import TransformersModel
 from tests.cluster.jobs import recorded_job
@@ -67,6 +67,9 @@ print("said by", sys.argv[1], flush=True)
 atexit.register(write, ".end", "at the end")
 sys.stdin.read()
 """
+
+NOBODY = 65534
+"""An id of a user who is not this one."""
 
 MODEL = {LOADED_FOR_FORKS: "transformers.models.gpt2.modeling_gpt2"}
 
@@ -199,6 +202,22 @@ def test_forks_draw_different_numbers_and_ids(forks: list[dict[str, Any]]) -> No
 
 def test_nobody_else_may_call(node: Node) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in node.sockets] == [0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as somebody else")
+def test_nothing_is_told_to_somebody_else_who_listens_there(tmp_path: Path) -> None:
+    place = str(tmp_path / "raylet.ab")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(place)
+        os.seteuid(NOBODY)
+        try:
+            stranger.listen()
+        finally:
+            os.seteuid(0)
+        assert warm._ask(place, warm._Call([], str(tmp_path), {"SECRET": "1"})) == warm._PLAINLY
+        called, _ = stranger.accept()
+        with called:
+            assert called.recv(1) == b"", "it was told something"
 
 
 def test_a_call_with_another_environment_has_another_template(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from mics_core.comm import staging
+from mics_core.comm import shared, staging
 from mics_core.comm.shared import Neighbours, Offer
 from mics_core.comm.staging import Staging, share_staging
 from tests.engine.worker_pool import WorkerPool, running_pool
@@ -90,13 +92,12 @@ def cannot_meet(*_: Any) -> Neighbours:
 
 
 def share_without_meeting(without: int) -> bool:
-    meets = Offer._meet
-    if dist.get_rank() == without:
-        Offer._meet = cannot_meet  # type: ignore[method-assign]
-    try:
+    with ExitStack() as patches:
+        # The others wait all their time for the one that does not come.
+        patches.enter_context(mock.patch.object(shared, "_MEET_S", 0.5))
+        if dist.get_rank() == without:
+            patches.enter_context(mock.patch.object(Offer, "_meet", cannot_meet))
         return share_staging(dist.group.WORLD, TIMEOUT_S) is None
-    finally:
-        Offer._meet = meets  # type: ignore[method-assign]
 
 
 def test_nobody_shares_if_one_cannot(pool: WorkerPool) -> None:

@@ -29,6 +29,7 @@ def job(text: str, steps: int, size: int = SIZE, **changes: object) -> JobSpec:
         training__precision="fp64",
         training__optimizer=ADAMW,
         training__schedule={"kind": "cosine", "warmup_steps": 10, "final_fraction": 0.1},
+        model__num_layers=1,
         model__dropout=0.1,
         engine={"bucket_mib": 0.001},  # several in a step
         groups__wanted=GROUPS,
