@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -272,7 +272,7 @@ class GroupRuns:
             if run.finished:  # its work was done; only its end went wrong
                 self._tell(elastic.GroupEnded(group_id, finished=True))
             else:
-                reason = run.first_error or _described(error)
+                reason = run.first_error or _described(error, run.nodes)
                 self._tell(elastic.GroupLost(group_id, reason, own_error=False))
         else:
             self._tell(elastic.GroupEnded(group_id, run.finished))
@@ -286,7 +286,8 @@ class GroupRuns:
         if not run.begun:
             await self._place(run)
         if run.here.runner is None:
-            raise ClusterError("Its runner died while the job had no supervisor.")
+            where = _runner_of(run.nodes)
+            raise ClusterError(f"{where} died while the job had no supervisor.")
         await run.here.runner.run.remote(self._settings(run))
 
     async def _place(self, run: GroupRun) -> None:
@@ -398,11 +399,15 @@ def _note_failure(asked: Future[object]) -> None:
         logger.warning("Ray refused what was asked of it: %r", error)
 
 
-def _described(error: Exception) -> str:
+def _runner_of(nodes: Sequence[str]) -> str:
+    return f"Its runner on node {nodes[0][:8]}" if nodes else "Its runner"
+
+
+def _described(error: Exception, nodes: Sequence[str]) -> str:
     if isinstance(error, ClusterError):
         return str(error)
     if isinstance(error, RayActorError):
-        return "Its runner died: the node or the process is gone."
+        return f"{_runner_of(nodes)} died: the process or the node is gone."
     if isinstance(error, RayTaskError):
         cause = str(error.cause) if error.cause is not None else str(error)
         lines = [line for line in cause.strip().splitlines() if line.strip()]

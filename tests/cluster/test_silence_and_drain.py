@@ -138,7 +138,8 @@ def test_a_group_on_a_drained_node_leaves_and_is_replaced_at_once(story: Story) 
 def test_a_killed_runner_takes_its_group_with_it_and_nobody_else(story: Story) -> None:
     lost = story.status.groups[3]
     assert lost.state == GroupState.LOST
-    assert lost.reason == "Its runner died: the node or the process is gone."
+    on_node = f"on node {lost.workers[0].node_id[:8]}"
+    assert lost.reason == f"Its runner {on_node} died: the process or the node is gone."
     before, at = story.job.steps[story.runner_killed_at - 1 : story.runner_killed_at + 1]
     assert (before.num_groups, at.num_groups) == (2, 1)
     assert story.job.has_entered(0)
