@@ -24,6 +24,7 @@ class Course:
         journal: The job's.
         global_batch_size: Samples of a step.
         clock: Seconds of a clock that never goes back.
+        passed: The same with those in which no supervisor kept these books.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class Course:
         journal: Journal,
         global_batch_size: int,
         clock: Callable[[], float] = time.monotonic,
+        passed: Callable[[], float] = time.monotonic,
     ):
         self._journal = journal
-        self._clock = clock
+        self._clock, self._passed = clock, passed
         self._ledger = SampleLedger(global_batch_size)
         self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
         self._regroupings = Regroupings()
@@ -60,7 +62,7 @@ class Course:
         )
         self.generations.append(record)
         self._journal.generation(record)
-        now = self._clock()
+        now = self._passed()
         self._note_changes(self._regroupings.announced(number, groups, now, after_loss=after_loss))
 
     def enter(self, group_id: int, generation: int, step: int, connect_s: float) -> None:
@@ -68,7 +70,7 @@ class Course:
         record = self.generations[generation - 1]
         if record.step is None:
             self._begin(record, step)
-        now = self._clock()
+        now = self._passed()
         self._note_changes(self._regroupings.entered(generation, group_id, step, connect_s, now))
 
     def commit(self, message: Committed) -> None:
@@ -125,7 +127,9 @@ class Course:
             message.took_s,
         )
         self.committed.ring()
-        self._note_changes(self._regroupings.committed(commit.generation, self._clock()))
+        age_s = max(0.0, time.time() - message.time)
+        changes = self._regroupings.committed(commit.generation, self._passed(), age_s)
+        self._note_changes(changes)
 
     def _note_changes(self, changes: list[Regrouped]) -> None:
         for change in changes:

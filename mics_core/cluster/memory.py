@@ -114,7 +114,7 @@ class Memory:
                 )
             ),
             journal=journal,
-            course=Course(journal, spec.training.global_batch_size, clock),
+            course=Course(journal, spec.training.global_batch_size, clock, clock.with_all),
             groups=groups,
             figures=figures,
         )

@@ -46,17 +46,27 @@ class Clock:
     """Seconds that never go back, and that go on where they were when the clock was pickled."""
 
     def __init__(self) -> None:
-        self._offset_s = 0.0
+        self._offset_s = self._left_out_s = 0.0
 
     def __call__(self) -> float:
         """Return the time."""
         return time.monotonic() + self._offset_s
 
-    def __getstate__(self) -> float:
-        return self()
+    def with_all(self) -> float:
+        """Return the time with what passed between pickling and unpickling.
 
-    def __setstate__(self, now: float) -> None:
+        Limits do not count that, for nobody could be heard then. What something took does.
+        """
+        return self() + self._left_out_s
+
+    def __getstate__(self) -> tuple[float, float, float]:
+        return self(), self._left_out_s, time.time()
+
+    def __setstate__(self, state: tuple[float, float, float]) -> None:
+        now, left_out_s, pickled_at = state
         self._offset_s = now - time.monotonic()
+        # Perhaps of two machines' clocks, of which nobody says that they are the same.
+        self._left_out_s = left_out_s + max(0.0, time.time() - pickled_at)
 
 
 class Record:

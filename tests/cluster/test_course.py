@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mics_core.cluster.course import Course
@@ -24,8 +26,8 @@ class Run:
     def events(self) -> list[JobEvent]:
         return list(self.journal._events)
 
-    def commit(self, step: int, generation: int, num_groups: int) -> None:
-        """Every group tells of the step."""
+    def commit(self, step: int, generation: int, num_groups: int, age_s: float = 0.0) -> None:
+        """Every group tells of the step, so long after it."""
         size = BATCH // num_groups
         shares = tuple(Share(place * size, size) for place in range(num_groups))
         commit = StepCommit(
@@ -42,7 +44,7 @@ class Run:
             (),
         )
         for _ in range(num_groups):
-            self.course.commit(Committed(0, step, 0.5, 0.25, 1000.0 + step, commit))
+            self.course.commit(Committed(0, step, 0.5, 0.25, time.time() - age_s, commit))
 
 
 @pytest.fixture
@@ -91,6 +93,31 @@ def test_what_a_change_took_is_told_with_its_reason_when_it_is_over(run: Run) ->
     assert (start.generation, start.reason, start.step) == (1, "Training begins.", 0)
     assert (loss.generation, loss.reason, loss.step) == (2, "Group 1 was lost.", 3)
     assert loss.phases.detect_s is not None
+
+
+def test_the_time_without_a_supervisor_counts_to_what_a_loss_took(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step is heard of when the next supervisor is there, and the loss after that."""
+    left_out_s = 0.0
+    monkeypatch.setattr(run.course, "_passed", lambda: time.monotonic() + left_out_s)
+    run.commit(3, 1, 2)
+    left_out_s = 16.0
+    run.commit(4, 1, 2, age_s=15.5)
+    run.course.announce(2, (0,), "Group 1 was lost.", after_loss=True)
+    run.course.enter(0, 2, 5, 0.1)
+    run.commit(5, 2, 1)
+    loss = [event for event in run.events if isinstance(event, RegroupEvent)][-1]
+    assert loss.phases.detect_s == pytest.approx(15.5, abs=0.3)
+
+
+def test_a_worker_whose_clock_is_late_does_not_lengthen_what_a_loss_took(run: Run) -> None:
+    run.commit(3, 1, 2, age_s=3600.0)
+    run.course.announce(2, (0,), "Group 1 was lost.", after_loss=True)
+    run.course.enter(0, 2, 4, 0.1)
+    run.commit(4, 2, 1)
+    loss = [event for event in run.events if isinstance(event, RegroupEvent)][-1]
+    assert loss.phases.detect_s == pytest.approx(0.0, abs=0.3)
 
 
 def test_steps_that_were_lost_with_all_groups_are_trained_again_and_counted_once(

@@ -195,16 +195,20 @@ def test_a_store_that_comes_late_does_not_bring_the_record_back(
 
 
 def test_a_clock_goes_on_where_it_was_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
+    now, wall = 1000.0, 5e8
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: wall)
     clock = Clock()
-    assert clock() == 1000.0
+    assert clock() == clock.with_all() == 1000.0
     pickled = pickle.dumps(clock)
-    now = 7.0  # another machine, or this one after a restart
+    now, wall = 7.0, 5e8 + 16.0  # another machine, or this one after a restart
     again: Clock = pickle.loads(pickled)
-    assert again() == 1000.0
+    assert (again(), again.with_all()) == (1000.0, 1016.0)
     now = 9.5
-    assert again() == 1002.5
+    assert (again(), again.with_all()) == (1002.5, 1018.5)
+    pickled, wall = pickle.dumps(again), 5e8  # of a machine whose clock is late
+    third: Clock = pickle.loads(pickled)
+    assert (third(), third.with_all()) == (1002.5, 1018.5)
 
 
 def test_a_head_that_does_not_answer_is_waited_for_once_and_made_good_to_later(
