@@ -24,11 +24,6 @@ Room for a group in another's place is asked for at once, for it may have to be 
 processes start only when the survivors have committed a step again: where they share machines with
 it they would have to share their processors while everybody waits for them.
 
-[Note: asking Ray's head]
-Whoever asks Ray's head waits for its answer, and a head may be slow, or away for a while. The event
-loop must not: it answers the members of the job. So all that concerns the runs is asked on one
-thread of its own, in order.
-
 [Note: taking runs over]
 Runners outlive a supervisor. The next one, which remembers the groups, finds each runner by its
 name and waits for its run as the first did. A group whose run had not begun begins anew.
@@ -39,14 +34,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from mics_core.cluster.head_calls import HeadCalls
 from mics_core.cluster.journal import Bell
 from mics_core.cluster.messages import Ready, Started
 from mics_core.cluster.pace import Pace
@@ -67,8 +62,6 @@ logger = logging.getLogger(__name__)
 _LEAVES_WITHIN_S = 180.0
 _ENDS_WITHIN_S = 30.0
 _NOTED_WITHIN_S = 5.0
-
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
@@ -143,7 +136,7 @@ class GroupRuns:
         """The runs by group, ended ones too."""
         self._handing_over: set[int] = set()
         self._settled = Bell()
-        self._ray = ThreadPoolExecutor(1, "mics-ray")  # see [Note: asking Ray's head]
+        self._head = HeadCalls()
 
     def get(self, group_id: int) -> GroupRun | None:
         """Return a group's run, also when it has ended."""
@@ -238,7 +231,7 @@ class GroupRuns:
             self._kill(run)
             return
         for actor in run.actors.values():
-            self._later(ray.kill, actor)
+            self._head.later(ray.kill, actor)
         asyncio.get_running_loop().call_later(_ENDS_WITHIN_S, self._kill, run)
 
     async def wait_until_ended(self, timeout_s: float) -> None:
@@ -251,8 +244,7 @@ class GroupRuns:
         """End all that is left, whatever it does; waits until Ray has heard of it."""
         for run in self.runs.values():
             self._kill(run)
-        all_before = asyncio.wrap_future(self._ray.submit(_nothing))
-        await asyncio.wait([all_before], timeout=timeout_s)
+        await self._head.wait_for_all_before(timeout_s)
 
     def _kill(self, run: GroupRun) -> None:
         if run.here.task is not None:
@@ -297,7 +289,7 @@ class GroupRuns:
         await self._regrouped()  # see [Note: starting after a loss]
         await self._record.settle()  # whoever takes over must know of the runner
         start = partial(start_runner, self._job_id, run.group_id, run.nodes, self._spec)
-        run.here.runner = await self._ask(start, undo=ray.kill)
+        run.here.runner = await self._head.ask(start, undo=ray.kill)
         await run.here.runner.prepare.remote()
         await self._begin_hand_over(run)
         run.begun = True
@@ -328,9 +320,9 @@ class GroupRuns:
         while True:
             while self._handing_over:
                 await self._settled.wait(_LEAVES_WITHIN_S)
-            reservation = await self._ask(ask, undo=Reservation.release)
+            reservation = await self._head.ask(ask, undo=Reservation.release)
             if self._handing_over:  # since it was asked for
-                self._later(reservation.release)
+                self._head.later(reservation.release)
                 continue
             run.reservation = reservation
             run.here.waiting = asyncio.ensure_future(reservation.wait())
@@ -347,7 +339,11 @@ class GroupRuns:
         self._handing_over.add(run.group_id)
         for other in [*self.runs.values()]:
             waiting, reservation = other.here.waiting, other.reservation
-            if waiting is None or reservation is None or await self._ask(reservation.is_placed):
+            if (
+                waiting is None
+                or reservation is None
+                or await self._head.ask(reservation.is_placed)
+            ):
                 continue
             if other.reservation is reservation and waiting.cancel():
                 self._release(other)
@@ -362,41 +358,13 @@ class GroupRuns:
         self._release(run)
         if run.here.runner is not None:
             # The run's controller and workers are children of the runner and end with it.
-            self._later(ray.kill, run.here.runner)
+            self._head.later(ray.kill, run.here.runner)
             run.here.runner = None
 
     def _release(self, run: GroupRun) -> None:
         if run.reservation is not None:
-            self._later(run.reservation.release)
+            self._head.later(run.reservation.release)
             run.reservation = None
-
-    # See [Note: asking Ray's head].
-
-    async def _ask(
-        self, call: Callable[[], _Answer], undo: Callable[[_Answer], object] | None = None
-    ) -> _Answer:
-        """Return what a call returns; `undo` takes it if by then nobody waits for it any more."""
-        asked = self._ray.submit(call)
-        try:
-            return await asyncio.shield(asyncio.wrap_future(asked))
-        except asyncio.CancelledError:
-            if undo is not None:
-                self._later(lambda: undo(asked.result()))
-            raise
-
-    def _later(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Have a call made when those before it have been answered."""
-        asked = self._ray.submit(call, *arguments)
-        asked.add_done_callback(_note_failure)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _note_failure(asked: Future[object]) -> None:
-    if (error := asked.exception()) is not None:
-        logger.warning("Ray refused what was asked of it: %r", error)
 
 
 def _runner_of(nodes: Sequence[str]) -> str:
