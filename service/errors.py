@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match, Mount
 
 from mics_core.errors import (
     ClusterError,
@@ -67,6 +67,7 @@ _CODES = {
     503: "service_busy",
 }
 
+_OF_FILES = (HTTPMethod.GET, HTTPMethod.HEAD)
 _REMEDIES = {
     404: "The paths are listed in /docs.",
     405: "The methods of each path are listed in /docs.",
@@ -178,7 +179,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         remedy=_remedy_for(status),
     )
     headers = dict(error.headers or {})
-    if "Allow" in headers:
+    if status == 405:
         headers["Allow"] = _allowed_methods(request)
     return _answer(status, detail, headers)
 
@@ -186,12 +187,15 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _allowed_methods(request: Request) -> str:
     """Return all methods of the path: the framework names those of its first route alone."""
     asked = {key: request.scope[key] for key in ("type", "path", "root_path", "headers")}
+    asked["root_path"] = request.scope.get("app_root_path", asked["root_path"])  # not a mount's
+
+    def has(route: BaseRoute, method: HTTPMethod) -> bool:
+        if isinstance(route, Mount) and method not in _OF_FILES:
+            return False  # it matches whatever it is asked
+        return route.matches({**asked, "method": method})[0] is Match.FULL
+
     routes = request.app.routes
-    return ", ".join(
-        method
-        for method in HTTPMethod
-        if any(route.matches({**asked, "method": method})[0] is Match.FULL for route in routes)
-    )
+    return ", ".join(method for method in HTTPMethod if any(has(route, method) for route in routes))
 
 
 def _remedy_for(status: int) -> str:

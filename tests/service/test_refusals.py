@@ -195,6 +195,7 @@ def test_a_wrong_method_is_named(service: Service) -> None:
         ("PUT", "/api/v1/session", {"GET", "POST", "DELETE"}),
         ("DELETE", "/api/v1/jobs/nobody/scale", {"POST"}),
         ("PUT", "/", {"GET"}),
+        ("POST", "/static/js/main.js", {"GET", "HEAD"}),
     ],
 )
 def test_the_answer_to_a_wrong_method_names_all_that_the_path_has(
