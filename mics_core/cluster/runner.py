@@ -23,7 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mics_core.cluster.entry import train_worker
 from mics_core.cluster.names import NAMESPACE, runner_name
 from mics_core.cluster.reaching import has_supervisor
-from mics_core.cluster.warm import LOADED_FOR_FORKS, NODES_OF_FORKS, python_of_forks
+from mics_core.cluster.template import LOADED_FOR_FORKS, NODES_OF_FORKS
+from mics_core.cluster.warm import python_of_forks
 from mics_core.spec.job import JobSpec, TransformersModel
 
 __all__ = ["PartitionGroupRunner", "RunSettings", "find_runner", "start_runner"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -11,8 +10,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -21,8 +18,16 @@ import psutil
 import pytest
 
 from mics_core.cluster import runner, warm
-from mics_core.cluster.warm import LOADED_FOR_FORKS, NODES_OF_FORKS, python_of_forks
+from mics_core.cluster.template import (
+    JOB,
+    LOADED_FOR_FORKS,
+    NODE,
+    NODES_OF_FORKS,
+    PLAINLY,
+    Call,
+)
 from mics_core.spec.job import TransformersModel
+from tests.cluster.bare_node import Node, alive, running_node
 from tests.cluster.jobs import recorded_job
 from tests.cluster.running import eventually
 from tests.engine.jobs import small_job
@@ -33,117 +38,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux can watch a raylet as a file"),
 ]
 
-PROGRAM = """
-import atexit, json, os, sys
-from pathlib import Path
-
-names = ("ray.train", "torch", "transformers.models.gpt2.modeling_gpt2")
-loaded = [name for name in names if sys.modules.get(name)]
-
-def told():
-    import random
-    import numpy
-    from ray import WorkerID
-    return {
-        "pid": os.getpid(),
-        "parent": os.getppid(),
-        "group": os.getpgid(0),
-        "arguments": sys.argv,
-        "folder": os.getcwd(),
-        "environment": dict(os.environ),
-        "path": sys.path,
-        "main": __name__,
-        "loaded": loaded,
-        "drawn": [random.random(), numpy.random.random(), WorkerID.from_random().hex()],
-    }
-
-def write(name, value):
-    new = Path(sys.argv[1] + ".new")
-    new.write_text(json.dumps(value))
-    new.rename(sys.argv[1] + name)
-
-write("", told())
-print("said by", sys.argv[1], flush=True)
-atexit.register(write, ".end", "at the end")
-sys.stdin.read()
-"""
-
 NOBODY = 65534
 """An id of a user who is not this one."""
 
 MODEL = {LOADED_FOR_FORKS: "transformers.models.gpt2.modeling_gpt2"}
-
-
-@dataclass
-class Node:
-    """A folder with a raylet's socket would be in, and a process that stands for the raylet."""
-
-    folder: Path
-    raylet: subprocess.Popen[bytes]
-    calls: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    @property
-    def sockets(self) -> list[Path]:
-        return [path for path in self.folder.glob("raylet.*") if path.is_socket()]
-
-    def call(self, name: str, **changes: str) -> subprocess.Popen[str]:
-        """Call as Ray does."""
-        program = self.folder / "default_worker.py"
-        program.write_text(PROGRAM)
-        words = [
-            str(program),
-            str(self.folder / name),
-            f"--raylet-name={self.folder}/raylet",
-            "--node-id=ab",
-        ]
-        environment = os.environ | {
-            "RAY_RAYLET_PID": str(self.raylet.pid),
-            NODES_OF_FORKS: "ab,cd",
-        }
-        del environment["PYTEST_CURRENT_TEST"]
-        called = subprocess.Popen(
-            ["bash", "-c", f"exec {python_of_forks(sys.executable)} {' '.join(words)}"],
-            cwd=self.folder,
-            env=environment | changes,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
-        self.calls.append(called)
-        return called
-
-    def told(self, name: str) -> dict[str, Any]:
-        """Return what a process tells of itself."""
-        path = self.folder / name
-        eventually(path.exists, f"what {name} tells", 60.0)
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-
-
-@contextmanager
-def running_node(folder: Path) -> Iterator[Node]:
-    """Run a node; nothing of it may be left when its raylet is gone."""
-    raylet = subprocess.Popen(["sleep", "600"])
-    node = Node(folder, raylet)
-    started: list[psutil.Process] = []
-    try:
-        yield node
-        started = [process for call in node.calls for process in family(call.pid)]
-    finally:
-        raylet.kill()
-        raylet.wait()
-        for call in node.calls:
-            with suppress(BrokenPipeError):
-                call.communicate(timeout=30)
-    eventually(lambda: not [p for p in started if p.is_running()], "the end of all processes", 30)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return []
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +65,7 @@ def test_all_are_forks_of_one_process_that_has_loaded_what_they_need(
     node: Node, forks: list[dict[str, Any]]
 ) -> None:
     [template] = {fork["parent"] for fork in forks}
-    assert template in [call.pid for call in node.calls[:2]]
+    assert psutil.Process(template).ppid() in [call.pid for call in node.calls[:2]]
     assert [fork["loaded"] for fork in forks] == [["ray.train", "torch", *MODEL.values()]] * 3
     assert psutil.Process(template).cmdline()[0] == "mics-elastic: template of workers"
 
@@ -201,7 +99,7 @@ def test_forks_draw_different_numbers_and_ids(forks: list[dict[str, Any]]) -> No
 
 
 def test_nobody_else_may_call(node: Node) -> None:
-    assert [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in node.sockets] == [0]
+    assert [stat.S_IMODE(path.stat().st_mode) & 0o077 for path in node.sockets] == [0, 0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as somebody else")
@@ -214,77 +112,131 @@ def test_nothing_is_told_to_somebody_else_who_listens_there(tmp_path: Path) -> N
             stranger.listen()
         finally:
             os.seteuid(0)
-        assert warm._ask(place, warm._Call([], str(tmp_path), {"SECRET": "1"})) == warm._PLAINLY
+        assert warm._ask(place, Call([], str(tmp_path), {"SECRET": "1"})) == PLAINLY
         called, _ = stranger.accept()
         with called:
             assert called.recv(1) == b"", "it was told something"
 
 
+def test_another_job_has_another_template_of_the_same_node(
+    node: Node, forks: list[dict[str, Any]]
+) -> None:
+    before = len(node.sockets)
+    node.call("other-job", **MODEL, RAY_JOB_ID="02000000")
+    other = node.told("other-job")
+    assert other["environment"]["RAY_JOB_ID"] == "02000000"
+    assert other["loaded"] == forks[0]["loaded"]
+    ours, theirs = (psutil.Process(told["parent"]) for told in (forks[0], other))
+    assert ours != theirs
+    assert ours.ppid() == theirs.ppid()
+    assert len(node.sockets) == before + 1
+
+
+def test_ray_is_loaded_for_one_job_alone(forks: list[dict[str, Any]]) -> None:
+    """It reads the id of the job once in the life of a process."""
+    of_job = psutil.Process(forks[0]["parent"])
+    of_node = of_job.parent()
+    assert of_node is not None
+    assert [has_loaded(process, "torch") for process in (of_node, of_job)] == [True, True]
+    assert [has_loaded(process, "_raylet") for process in (of_node, of_job)] == [False, True]
+
+
+def has_loaded(process: psutil.Process, library: str) -> bool:
+    return any(library in part.path for part in process.memory_maps())
+
+
 def test_a_call_with_another_environment_has_another_template(
     node: Node, forks: list[dict[str, Any]]
 ) -> None:
-    node.call("other", RAY_JOB_ID="02000000")
+    before = len(node.sockets)
+    call = node.call("other", **MODEL, OMP_NUM_THREADS="3")
     other = node.told("other")
-    assert other["environment"]["RAY_JOB_ID"] == "02000000"
-    assert other["parent"] != forks[0]["parent"]
-    assert len(node.sockets) == 2
+    assert other["environment"]["OMP_NUM_THREADS"] == "3"
+    assert psutil.Process(other["parent"]).ppid() == call.pid
+    assert len(node.sockets) == before + 2
 
 
-def test_a_template_ends_with_its_raylet_and_not_with_its_forks(tmp_path: Path) -> None:
+def test_templates_end_with_their_raylet_and_not_with_their_forks(tmp_path: Path) -> None:
     with running_node(tmp_path) as node:
         node.call("one")
         template, fork = node.told("one")["parent"], node.told("one")["pid"]
+        of_node = psutil.Process(template).ppid()
         node.call("two")
         os.kill(node.told("two")["pid"], signal.SIGKILL)
         node.call("three")
         assert node.told("three")["parent"] == template
         node.raylet.kill()
         node.raylet.wait()
-        eventually(lambda: not alive(template), "the end of the template")
+        eventually(lambda: not alive(template), "the end of the job's template")
+        eventually(lambda: not alive(of_node), "the end of the node's template")
         assert psutil.pid_exists(fork)
         assert node.sockets == []
 
 
-def alive(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def test_calls_outlive_a_template_that_is_killed_while_it_loads(tmp_path: Path) -> None:
+def test_calls_outlive_a_node_s_template_that_is_killed_while_it_loads(tmp_path: Path) -> None:
     with running_node(tmp_path) as node:
         first = node.call("first")
-        eventually(lambda: node.sockets, "the template")
+        eventually(lambda: node.sockets, "the node's template")
         second = node.call("second")
         first.kill()
-        assert node.told("second")["parent"] == second.pid
+        assert psutil.Process(node.told("second")["parent"]).ppid() == second.pid
         assert not (tmp_path / "first").exists()
 
 
-def test_calls_outlive_a_template_that_is_killed_while_its_forks_live(tmp_path: Path) -> None:
+def test_calls_outlive_a_job_s_template_that_is_killed_while_it_loads(tmp_path: Path) -> None:
     with running_node(tmp_path) as node:
-        node.call("first")
-        first = node.told("first")
-        os.kill(first["parent"], signal.SIGKILL)
+        first = node.call("first")
+        eventually(lambda: len(node.sockets) == 2, "the job's template")
+        [of_job] = psutil.Process(first.pid).children()
         second = node.call("second")
-        assert node.told("second")["parent"] == second.pid, "another template"
+        of_job.kill()
+        told = node.told("second")
+        assert psutil.Process(told["parent"]).ppid() == first.pid, "the node's goes on"
+        assert told["pid"] != second.pid
+        assert not (tmp_path / "first").exists()
+
+
+@pytest.mark.parametrize("victim", ["the job's", "the node's", "both"])
+def test_calls_outlive_templates_that_are_killed_while_their_forks_live(
+    tmp_path: Path, victim: str
+) -> None:
+    with running_node(tmp_path) as node:
+        of_node = node.call("first").pid
+        first = node.told("first")
+        of_job = first["parent"]
+        for name, pid in {"the job's": of_job, "the node's": of_node}.items():
+            if victim in (name, "both"):
+                os.kill(pid, signal.SIGKILL)
+        second = node.call("second")
+        template = node.told("second")["parent"]
+        assert (template == of_job) is (victim == "the node's")
+        if victim != "the node's":
+            of_second = second.pid if victim == "both" else of_node
+            assert psutil.Process(template).ppid() == of_second
         assert alive(first["pid"])
 
 
-def test_a_caller_that_says_nothing_holds_nobody_up_and_leaves_nothing_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["node", "job"])
+def test_a_caller_that_says_nothing_holds_nobody_up_and_leaves_nothing_open(
+    tmp_path: Path, level: str
+) -> None:
     with running_node(tmp_path) as node:
-        node.call("first")
-        template = psutil.Process(node.told("first")["parent"])
-        [place] = node.sockets
+        of_node = node.call("first", RAY_JOB_ID="01000000").pid
+        of_job = node.told("first")["parent"]
+        template = psutil.Process(of_node if level == "node" else of_job)
+        # The node's was there first.
+        place = sorted(node.sockets, key=lambda path: path.stat().st_ctime)[level == "job"]
+        files = [0, 1, 2, 2][: 4 if level == "node" else 3]
         with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as broken:
             broken.connect(str(place))
-            socket.send_fds(broken, [(100).to_bytes(4)], [0, 1, 2])
+            socket.send_fds(broken, [(100).to_bytes(4)], files)
             silent.connect(str(place))
             broken.close()
             before = template.num_fds()
-            node.call("second")
-            assert node.told("second")["parent"] == template.pid
-            eventually(lambda: template.num_fds() <= before, "the streams of the broken call")
+            node.call("second", RAY_JOB_ID="02000000" if level == "node" else "01000000")
+            served_by = psutil.Process(node.told("second")["parent"])
+            assert template in (served_by, served_by.parent())
+            eventually(lambda: template.num_fds() <= before, "the files of the broken call")
 
 
 def a_driver(folder: Path) -> str:
@@ -314,11 +266,42 @@ def test_imports_that_do_such_things_forbid_forks(
     tmp_path: Path, done: str | Callable[[Path], str], may_be_forked: bool
 ) -> None:
     code = done if isinstance(done, str) else done(tmp_path)
-    looked = "from mics_core.cluster.warm import _may_be_forked; print(_may_be_forked())"
+    looked = "from mics_core.cluster.template import _may_be_forked; print(_may_be_forked())"
     answer = subprocess.run(
         [sys.executable, "-c", f"{code}\n{looked}"], capture_output=True, text=True, check=True
     )
     assert answer.stdout == f"{may_be_forked}\n"
+
+
+def test_a_job_that_comes_after_an_installation_does_not_get_what_was_loaded_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    call = Call(["worker.py", "--raylet-name=/run/raylet"], str(tmp_path), {})
+    of_job, of_node = call.place_of(JOB), call.place_of(NODE)
+    assert (of_job, of_node) == (call.place_of(JOB), call.place_of(NODE))
+    os.utime(tmp_path, ns=(0, 0))
+    assert call.place_of(JOB) == of_job, "the processes of a job load the same"
+    assert call.place_of(NODE) != of_node
+
+
+def test_what_has_loaded_ray_serves_no_other_job(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        first = node.call("first", **{LOADED_FOR_FORKS: "ray"})
+        second = node.call("second", **{LOADED_FOR_FORKS: "ray"})
+        for call, name in ((first, "first"), (second, "second")):
+            told = node.told(name)
+            assert told["parent"] in (call.pid, os.getpid()), "started plainly"
+            assert told["loaded"] == []
+
+
+def test_where_a_socket_cannot_be_processes_are_started_plainly(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 100)
+    folder.mkdir()
+    with running_node(folder) as node:
+        call = node.call("one")
+        told = node.told("one")
+        assert (told["pid"], told["loaded"]) == (call.pid, [])
 
 
 def test_what_is_on_another_node_than_its_group_is_started_plainly(node: Node) -> None:
