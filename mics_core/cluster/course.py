@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
+from mics_core.cluster.clock import Clock
 from mics_core.cluster.journal import Bell, Journal
 from mics_core.cluster.messages import Committed
 from mics_core.cluster.regrouping import Regrouped, Regroupings
@@ -23,19 +23,17 @@ class Course:
     Args:
         journal: The job's.
         global_batch_size: Samples of a step.
-        clock: Seconds of a clock that never goes back.
-        passed: The same with those in which no supervisor kept these books.
+        clock: The run's.
     """
 
     def __init__(
         self,
         journal: Journal,
         global_batch_size: int,
-        clock: Callable[[], float] = time.monotonic,
-        passed: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
     ):
         self._journal = journal
-        self._clock, self._passed = clock, passed
+        self._clock = clock or Clock()
         self._ledger = SampleLedger(global_batch_size)
         self._order: StepOrder[Committed] = StepOrder(_REPORTED_WITHIN_S)
         self._regroupings = Regroupings()
@@ -62,7 +60,7 @@ class Course:
         )
         self.generations.append(record)
         self._journal.generation(record)
-        now = self._passed()
+        now = self._clock.with_all()
         self._note_changes(self._regroupings.announced(number, groups, now, after_loss=after_loss))
 
     def enter(self, group_id: int, generation: int, step: int, connect_s: float) -> None:
@@ -70,7 +68,7 @@ class Course:
         record = self.generations[generation - 1]
         if record.step is None:
             self._begin(record, step)
-        now = self._passed()
+        now = self._clock.with_all()
         self._note_changes(self._regroupings.entered(generation, group_id, step, connect_s, now))
 
     def commit(self, message: Committed) -> None:
@@ -127,9 +125,8 @@ class Course:
             message.took_s,
         )
         self.committed.ring()
-        age_s = max(0.0, time.time() - message.time)
-        changes = self._regroupings.committed(commit.generation, self._passed(), age_s)
-        self._note_changes(changes)
+        at = self._clock.when(message.time)
+        self._note_changes(self._regroupings.committed(commit.generation, at))
 
     def _note_changes(self, changes: list[Regrouped]) -> None:
         for change in changes:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from mics_core.cluster.clock import Clock
 from mics_core.cluster.course import Course
 from mics_core.cluster.figures import JobFigures
 from mics_core.cluster.groups import GroupRun, GroupRuns
 from mics_core.cluster.journal import Journal
 from mics_core.cluster.pace import slowness_of
-from mics_core.cluster.record import Clock
 from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan, has_lost_member
 from mics_core.spec.folders import LONGEST_WRITE_S
@@ -114,7 +114,7 @@ class Memory:
                 )
             ),
             journal=journal,
-            course=Course(journal, spec.training.global_batch_size, clock, clock.with_all),
+            course=Course(journal, spec.training.global_batch_size, clock),
             groups=groups,
             figures=figures,
         )

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,7 +31,7 @@ from ray.experimental import internal_kv
 from mics_core.cluster.journal import Journal
 from mics_core.spec.status import JobEvent
 
-__all__ = ["Clock", "Record"]
+__all__ = ["Record"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,33 +39,6 @@ _SPACE = b"mics"
 _SEGMENT = 32
 """Events that are stored together; the newest few are stored again with each that is added."""
 _STORED_WITHIN_S = 5.0
-
-
-class Clock:
-    """Seconds that never go back, and that go on where they were when the clock was pickled."""
-
-    def __init__(self) -> None:
-        self._offset_s = self._left_out_s = 0.0
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return time.monotonic() + self._offset_s
-
-    def with_all(self) -> float:
-        """Return the time with what passed between pickling and unpickling.
-
-        Limits do not count that, for nobody could be heard then. What something took does.
-        """
-        return self() + self._left_out_s
-
-    def __getstate__(self) -> tuple[float, float, float]:
-        return self(), self._left_out_s, time.time()
-
-    def __setstate__(self, state: tuple[float, float, float]) -> None:
-        now, left_out_s, pickled_at = state
-        self._offset_s = now - time.monotonic()
-        # Perhaps of two machines' clocks, of which nobody says that they are the same.
-        self._left_out_s = left_out_s + max(0.0, time.time() - pickled_at)
 
 
 class Record:

@@ -113,15 +113,9 @@ class Regroupings:
         change.entries.setdefault(group_id, _Entry(now, step, connect_s))
         return self._end()
 
-    def committed(self, generation: int, now: float, age_s: float = 0.0) -> list[Regrouped]:
-        """Note a committed step.
-
-        Args:
-            generation: Under which it was committed.
-            now: When it is heard of.
-            age_s: How long ago it was committed, by clocks that may not be the same.
-        """
-        now = max(now - age_s, self._last_commit or 0.0)  # it came after the one before
+    def committed(self, generation: int, at: float) -> list[Regrouped]:
+        """Note a committed step; it was after the one before, whatever two machines' clocks say."""
+        now = at if self._last_commit is None else max(at, self._last_commit)
         self._last_commit = now
         change = self._change
         if change is None or change.number != generation or not change.entries:

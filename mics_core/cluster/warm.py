@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     try:
         if not call.is_where_its_group_is:
             call.start_plainly()
-        of_job, of_node = call.place_of(JOB), call.place_of(NODE)
+        of_job = call.place_of(JOB)
         os.close(call.raylet())
     except (KeyError, ValueError, StopIteration, OSError):
         call.start_plainly()  # not called as Ray does
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> None:
     if lock is None:
         return
     # Nobody serves this job here. A fork of the node's template shall, and hold the lock for it.
+    of_node = call.place_of(NODE)
     lock_of_node = _ask_or_lock(of_node, call, lock)
     if lock_of_node is None:
         return

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from mics_core.cluster.clock import Clock
 from mics_core.cluster.course import Course
 from mics_core.cluster.journal import Journal
 from mics_core.cluster.messages import Committed
@@ -20,13 +21,14 @@ class Run:
 
     def __init__(self) -> None:
         self.journal = Journal()
-        self.course = Course(self.journal, BATCH)
+        self.clock = Clock()
+        self.course = Course(self.journal, BATCH, self.clock)
 
     @property
     def events(self) -> list[JobEvent]:
         return list(self.journal._events)
 
-    def commit(self, step: int, generation: int, num_groups: int, age_s: float = 0.0) -> None:
+    def commit(self, step: int, generation: int, num_groups: int, late_s: float = 0.0) -> None:
         """Every group tells of the step, so long after it."""
         size = BATCH // num_groups
         shares = tuple(Share(place * size, size) for place in range(num_groups))
@@ -44,7 +46,7 @@ class Run:
             (),
         )
         for _ in range(num_groups):
-            self.course.commit(Committed(0, step, 0.5, 0.25, time.time() - age_s, commit))
+            self.course.commit(Committed(0, step, 0.5, 0.25, time.time() - late_s, commit))
 
 
 @pytest.fixture
@@ -95,29 +97,29 @@ def test_what_a_change_took_is_told_with_its_reason_when_it_is_over(run: Run) ->
     assert loss.phases.detect_s is not None
 
 
+@pytest.mark.parametrize(
+    ("is_replaced", "late_s", "detect_s"),
+    [(False, 0.0, 0.0), (False, 3600.0, 0.0), (True, 15.5, 15.5), (True, 0.0, 0.0)],
+    ids=["told at once", "by a clock that is late", "told to the next supervisor", "since then"],
+)
 def test_the_time_without_a_supervisor_counts_to_what_a_loss_took(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    is_replaced: bool, late_s: float, detect_s: float
 ) -> None:
-    """The last step is heard of when the next supervisor is there, and the loss after that."""
-    left_out_s = 0.0
-    monkeypatch.setattr(run.course, "_passed", lambda: time.monotonic() + left_out_s)
-    run.commit(3, 1, 2)
-    left_out_s = 16.0
-    run.commit(4, 1, 2, age_s=15.5)
+    run = Run()
+    run.course.announce(1, (0, 1), "Training begins.", after_loss=False)
+    run.course.enter(0, 1, 0, 0.1)
+    run.course.enter(1, 1, 0, 0.1)
+    run.commit(0, 1, 2, late_s=0.0 if is_replaced else late_s)
+    if is_replaced:
+        now, left_out_s, pickled_at = run.clock.__getstate__()
+        run.clock.__setstate__((now, left_out_s, pickled_at - 16.0))
+    for step in (1, 2):  # the workers trained on
+        run.commit(step, 1, 2, late_s)
     run.course.announce(2, (0,), "Group 1 was lost.", after_loss=True)
-    run.course.enter(0, 2, 5, 0.1)
-    run.commit(5, 2, 1)
+    run.course.enter(0, 2, 3, 0.1)
+    run.commit(3, 2, 1)
     loss = [event for event in run.events if isinstance(event, RegroupEvent)][-1]
-    assert loss.phases.detect_s == pytest.approx(15.5, abs=0.3)
-
-
-def test_a_worker_whose_clock_is_late_does_not_lengthen_what_a_loss_took(run: Run) -> None:
-    run.commit(3, 1, 2, age_s=3600.0)
-    run.course.announce(2, (0,), "Group 1 was lost.", after_loss=True)
-    run.course.enter(0, 2, 4, 0.1)
-    run.commit(4, 2, 1)
-    loss = [event for event in run.events if isinstance(event, RegroupEvent)][-1]
-    assert loss.phases.detect_s == pytest.approx(0.0, abs=0.3)
+    assert loss.phases.detect_s == pytest.approx(detect_s, abs=0.3)
 
 
 def test_steps_that_were_lost_with_all_groups_are_trained_again_and_counted_once(

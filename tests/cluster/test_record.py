@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from mics_core.cluster import journal as journals
 from mics_core.cluster import record as records
 from mics_core.cluster.journal import Journal
-from mics_core.cluster.record import Clock, Record
+from mics_core.cluster.record import Record
 from mics_core.spec.status import StepRecord
 from tests.cluster.head import Head
 
@@ -192,23 +191,6 @@ def test_a_store_that_comes_late_does_not_bring_the_record_back(
 
     run(story)
     assert list(head.values) == [b"job-1/a1/ended"]
-
-
-def test_a_clock_goes_on_where_it_was_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, wall = 1000.0, 5e8
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(time, "time", lambda: wall)
-    clock = Clock()
-    assert clock() == clock.with_all() == 1000.0
-    pickled = pickle.dumps(clock)
-    now, wall = 7.0, 5e8 + 16.0  # another machine, or this one after a restart
-    again: Clock = pickle.loads(pickled)
-    assert (again(), again.with_all()) == (1000.0, 1016.0)
-    now = 9.5
-    assert (again(), again.with_all()) == (1002.5, 1018.5)
-    pickled, wall = pickle.dumps(again), 5e8  # of a machine whose clock is late
-    third: Clock = pickle.loads(pickled)
-    assert (third(), third.with_all()) == (1002.5, 1018.5)
 
 
 def test_a_head_that_does_not_answer_is_waited_for_once_and_made_good_to_later(
