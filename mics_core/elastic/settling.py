@@ -148,14 +148,23 @@ def _form_generation(run: RunState, now: float) -> None:
     elif wished == run.members:
         _rebuild_if_broken(run, now)
     elif len(wished) < run.rules.minimum:
-        verbs = ("is", "is") if len(wished) == 1 else ("are", "are")
-        run.set_phase(
-            RunPhase.WAITING,
-            f"{counted(len(wished))} {verbs[0]} ready, {run.rules.minimum} needed."
-            + "".join(f" {part}" for part in (why_gone, run.replacements.pause(now)) if part),
-        )
+        # A bound that was raised does not stop the members of a generation that it came after.
+        if not _trains_on(run, len(staying)):
+            _wait_for_more(run, len(wished), why_gone, now)
     elif not _must_wait(run, len(staying), new, now):
         run.announce(wished, f"{why_gone} {why_groups_come(new)}".strip())
+
+
+def _trains_on(run: RunState, num_staying: int) -> bool:
+    """Whether all members of the newest generation are there, and none says that it broke."""
+    return num_staying == len(run.members) and not run.rebuilding.told
+
+
+def _wait_for_more(run: RunState, num_ready: int, why: str, now: float) -> None:
+    verb = "is" if num_ready == 1 else "are"
+    reason = f"{counted(num_ready)} {verb} ready, {run.rules.minimum} needed."
+    parts = (reason, why, run.replacements.pause(now))
+    run.set_phase(RunPhase.WAITING, " ".join(part for part in parts if part))
 
 
 def _must_wait(run: RunState, num_staying: int, new: list[Group], now: float) -> bool:
@@ -164,7 +173,7 @@ def _must_wait(run: RunState, num_staying: int, new: list[Group], now: float) ->
     A change of members would begin the copies of others anew. And groups that come at the same
     moment are to join together: the first waits a little for those that start.
     """
-    if num_staying < len(run.members) or run.rebuilding.told:
+    if not _trains_on(run, num_staying):
         return False
     if any(run.groups[member].entered < run.generation for member in run.members):
         return True
@@ -195,6 +204,8 @@ def _rebuild_if_broken(run: RunState, now: float) -> None:
         for group_id in shut_out:
             lose(run, GroupLost(group_id, f"It cannot join the others. {cause}"), now)
         _form_generation(run, now)
+    elif len(members) < run.rules.minimum:
+        _wait_for_more(run, len(members), cause, now)
     elif must_wait := run.rebuilding.begin(members, now):
         run.set_phase(RunPhase.WAITING, f"{must_wait} {cause}")
     else:

@@ -11,6 +11,7 @@ from mics_core.elastic.events import (
     RunPhase,
     SetRunPhase,
     StopGroup,
+    WantedChanged,
 )
 from tests.elastic.driver import GONE, launched, removed, training
 
@@ -78,6 +79,20 @@ def test_groups_that_wait_below_the_minimum_are_not_stopped_over_and_over() -> N
     driver.breaks(0, 1, step=4)
     assert driver.wait(100) == []
     assert driver.wait(100) == []
+
+
+def test_a_generation_below_a_raised_minimum_is_not_built_again_before_there_are_enough() -> None:
+    driver = training(1)
+    driver.tell(WantedChanged(2, "Both are needed.", minimum=2))
+    assert driver.breaks(0, step=4) == [
+        SetRunPhase(
+            RunPhase.WAITING,
+            "1 partition group is ready, 2 needed. Step 4 broke under group 0: connection closed",
+        )
+    ]
+    assert driver.wait(1000) == []
+    announced = [d for d in driver.ready(1) if isinstance(d, AnnounceGeneration)]
+    assert [(d.number, d.groups) for d in announced] == [(2, (0, 1))]
 
 
 def test_no_group_is_stopped_twice() -> None:

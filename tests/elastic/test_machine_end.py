@@ -21,7 +21,7 @@ from mics_core.elastic.events import (
     Tick,
     WantedChanged,
 )
-from tests.elastic.driver import Driver, removed, training
+from tests.elastic.driver import BUILT, Driver, removed, training
 
 pytestmark = pytest.mark.pure
 
@@ -144,6 +144,16 @@ def test_a_new_minimum_holds_from_the_next_change_on() -> None:
     assert driver.machine.phase == RunPhase.WAITING
     driver.tell(WantedChanged(2, "One is enough.", minimum=1))
     assert driver.machine.members == (0,)
+
+
+def test_members_train_on_while_a_raised_minimum_has_not_been_reached() -> None:
+    driver = training(1)
+    driver.tell(WantedChanged(3, "All three are needed.", minimum=3))
+    assert driver.ready(1)[-1] == MarkGroup(1, GroupPhase.READY, BUILT)
+    assert driver.machine.phase == RunPhase.RUNNING
+    assert driver.machine.members == (0,)
+    driver.ready(2)
+    assert driver.machine.members == (0, 1, 2)
 
 
 # Cancelling
