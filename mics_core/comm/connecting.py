@@ -11,13 +11,13 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from threading import Event
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from mics_core.comm.abandoned import GivenUpError, first_line, unless
+from mics_core.comm.connections import Connections
 from mics_core.comm.gathering import ANSWER, Missing, gather, nobody_listens, reach
 from mics_core.comm.nodes import node_grid
 from mics_core.comm.replication import Member, ReplicationGroup
@@ -81,11 +81,11 @@ def connect(
             grace_s=_GRACE_S,
         )
 
-        def connect_copies() -> Any:
+        def connect_copies() -> Connections:
             # Named here, the store lives as long as the group: torch alone would not hold its
             # Python part.
             meeting = PrefixStore(f"{prefix}/copies", store)
-            return dist.ProcessGroupGloo(meeting, member.rank, member.size, timeout)
+            return Connections(dist.ProcessGroupGloo(meeting, member.rank, member.size, timeout))
 
         opened = None
         if copies:
@@ -131,9 +131,11 @@ def _connect_ring(
     place = order.index(member.rank)
     node, local = divmod(place, grid.workers_per_node)
 
-    def connected(name: str, places: range) -> Any:
-        return dist.ProcessGroupGloo(
-            PrefixStore(name, store), places.index(place), len(places), timeout
+    def connected(name: str, places: range) -> Connections:
+        return Connections(
+            dist.ProcessGroupGloo(
+                PrefixStore(name, store), places.index(place), len(places), timeout
+            )
         )
 
     ring = Ring(tuple(order), grid, connected("whole", range(member.size)))
@@ -163,5 +165,5 @@ def _connect_ring(
 def _all_agree(ring: Ring, is_ready: bool) -> bool:
     """Whether all members on all nodes are: memory is shared inside each node, or nowhere."""
     num_failed = torch.tensor([float(not is_ready)])
-    ring.whole.allreduce([num_failed]).wait()
+    ring.whole.group.allreduce([num_failed]).wait()
     return not num_failed.item()

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch._C._distributed_c10d import Store
 
 from mics_core.comm.abandoned import GivenUpError, first_line, unless
-from mics_core.comm.copies import Copies, close_backend
+from mics_core.comm.connections import Connections, let_go
+from mics_core.comm.copies import Copies
 from mics_core.comm.gathering import Missing, gather, nobody_listens
 from mics_core.comm.ring import STAGES, Ring
 from mics_core.comm.stages import Scratch
@@ -68,8 +68,8 @@ class ReplicationGroup:
         member: Member,
         ring: Ring | None,
         store: Store | None = None,
-        connect_copies: Callable[[], Any] | None = None,
-        copies: Any = None,
+        connect_copies: Callable[[], Connections] | None = None,
+        copies: Connections | None = None,
         missing: Missing = nobody_listens,
         keeps: object = None,
     ):
@@ -140,7 +140,7 @@ class ReplicationGroup:
         rows = [torch.empty_like(mine) for _ in range(self.size)]
         ring = self._run(
             "all-gather of the step summary",
-            lambda ring: ring.whole.allgather([rows], [mine]).wait(),
+            lambda ring: ring.whole.group.allgather([rows], [mine]).wait(),
             superseded,
         )
         by_rank = dict(zip(ring.order, rows, strict=True))
@@ -201,7 +201,7 @@ class ReplicationGroup:
 
         def run(ring: Ring) -> None:
             ordered, by_place = rows[list(ring.order)], torch.empty_like(rows)
-            ring.whole.alltoall_base(by_place.view(-1), ordered.view(-1), [], []).wait()
+            ring.whole.group.alltoall_base(by_place.view(-1), ordered.view(-1), [], []).wait()
             received[list(ring.order)] = by_place
 
         if self.size == 1:
@@ -225,7 +225,7 @@ class ReplicationGroup:
 
         def run(ring: Ring) -> None:
             by_place = torch.empty_like(gathered)
-            ring.whole._allgather_base(by_place.view(-1), mine.contiguous()).wait()
+            ring.whole.group._allgather_base(by_place.view(-1), mine.contiguous()).wait()
             gathered[list(ring.order)] = by_place
 
         if self.size == 1:
@@ -249,7 +249,7 @@ class ReplicationGroup:
             copies, self._copies = self._copies, None
             return Copies(copies)
         connect = self._connect_copies
-        opened: list[Any] = []
+        opened: list[Connections] = []
         self._run(
             "connecting for copies of the model states",
             lambda _: opened.append(connect()),
@@ -266,9 +266,7 @@ class ReplicationGroup:
         """Drop the connections.
 
         Peers that still wait for this member then fail at once instead of at their time limit, so
-        every member closes the group as soon as it has seen an error. A process group in which
-        another thread still waits is only closed once that ends, so each is closed on a thread of
-        its own, and this does not wait for them.
+        every member closes the group as soon as it has seen an error.
         """
         self._is_open = False
         ring, self._ring = self._ring, None
@@ -276,7 +274,7 @@ class ReplicationGroup:
             ring.close()
         copies, self._copies = self._copies, None
         if copies is not None:
-            close_backend(copies)
+            copies.close()
 
     def _run(
         self,
@@ -300,6 +298,7 @@ class ReplicationGroup:
                 f"Generation {self.member.generation} was superseded during the {what}."
             ) from None
         except RuntimeError as error:
+            let_go(error)
             self.close()
             raise ReplicationError(
                 f"The {what} broke in replication group {self.member.replication_index} of"

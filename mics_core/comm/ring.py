@@ -24,11 +24,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 
-from mics_core.comm.copies import close_backend
+from mics_core.comm.connections import Connections
 from mics_core.comm.direct import exchange_directly, gather_directly
 from mics_core.comm.nodes import NodeGrid
 from mics_core.comm.shared import Neighbours
@@ -43,7 +42,7 @@ NUM_DOORS = 2
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """The connected process groups (`dist.ProcessGroupGloo`, whose collectives torch's stubs lack).
+    """The connected process groups.
 
     Args:
         order: The members' ranks in the order of the ring: node by node.
@@ -58,15 +57,15 @@ class Ring:
 
     order: tuple[int, ...]
     grid: NodeGrid
-    whole: Any
-    inter: Any = None
-    scatters: Any = None
-    gathers: Any = None
+    whole: Connections
+    inter: Connections | None = None
+    scatters: Connections | None = None
+    gathers: Connections | None = None
     neighbours: Neighbours | None = None
 
     @property
-    def backends(self) -> list[Any]:
-        """All process groups."""
+    def connections(self) -> list[Connections]:
+        """Those of all process groups."""
         groups = (self.whole, self.inter, self.scatters, self.gathers)
         return [group for group in groups if group is not None]
 
@@ -81,8 +80,8 @@ class Ring:
 
     def limit(self, timeout_s: float) -> None:
         """Set the time limit of everything that begins from now on."""
-        for backend in self.backends:
-            backend._set_default_timeout(timedelta(seconds=timeout_s))
+        for connections in self.connections:
+            connections.group._set_default_timeout(timedelta(seconds=timeout_s))
         if self.neighbours is not None:
             self.neighbours.limit(timeout_s)
 
@@ -90,8 +89,8 @@ class Ring:
         """Drop the connections."""
         if self.neighbours is not None:
             self.neighbours.close()
-        for backend in self.backends:
-            close_backend(backend)
+        for connections in self.connections:
+            connections.close()
 
 
 def _parts(flat: torch.Tensor, ring: Ring) -> torch.Tensor:
@@ -111,10 +110,10 @@ def _scatter_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
         return
     if ring.scatters is None or not parts.numel():
         return
-    place = ring.scatters.rank()
+    place = ring.scatters.group.rank()
     received = scratch.take(flat, parts.numel()).view_as(parts)
     # gloo's own reduce-scatter sends twice the bytes; see [Note: collectives in stages].
-    exchange_directly(received, parts, ring.scatters)
+    exchange_directly(received, parts, ring.scatters.group)
     for other, row in enumerate(received):
         if other != place:
             parts[place].add_(row)
@@ -126,15 +125,15 @@ def _reduce_across(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
         assert ring.neighbours is not None
         place = ring.neighbours.place
     elif ring.scatters is not None:
-        place = ring.scatters.rank()
+        place = ring.scatters.group.rank()
     else:
-        ring.whole.allreduce([flat]).wait()
+        ring.whole.group.allreduce([flat]).wait()
         return
     if parts.numel() and ring.inter is not None:
-        ring.inter.allreduce([parts[place]]).wait()
+        ring.inter.group.allreduce([parts[place]]).wait()
     if rest := flat.numel() - parts.numel():
         # Callers pad their buffers (`mics_core.engine.gradients`), so this is rare and small.
-        ring.whole.allreduce([flat[-rest:]]).wait()
+        ring.whole.group.allreduce([flat[-rest:]]).wait()
 
 
 def _gather_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
@@ -146,7 +145,7 @@ def _gather_inside(flat: torch.Tensor, scratch: Scratch, ring: Ring) -> None:
             parts[other].copy_(ring.neighbours.same_of(other, parts[other]))
         return
     if ring.gathers is not None and parts.numel():
-        gather_directly(parts, parts[ring.gathers.rank()], ring.gathers)
+        gather_directly(parts, parts[ring.gathers.group.rank()], ring.gathers.group)
 
 
 STAGES = (_scatter_inside, _reduce_across, _gather_inside)

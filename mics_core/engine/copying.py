@@ -39,8 +39,11 @@ from mics_core.errors import ReplicationError
 
 __all__ = ["Incoming", "Outgoing"]
 
-_PIECE_BYTES = 1 << 20
-"""Small enough that a second hop that begins waits for little more than one of them."""
+_UNDER_WAY_BYTES = 1 << 19
+"""What all sources together have on the way to a member when a second hop begins, which waits for
+it: the member's link carries both."""
+_LEAST_PIECE_BYTES = 1 << 15
+"""Each of them is a call."""
 
 
 class Outgoing:
@@ -238,9 +241,10 @@ def _side_stream(tensors: Sequence[torch.Tensor]) -> torch.cuda.Stream | None:
 
 def _pieces_of(tensors: Sequence[torch.Tensor], source: int, num_sources: int) -> Iterator[_Piece]:
     """Yield the pieces that one of several sources sends: every n-th."""
+    piece_bytes = max(_UNDER_WAY_BYTES // num_sources, _LEAST_PIECE_BYTES)
     number = 0
     for index, tensor in enumerate(tensors):
-        length = max(1, _PIECE_BYTES // tensor.element_size())
+        length = max(1, piece_bytes // tensor.element_size())
         for begin in range(0, tensor.numel(), length):
             if number % num_sources == source:
                 yield index, range(begin, min(begin + length, tensor.numel()))

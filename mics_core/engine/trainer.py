@@ -156,18 +156,7 @@ class Trainer:
             return StepBroken(
                 step, replication.member.generation, "A member was lost: the step was given up."
             )
-        rows, broken = self._units.finish()
-        error = error or broken
-        votes = self._ask(
-            [
-                float(bool(error)),
-                0.0 if error else self._units.gradients.square_norm(),
-                self._units.waits.take(),
-                self._units.waits_across.take(),
-                float(self._catch_up is None or self._catch_up.has_received),
-                *Summary.flatten(rows, replication.size),
-            ]
-        )
+        error, votes = self._vote(replication.size, error)
         if any(failed for failed, *_ in votes):
             self._units.end_step()
             error = error or "Another worker of this partition group lost its replication group."
@@ -202,6 +191,32 @@ class Trainer:
             waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
             waited_across_s=min(waited_s for _, _, _, waited_s, *_ in votes),
         )
+
+    def _vote(self, num_members: int, error: str) -> tuple[str, list[list[float]]]:
+        """Wait for both hops, and tell the partition group how they went.
+
+        Returns:
+            The first error, empty without one, and what each worker of the group says: whether it
+            has failed, its part of the gradient's squared norm, its two waits, whether its copy of
+            the states is there, and the summaries that it has received.
+        """
+        try:
+            rows, broken = self._units.finish()
+            error = error or broken
+            return error, self._ask(
+                [
+                    float(bool(error)),
+                    0.0 if error else self._units.gradients.square_norm(),
+                    self._units.waits.take(),
+                    self._units.waits_across.take(),
+                    float(self._catch_up is None or self._catch_up.has_received),
+                    *Summary.flatten(rows, num_members),
+                ]
+            )
+        finally:
+            # The second hops of this group's other workers are on the same links. Having heard of
+            # all, this worker's copies disturb none.
+            self.link_use.end()
 
     def warm_up(self) -> None:
         """Compute one micro-batch of zeros and forget it; all workers of the group must call it.

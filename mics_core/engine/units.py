@@ -159,16 +159,13 @@ class UnitDriver:
         Raises:
             RuntimeError: A worker of the partition group was lost.
         """
-        try:
-            self._wait_for_scatters()
-            if self._device.type == "cuda":
-                # Backward is only queued. The second hop waits for it in any case; waiting for it
-                # here keeps this worker's own time apart from that of the others.
-                torch.cuda.current_stream(self._device).synchronize()
-            with self.waits.timed(), self.waits_across.timed():
-                return self._second_hop.finish()
-        finally:
-            self.link_use.end()
+        self._wait_for_scatters()
+        if self._device.type == "cuda":
+            # Backward is only queued. The second hop waits for it in any case; waiting for it here
+            # keeps this worker's own time apart from that of the others.
+            torch.cuda.current_stream(self._device).synchronize()
+        with self.waits.timed(), self.waits_across.timed():
+            return self._second_hop.finish()
 
     def give_up(self) -> None:
         """End a step before its last micro-batch.

@@ -21,6 +21,7 @@ from tests.comm.members import MemberProcess, Things, ask_all, member_processes,
 from tests.comm.test_replication import begin, connect_all
 
 SOON_S = 2.0
+AT_ONCE_S = 0.4
 SIZE = 4
 
 
@@ -96,7 +97,33 @@ def test_a_member_that_closes_wakes_up_all_who_wait_for_it(
     closed = time.monotonic()
     chosen[0].call(close_group)
     for member in chosen[1:]:
-        assert member.answer() - closed < SOON_S
+        assert member.answer() - closed < AT_ONCE_S
+
+
+def wait_for_one(things: Things, other: int) -> float:
+    """Wait for another member alone; return when that broke."""
+    group: ReplicationGroup = things["group"]
+    things.say("waiting")
+    with pytest.raises(ReplicationError):
+        group._run(
+            "test",
+            lambda ring: ring.whole.group.recv([torch.empty(1)], other, 0).wait(),
+        )
+    return time.monotonic()
+
+
+def test_who_waits_for_a_survivor_alone_knows_of_a_loss_as_soon_as_that_one(
+    members: list[MemberProcess],
+) -> None:
+    """gloo tells nobody but those who wait for the lost one: these close, which tells the rest."""
+    connect_all(members)
+    for place, member in enumerate(members[:-1]):
+        member.begin(wait_for_one, place + 1)
+    assert [member.answer() for member in members[:-1]] == ["waiting"] * (SIZE - 1)
+    killed = time.monotonic()
+    members[-1].kill()
+    for member in members[:-1]:
+        assert member.answer() - killed < AT_ONCE_S
 
 
 def rendezvous(

@@ -11,7 +11,7 @@ from mics_core.comm.connecting import connect
 from mics_core.comm.replication import Member
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import StoreAddress
-from mics_core.engine.copying import Incoming, Outgoing
+from mics_core.engine.copying import Incoming, Outgoing, _pieces_of
 from mics_core.engine.link_use import LinkUse
 from mics_core.errors import ReplicationError
 from tests.comm.members import MemberProcess, Things, ask_all, member_processes
@@ -27,7 +27,7 @@ def processes() -> Iterator[list[MemberProcess]]:
 
 def states_of(seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    large = torch.randn(3_000_001, generator=generator)  # twelve pieces
+    large = torch.randn(3_000_001, generator=generator)  # many pieces
     return [
         large,
         torch.randn(7, 5, generator=generator).t(),  # no plain row of numbers
@@ -37,6 +37,13 @@ def states_of(seed: int) -> list[torch.Tensor]:
         torch.empty(0),
         large[:1_000_000].double(),
     ]
+
+
+@pytest.mark.parametrize("num_sources", [1, 3, 7])
+def test_a_second_hop_waits_for_no_more_bytes_the_more_sources_there_are(num_sources: int) -> None:
+    states = states_of(1)[:1]
+    on_the_way = [next(_pieces_of(states, source, num_sources)) for source in range(num_sources)]
+    assert 400_000 < sum(4 * len(part) for _, part in on_the_way) <= 1 << 19
 
 
 def begin(things: Things) -> int:
@@ -104,7 +111,8 @@ def lose_a_source(things: Things, place: int) -> list[float]:
     group = things["group"]
     copies = group.open_copies(lambda: False)
     if place == 0:
-        copies.send(states_of(1)[0][: 1 << 18], [1])
+        _, part = next(_pieces_of(states_of(1), 0, 1))
+        copies.send(states_of(1)[0][part.start : part.stop], [1])
         copies.close()
         group.close()
         return []

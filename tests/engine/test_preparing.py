@@ -214,11 +214,10 @@ def test_no_thread_that_trains_destroys_the_connections_of_a_closed_generation(
         copies = list(threads.map(lambda group: group.open_copies(never), groups))
     destroyers: Queue[str] = Queue()
     rings = [group._ring for group in groups]
-    backends = [*(ring.whole for ring in rings if ring), *(copy._backend for copy in copies)]
-    number = len(backends)
-    for backend in backends:
-        finalize(backend, lambda: destroyers.put(current_thread().name))
-    del rings, backends, backend
+    connections = [*(ring.whole for ring in rings if ring), *(copy._connections for copy in copies)]
+    number = len(connections)
+    for each in connections:
+        finalize(each.group, lambda: destroyers.put(current_thread().name))
     close(groups)
     for copy in copies:
         copy.close()
