@@ -11,10 +11,11 @@ Kept, as it is: the time that the committed steps take without faults and with a
 by the time that they took. Adjusted for capacity: each step is held against the undisturbed time
 with as many groups as it had.
 
-What is undisturbed is the same run without faults. The two take turns, A B A B, each held at a step
-while the other trains: from one minute to the next this machine is a twentieth faster or slower,
-which is more than the faults cost. How much longer a step is with fewer groups, short runs of so
-many groups say before and after.
+What is undisturbed is the same run without faults. The two take turns, A B A B A, each held at a
+step while the other trains: from one minute to the next this machine is a twentieth faster or
+slower, or more, which is more than the faults cost. So a turn under fire is held against the
+undisturbed one before it and the one after it. How much longer a step is with fewer groups, short
+runs of so many groups say before and after.
 """
 
 from __future__ import annotations
@@ -78,19 +79,25 @@ class Turn:
         steps = run.steps[number:]
         return cls(steps[1:], steps[-1].time - steps[0].time)
 
+    @property
+    def step_s(self) -> float:
+        """A step of it, in the mean."""
+        return self.took_s / len(self.steps)
+
 
 @dataclass(frozen=True)
 class Churned:
     """What a run under fire did.
 
     Args:
-        turns: Its turns, and those of the run without faults after each.
+        turns: Its turns, each with the usual step beside it, in seconds: of the run without faults,
+            in the turns before and after.
         faults: How many of each kind.
         run: The run, ended.
         undisturbed_losses: Those of the run without faults.
     """
 
-    turns: list[tuple[Turn, Turn]]
+    turns: list[tuple[Turn, float]]
     faults: Counter[str]
     run: Miniature
     undisturbed_losses: list[float]
@@ -137,7 +144,8 @@ def main() -> int:
         [row],
         goals=as_facts(goals),
         kinds=churned.faults,
-        undisturbed_step_s=[other.took_s / len(other.steps) for _, other in churned.turns],
+        usual_step_s=[usual_s for _, usual_s in churned.turns],
+        kept_by_turn=[adjusted / mine.took_s for mine, _, adjusted in dues_of(churned, longer)],
         settled_step_s=_settled_step_s(churned, options.groups),
         runs_of_fewer_groups_step_s={n: [fmean(times[n]) for times in usual] for n in usual[0]},
         seconds=churned.took_s,
@@ -181,7 +189,7 @@ def _churn(
     spec = _job(tokens, FORWARD_S, 1_000_000)
     # On a cluster it would start elsewhere, and not on the members' processors.
     starts_quietly = os.geteuid() == 0
-    turns: list[tuple[Turn, Turn]] = []
+    turns: list[tuple[Turn, float]] = []
     with (
         Miniature(spec, PARTITION_SIZE, options.groups, starts_quietly=starts_quietly) as run,
         Miniature(spec, PARTITION_SIZE, options.groups) as undisturbed,
@@ -189,6 +197,7 @@ def _churn(
         for each in (run, undisturbed):
             _gather(each, options.groups)
             _pause(each)
+        before = _undisturbed_turn(undisturbed, options)
         for first in range(0, len(kinds), options.faults_of_a_turn):
             begun = len(run.steps)
             run.go_on()
@@ -201,7 +210,9 @@ def _churn(
                 _gather(run, options.groups)
             _train_for(run, options.pause_s[0])
             _pause(run)
-            turns.append((Turn.since(run, begun), _undisturbed_turn(undisturbed, options)))
+            mine, after = Turn.since(run, begun), _undisturbed_turn(undisturbed, options)
+            turns.append((mine, (before.step_s + after.step_s) / 2))
+            before = after
             console.print(f"{sum(faults.values())} faults, step {run.course.step}")
         for each in (run, undisturbed):
             each.tell(elastic.CancelRequested("Enough."))
@@ -264,6 +275,21 @@ def _settled_step_s(churned: Churned, num_groups: int) -> float:
     return fmean(settled)
 
 
+def dues_of(churned: Churned, longer: Mapping[int, float]) -> list[tuple[Turn, float, float]]:
+    """Return each turn under fire with how long its steps would have taken undisturbed, in seconds.
+
+    That is once with all groups, and once with those that there were; see `row_of`.
+    """
+    return [
+        (
+            mine,
+            usual_s * len(mine.steps),
+            sum(usual_s * longer[step.num_groups] for step in mine.steps),
+        )
+        for mine, usual_s in churned.turns
+    ]
+
+
 def row_of(
     churned: Churned, longer: Mapping[int, float], reference: Sequence[float]
 ) -> dict[str, Any]:
@@ -274,12 +300,8 @@ def row_of(
         longer: By number of groups, a step in steps of all groups.
         reference: The losses of one process.
     """
-    # Each turn is held against the turn of the other run right after it.
-    due_s = adjusted_s = 0.0
-    for mine, other in churned.turns:
-        usual_s = other.took_s / len(other.steps)
-        due_s += usual_s * len(mine.steps)
-        adjusted_s += sum(usual_s * longer[step.num_groups] for step in mine.steps)
+    dues = dues_of(churned, longer)
+    due_s, adjusted_s = sum(due for _, due, _ in dues), sum(adjusted for *_, adjusted in dues)
     samples = churned.run.course.samples
     losses = [step.loss for step in churned.run.steps]
     undisturbed = churned.undisturbed_losses
@@ -322,9 +344,9 @@ def _parse() -> argparse.Namespace:
     add("--seed", type=int, default=1, help="of the schedule")
     add("--pause-s", type=float, nargs=2, default=[4.0, 8.0], help="between two faults")
     add(
-        "--faults-of-a-turn", type=int, default=8, help="before the run without faults has its turn"
+        "--faults-of-a-turn", type=int, default=4, help="before the run without faults has its turn"
     )
-    add("--undisturbed-s", type=float, default=20.0, help="turns of the run without faults")
+    add("--undisturbed-s", type=float, default=12.0, help="turns of the run without faults")
     add("--steps", type=int, default=100, help="steps of a run with each number of groups")
     add_strict(parser)
     add("--output", type=Path, default=RESULTS / "churn.json", help="where to write the results")

@@ -93,7 +93,7 @@ def churned(step_s: float, losses: list[float], undisturbed: list[float]) -> Chu
     steps: Any = [SimpleNamespace(loss=loss, num_groups=3) for loss in losses]
     samples = SimpleNamespace(due=12, used=12, repeated=0)
     run: Any = SimpleNamespace(steps=steps, course=SimpleNamespace(samples=samples))
-    turns = [(Turn(steps, step_s * len(steps)), Turn(steps, 1.0 * len(steps)))]
+    turns = [(Turn(steps, step_s * len(steps)), 1.0)]
     return Churned(turns, Counter({"worker killed": 2}), run, undisturbed)
 
 

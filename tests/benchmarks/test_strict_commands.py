@@ -49,7 +49,7 @@ def patch_churn(patch: Patch, ratio: float) -> None:
     ]
     samples = SimpleNamespace(due=12, used=12, repeated=0)
     run: Any = SimpleNamespace(steps=steps, course=SimpleNamespace(samples=samples))
-    turns = [(Turn(steps, 40 * ratio), Turn(steps, 40.0))]
+    turns = [(Turn(steps, 40 * ratio), 1.0)]
     churned = Churned(turns, Counter({"group killed": 1}), run, [1.0] * 40)
     patch.setattr(churn, "_churn", lambda *_: churned)
     patch.setattr(churn, "_undisturbed", lambda *_: {1: [3.0], 2: [1.5], 3: [1.0]})
