@@ -18,8 +18,6 @@ __all__ = ["Connections", "let_go"]
 _LAST_USER_S = 0.5
 """Within it whoever broke off in a process group has let go of it."""
 _LOOK_S = 0.001
-_OURS = 2
-"""References to an object that a function has in one variable: its own, and `getrefcount`'s."""
 
 
 class Connections:
@@ -63,9 +61,10 @@ def let_go(error: BaseException) -> None:
 
 
 def _close(groups: list[Any]) -> None:
-    group = groups.pop()
+    group, nobodys = groups.pop(), object()
     group.abort()
     group.shutdown()
     deadline = monotonic() + _LAST_USER_S
-    while sys.getrefcount(group) > _OURS and monotonic() < deadline:
+    # What only a variable here has, Python counts alike for both.
+    while sys.getrefcount(group) > sys.getrefcount(nobodys) and monotonic() < deadline:
         sleep(_LOOK_S)

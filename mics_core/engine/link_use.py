@@ -17,7 +17,11 @@ _FIRST_S = 0.1
 
 
 class LinkUse:
-    """The trainer says when its second hop begins and ends; whoever copies waits meanwhile."""
+    """The trainer says when the second hop begins and ends; whoever copies waits meanwhile.
+
+    It begins with this worker's and ends with the last of its partition group's, whose links are
+    the same.
+    """
 
     def __init__(self) -> None:
         self._changed = Condition()
