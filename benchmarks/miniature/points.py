@@ -13,7 +13,7 @@ import torch
 from mics_core.comm import units
 from mics_core.comm.copies import Copies
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.engine import preparing
+from mics_core.engine import preparing, trainer
 from mics_core.engine.part_writing import Background
 from mics_core.engine.second_hop import SecondHop
 from mics_core.engine.trainer import Trainer
@@ -157,7 +157,7 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     # The others may commit the step; this group cannot.
     "after the second hop": lambda at: at.after(SecondHop, "finish"),
     # All workers of the group have voted, so the second hop of each is done.
-    "vote": lambda at: at.before(Trainer, "_check"),
+    "vote": lambda at: at.before(trainer, "check_step"),
     "regroup": lambda at: at.before(preparing, "connect"),
     "assembling": lambda at: at.before(ReplicationGroup, "assemble"),
     "after regrouping": lambda at: at.after(ReplicationGroup, "assemble"),

@@ -94,6 +94,10 @@ class PipeMembership:
     def group_id(self) -> int:
         return self._settings.group_id
 
+    @property
+    def outlives_losses(self) -> bool:
+        return True
+
     def pending(self) -> int:
         return max(self._plans, default=0)
 

@@ -102,7 +102,7 @@ class Course:
     def _note_step(self, message: Committed) -> None:
         commit = message.commit
         assert commit is not None
-        shares = [(share.first_offset, share.num_samples) for share in commit.shares]
+        shares = [(run.start, len(run)) for share in commit.shares for run in share.runs]
         if not self._ledger.commit(commit.step, commit.generation, shares):
             return
         self.step = commit.step + 1

@@ -95,6 +95,11 @@ class SupervisorLink:
         """Id of this worker's partition group."""
         return self._group_id
 
+    @property
+    def outlives_losses(self) -> bool:
+        """Return True: the supervisor announces the next generation."""
+        return True
+
     def pending(self) -> int:
         """Return the highest generation number heard of."""
         return self._pending

@@ -170,6 +170,7 @@ class UnitScatter(ReduceScatter):
         self._before: torch.Tensor | None = None
         self._is_output = False
         self._is_empty = True
+        self._is_added_up = True
         self._is_last = True
         self._num_calls = 0
         self._completes = False
@@ -230,6 +231,19 @@ class UnitScatter(ReduceScatter):
             self._pending.append(self._thread.submit(job))
         return None
 
+    def complete(self) -> None:
+        """Bring together what the micro-batches so far have added up inside each node.
+
+        For a step whose last micro-batch was not known to be the last. All workers of the partition
+        group must call it, and it waits for no more than the call operator does.
+        """
+        if self._is_empty or self._is_added_up:
+            return
+        if self._thread is None:
+            self._bring_together()
+        else:
+            self._pending.append(self._thread.submit(self._bring_together))
+
     def wait(self) -> None:
         """Wait for all scatters under way; a unit without a gradient in this step becomes zero.
 
@@ -288,8 +302,19 @@ class UnitScatter(ReduceScatter):
             if self._node_sum is None:
                 self._node_sum = values.new_empty(self._column_elements)
             scatter_rows(self._node_sum, values, self._groups, received, add=add)
+            self._is_added_up = False
             if is_last:
-                scatter_columns(self._total, self._node_sum, self._groups, received, add=False)
+                self._add_up_nodes()
+
+    def _bring_together(self) -> None:
+        with collective(self._what):
+            self._add_up_nodes()
+
+    def _add_up_nodes(self) -> None:
+        assert self._node_sum is not None
+        received = self._scratch.received
+        scatter_columns(self._total, self._node_sum, self._groups, received, add=False)
+        self._is_added_up = True
 
     @property
     def _column_elements(self) -> int:

@@ -15,12 +15,14 @@ OOPSLA 2014.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import isqrt
 
 __all__ = [
     "MicroBatch",
+    "divide_what_is_left",
     "micro_batch_of_step",
     "micro_batches_of_group",
     "positions_of_worker",
@@ -96,6 +98,24 @@ def micro_batches_of_group(num_micro_batches: int, num_groups: int, group_index:
     share, longer = divmod(num_micro_batches, num_groups)
     start = group_index * share + min(group_index, longer)
     return range(start, start + share + (group_index < longer))
+
+
+def divide_what_is_left(
+    num_micro_batches: int, done: Sequence[Collection[int]]
+) -> list[tuple[int, ...]]:
+    """Return the micro-batches that each partition group still takes of a step that has begun.
+
+    What nobody has done is divided like a whole step (`micro_batches_of_group`): all groups have an
+    equal part of it, to within one, whatever they have done before.
+
+    Args:
+        num_micro_batches: Micro-batches of the step, over all groups.
+        done: The micro-batches that each group has done already; no two have done the same.
+    """
+    are_done = frozenset().union(*done)
+    left = [index for index in range(num_micro_batches) if index not in are_done]
+    parts = [micro_batches_of_group(len(left), len(done), group) for group in range(len(done))]
+    return [tuple(left[part.start : part.stop]) for part in parts]
 
 
 def micro_batch_of_step(

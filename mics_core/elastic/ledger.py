@@ -68,7 +68,8 @@ class SampleLedger:
         Args:
             step: Number of the step.
             generation: Generation that committed it.
-            shares: For each group the first place in the global batch and the number of places.
+            shares: What the groups used, as runs of places in the global batch: the first one and
+                their number.
 
         Returns:
             Whether the entry is new; false for a step of this or an older generation that is

@@ -10,6 +10,8 @@ from mics_core.comm.replication import ReplicationGroup
 from mics_core.engine.catch_up import CatchUp, most_kept_bytes
 from mics_core.engine.copying import Incoming, Outgoing
 from mics_core.engine.holding import Holding
+from mics_core.engine.in_hand import as_doubles as in_hand_as_doubles
+from mics_core.engine.in_hand import from_doubles, without_overlaps
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.same_data import as_doubles, check_same_data
 from mics_core.engine.state import buffer_places, state_tensors
@@ -31,6 +33,7 @@ class Entry:
         position: Its partition group's place in the generation.
         steps: Steps committed in each group's states, by place; -1 if it holds none.
         active: Places of the groups that take micro-batches from the first step on.
+        done: The micro-batches of the first step that each group has in hand, by place.
         copying: The copy of the states that goes on beside the steps, if there is one.
         held: What the worker has while it catches up with the others; none if it need not.
         connect_s: Seconds that it took to connect, as far as that was not done before, and to meet:
@@ -41,6 +44,7 @@ class Entry:
     position: int
     steps: tuple[int, ...]
     active: tuple[int, ...]
+    done: tuple[frozenset[int], ...]
     copying: Incoming | Outgoing | None
     held: Holding | None
     connect_s: float
@@ -126,15 +130,19 @@ def _compare(
     """Find out who holds the newest states, and begin to copy them to all others."""
     position, partition = replication.rank, trainer.partition
     mine = float(holding.step) if holding.has_state else -1.0
-    rows = replication.gather_doubles([mine, *as_doubles(trainer.data_order)], superseded)
-    steps = tuple(int(row[0]) for row in rows)
+    in_hand = in_hand_as_doubles(trainer.in_hand(holding.step), trainer.num_micro_batches)
+    rows = replication.gather_doubles([mine, *as_doubles(trainer.data_order), *in_hand], superseded)
+    steps = tuple(int(step) for step, *_ in rows)
     newest = max(steps)
     if newest < 0:
         raise ReplicationError(
             f"No member of generation {replication.member.generation} holds the model states."
         )
     sources = tuple(rank for rank, step in enumerate(steps) if step == newest)
-    check_same_data(trainer.data_order, [row[1:] for row in rows], position, sources[0])
+    check_same_data(trainer.data_order, [row[1:3] for row in rows], position, sources[0])
+    done = without_overlaps(
+        [from_doubles(words) if step == newest else frozenset() for step, _, _, *words in rows]
+    )
     listeners = [rank for rank, step in enumerate(steps) if step != newest]
     copying: Incoming | Outgoing | None = None
     held: Holding | None = None
@@ -157,4 +165,4 @@ def _compare(
             copying = Incoming(states, copies, sources, beside=held.has_state)
             most = most_kept_bytes(trainer.gradient_bytes, partition.nodes.count(partition.node))
             trainer.begin_catching_up(CatchUp(copying, newest, held, most))
-    return newest, Entry(replication, position, steps, sources, copying, held, connect_s)
+    return newest, Entry(replication, position, steps, sources, done, copying, held, connect_s)

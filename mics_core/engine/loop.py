@@ -107,6 +107,8 @@ class _Loop:
         self._membership = membership
         self._options = options
         self._holding = Holding(trainer.committed_steps, has_state)
+        if membership.outlives_losses:
+            trainer.keep_work()
         self._last_step = trainer.spec.training.steps
         self._patience = Patience(options.silence_s, options.collective_timeout_s)
         self._preparations = Preparations(self._prepare)
@@ -189,7 +191,7 @@ class _Loop:
             last step is done.
         """
         trainer, membership, holding = self._trainer, self._membership, self._holding
-        active, has_entered = entry.active, holding.has_state
+        active, done, has_entered = entry.active, entry.done, holding.has_state
         if has_entered:
             membership.entered(plan.number, holding.step, entry.connect_s)
         self._patience.began_anew()
@@ -208,7 +210,9 @@ class _Loop:
                 active,
                 self._checkpointer.progress,
                 partial(self._has_lost_member, plan.number),
+                done,
             )
+            done = ()
             if isinstance(outcome, StepBroken):
                 # Close before anything else: peers that wait for this worker fail at once then.
                 entry.close()

@@ -29,6 +29,10 @@ class Membership(Protocol):
     def group_id(self) -> int:
         """Id of this worker's partition group."""
 
+    @property
+    def outlives_losses(self) -> bool:
+        """Whether the run goes on when a group is lost."""
+
     def pending(self) -> int:
         """Return the highest generation number heard of; 0 before the first."""
 
@@ -76,6 +80,11 @@ class StaticMembership:
     def group_id(self) -> int:
         """Id of this worker's partition group."""
         return self._group_id
+
+    @property
+    def outlives_losses(self) -> bool:
+        """Return False: nobody announces another generation."""
+        return False
 
     def pending(self) -> int:
         """Return the number of the only generation."""

@@ -6,7 +6,7 @@ its two halves, or is its only half where the step ends first. Floating-point ad
 pattern that depends on the order, so every sum here is the value of a node of this tree. A
 partition group takes a run of micro-batches and adds up whatever whole nodes lie in it, at most
 2·log2(m) for m micro-batches. Members exchange these nodes and finish the tree. Neither the number
-of groups nor who takes which micro-batch changes a bit.
+of groups nor who takes which micro-batch, and when, changes a bit.
 
 What it costs: with K nodes in the largest run, each member sends (K + 1)/2 times the bytes of the
 usual second hop, nothing overlaps backward, and up to K + 1 gradients are held instead of one.
@@ -14,22 +14,22 @@ usual second hop, nothing overlaps backward, and up to K + 1 gradients are held 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
 from mics_core.comm.replication import ReplicationGroup
-from mics_core.data.order import micro_batches_of_group
 from mics_core.errors import ReplicationError
 
-__all__ = ["OrderedHop", "TreeSum", "nodes_of_run"]
+__all__ = ["OrderedHop", "TreeSum", "nodes_of"]
 
 _SLICE_NUMBERS = 1 << 20
 """Numbers of the gradient that are exchanged at a time, which bounds the buffers."""
 
 
 class TreeSum:
-    """Adds up a run of micro-batches, node by node.
+    """Adds up micro-batches, node by node.
 
     See [Note: one order of additions].
 
@@ -40,35 +40,52 @@ class TreeSum:
     def __init__(self, num_micro_batches: int):
         self._num_micro_batches = num_micro_batches
         self.nodes: list[tuple[range, torch.Tensor | None]] = []
+        """What there is so far, in the order of the step."""
 
-    def push(self, node: range, values: torch.Tensor | None) -> None:
-        """Append the node that follows, and add up what can be.
+    def add(self, node: range, values: torch.Tensor | None) -> None:
+        """Put a node in its place, and add up what can be.
 
         Args:
-            node: Its micro-batches.
+            node: Its micro-batches, none of which is there yet.
             values: Its sum, which is written to; none to learn the nodes alone.
         """
-        self.nodes.append((node, values))
-        while len(self.nodes) > 1 and self._are_halves(self.nodes[-2][0], self.nodes[-1][0]):
-            right, addend = self.nodes.pop()
-            left, total = self.nodes.pop()
-            if total is not None and addend is not None:
-                total.add_(addend)
-            self.nodes.append((range(left.start, right.stop), total))
+        place = bisect(self.nodes, node.start, key=_start)
+        self.nodes.insert(place, (node, values))
+        while (left := self._left_half(place)) is not None:
+            self._add_up(left)
+            place = left
+
+    def _left_half(self, place: int) -> int | None:
+        """Return the first of two nodes that make up a whole one, of which one is at `place`."""
+        for left in (place - 1, place):
+            is_pair = left >= 0 and left + 1 < len(self.nodes)
+            if is_pair and self._are_halves(self.nodes[left][0], self.nodes[left + 1][0]):
+                return left
+        return None
+
+    def _add_up(self, place: int) -> None:
+        (left, total), (right, addend) = self.nodes[place : place + 2]
+        if total is not None and addend is not None:
+            total.add_(addend)
+        self.nodes[place : place + 2] = [(range(left.start, right.stop), total)]
 
     def _are_halves(self, left: range, right: range) -> bool:
-        """Whether two nodes that follow each other have the same parent."""
+        """Whether two nodes have the same parent."""
         size = len(left)
         ends = min(left.stop + size, self._num_micro_batches)
-        return left.start % (2 * size) == 0 and right.stop == ends
+        return left.start % (2 * size) == 0 and right.start == left.stop and right.stop == ends
 
 
-def nodes_of_run(run: range, num_micro_batches: int) -> list[range]:
-    """Return the nodes that a run of micro-batches adds up to, in their order."""
+def nodes_of(micro_batches: Iterable[int], num_micro_batches: int) -> list[range]:
+    """Return the nodes that some micro-batches of a step add up to, in their order."""
     total = TreeSum(num_micro_batches)
-    for index in run:
-        total.push(range(index, index + 1), None)
+    for index in micro_batches:
+        total.add(range(index, index + 1), None)
     return [node for node, _ in total.nodes]
+
+
+def _start(entry: tuple[range, torch.Tensor | None]) -> int:
+    return entry[0].start
 
 
 class OrderedHop:
@@ -85,16 +102,18 @@ class OrderedHop:
         self._sum = TreeSum(num_micro_batches)
         self._replication: ReplicationGroup | None = None
         self._summary: Callable[[], list[float]] | None = None
-        self._active: tuple[int, ...] = ()
+        self._parts: tuple[tuple[int, ...], ...] = ()
 
-    def begin_step(self, active: Sequence[int]) -> None:
-        """Forget what is left of the last step.
+    def begin_step(self, parts: Sequence[Sequence[int]], *, goes_on: bool) -> None:
+        """Begin a step.
 
         Args:
-            active: Ranks of the members that take micro-batches; the others send zeros.
+            parts: Each member's micro-batches, by rank; a member without sends zeros.
+            goes_on: Whether this member goes on with what it has of the same step.
         """
-        self._active = tuple(active)
-        self._sum = TreeSum(self._num_micro_batches)
+        self._parts = tuple(tuple(part) for part in parts)
+        if not goes_on:
+            self._sum = TreeSum(self._num_micro_batches)
 
     def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Begin the last micro-batch's backward.
@@ -110,14 +129,14 @@ class OrderedHop:
 
     def micro_batch_complete(self, index: int) -> None:
         """Take the buffer as the gradient of one micro-batch."""
-        self._sum.push(range(index, index + 1), self._flat.clone())
+        self._sum.add(range(index, index + 1), self._flat.clone())
 
     def finish(self) -> tuple[list[list[float]], str]:
         """Bring the groups' nodes together in the buffer.
 
         Returns:
             The summaries of all members by rank, and the first error; empty without one. With an
-            error the buffer is undefined.
+            error the buffer is undefined, and this member's own sums are as they were.
         """
         replication, summary = self._replication, self._summary
         assert replication is not None
@@ -139,10 +158,7 @@ class OrderedHop:
             (whole,) = parts
             self._flat.copy_(whole)
             return
-        runs = [range(0)] * replication.size
-        for place, rank in enumerate(self._active):
-            runs[rank] = micro_batches_of_group(self._num_micro_batches, len(self._active), place)
-        nodes = [nodes_of_run(run, self._num_micro_batches) for run in runs]
+        nodes = [nodes_of(micro_batches, self._num_micro_batches) for micro_batches in self._parts]
         for part in _slices(self._flat.numel()):
             self._flat[part.start : part.stop] = self._sum_slice(replication, parts, part, nodes)
 
@@ -177,7 +193,7 @@ class OrderedHop:
         total = TreeSum(self._num_micro_batches)
         for rank, of_member in enumerate(nodes):
             for place, node in enumerate(of_member):
-                total.push(node, received[rank, place])
+                total.add(node, received[rank, place])
         ((_, whole),) = total.nodes
         assert whole is not None
         return replication.gather(whole).view(-1)[:length]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +40,6 @@ def summary_of(
         loss_sum=loss_sum.item() if loss_sum is not None else 0.0,
         num_tokens=num_tokens,
         num_samples=len(offsets),
-        first_offset=min(offsets, default=math.inf),
         offset_sum=sum(offsets),
         offset_square_sum=sum(offset * offset for offset in offsets),
         pending_generation=report.pending_generation,

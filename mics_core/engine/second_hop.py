@@ -10,6 +10,11 @@ is summed up inside the node and the one before is handed round there.
 The stages send from the host's memory: gloo's messages know no other. A bucket of a GPU is copied
 there by the first stage's thread, and back by the last one's, on a stream of their own, so that a
 copy waits for nothing that was launched after the bucket was complete.
+
+[Note: the gradient before it crosses]
+The stages work in place, so a hop that breaks leaves sums of some members in the buffer, in another
+bucket of all, and in a third of none. A worker that is to go on with its own gradient sets each
+bucket aside before its first stage: a copy in the host's memory, made beside backward.
 """
 
 from __future__ import annotations
@@ -42,6 +47,10 @@ class SecondHop:
     """
 
     def __init__(self, buffer: GradientBuffer):
+        self.sets_aside = False
+        """Whether steps may go on; see [Note: the gradient before it crosses]."""
+        self._aside: dict[int, torch.Tensor] = {}
+        self._is_aside: set[int] = set()
         self._buffer = buffer
         self._copies = _HostCopies(buffer) if buffer.flat.is_cuda else None
         self._threads = [CommThread(f"second-hop-{stage}") for stage in range(NUM_STAGES)]
@@ -55,6 +64,17 @@ class SecondHop:
         self._num_sent = 0
         self._error = ""
         self._fault: BaseException | None = None
+
+    def begin_step(self, *, goes_on: bool) -> None:
+        """Begin a step, after the generation's start: up to it others may read the buffer.
+
+        Args:
+            goes_on: Whether it is the same step again, with this worker's own gradient as it was
+                before it crossed, if it did.
+        """
+        for index in self._is_aside if goes_on else ():
+            self._buffer.of_bucket(index).copy_(self._aside[index])
+        self._is_aside.clear()
 
     def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Begin the last micro-batch's backward.
@@ -82,7 +102,7 @@ class SecondHop:
 
         Returns:
             The summaries of all members by rank, and the first error; empty without one. With an
-            error the buffer is undefined.
+            error the buffer is undefined, up to a step that goes on with it.
         """
         with self._lock:
             # A unit that took no part in the loss never reported; its gradient is zero.
@@ -149,15 +169,23 @@ class SecondHop:
                 self._left.release()
 
     def _run_stage_of(self, replication: ReplicationGroup, stage: int, index: int) -> None:
-        copies = self._copies
-        if copies is None or replication.size == 1:
-            replication.run_stage(stage, self._buffer.of_bucket(index))
+        if replication.size == 1:
             return
-        if stage == 0:
+        copies = self._copies
+        if stage == 0 and copies is not None:
             copies.take(index)
-        replication.run_stage(stage, copies.of_bucket(index))
-        if stage + 1 == NUM_STAGES:
+        bucket = self._buffer.of_bucket(index) if copies is None else copies.of_bucket(index)
+        if stage == 0 and self.sets_aside:
+            self._set_aside(index, bucket)
+        replication.run_stage(stage, bucket)
+        if stage + 1 == NUM_STAGES and copies is not None:
             copies.put_back(index)
+
+    def _set_aside(self, index: int, bucket: torch.Tensor) -> None:
+        if index not in self._aside:
+            self._aside[index] = torch.empty_like(bucket)
+        self._aside[index].copy_(bucket)
+        self._is_aside.add(index)
 
 
 class _HostCopies:

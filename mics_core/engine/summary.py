@@ -7,7 +7,7 @@ without asking anyone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 
 __all__ = ["Share", "StepCommit", "Summary", "combine", "combine_groups"]
@@ -21,7 +21,6 @@ class Summary:
         loss_sum: Sum of the token losses.
         num_tokens: Tokens that entered the loss.
         num_samples: Samples used.
-        first_offset: Smallest place of a used sample in the global batch; infinite without one.
         offset_sum: Sum of the places of the used samples in the global batch.
         offset_square_sum: Sum of their squares.
         pending_generation: Highest generation number heard of.
@@ -33,7 +32,6 @@ class Summary:
     loss_sum: float
     num_tokens: float
     num_samples: float
-    first_offset: float
     offset_sum: float
     offset_square_sum: float
     pending_generation: float
@@ -52,22 +50,12 @@ class Summary:
             return [0.0] * (num_rows * len(fields(Summary)))
         return [value for row in rows for value in row]
 
-    @property
-    def share(self) -> Share:
-        """The samples used, as a run of places in the global batch."""
-        if not self.num_samples:
-            return Share(0, 0)
-        return Share(int(self.first_offset), int(self.num_samples))
-
-    def covers(self, first_offset: int, num_samples: int) -> bool:
-        """Whether the sums are those of `num_samples` places from `first_offset` on, each once."""
-        last = first_offset + num_samples
-        places = range(first_offset, last)
-        squares = [(n - 1) * n * (2 * n - 1) // 6 for n in (first_offset, last)]
+    def covers(self, share: Share) -> bool:
+        """Whether the sums are those of a share's places, each once."""
         return (
-            int(self.num_samples) == num_samples
-            and int(self.offset_sum) == num_samples * (places.start + places.stop - 1) // 2
-            and int(self.offset_square_sum) == squares[1] - squares[0]
+            int(self.num_samples) == share.num_samples
+            and int(self.offset_sum) == sum(_sum_of(places) for places in share.runs)
+            and int(self.offset_square_sum) == sum(_square_sum_of(run) for run in share.runs)
         )
 
 
@@ -77,7 +65,6 @@ def combine(parts: Sequence[Summary]) -> Summary:
         loss_sum=sum(part.loss_sum for part in parts),
         num_tokens=sum(part.num_tokens for part in parts),
         num_samples=sum(part.num_samples for part in parts),
-        first_offset=min(part.first_offset for part in parts),
         offset_sum=sum(part.offset_sum for part in parts),
         offset_square_sum=sum(part.offset_square_sum for part in parts),
         pending_generation=max(part.pending_generation for part in parts),
@@ -107,10 +94,38 @@ def combine_groups(vectors: Sequence[Sequence[float]], num_groups: int) -> list[
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The part of a global batch that one partition group used: places [first, first + number)."""
+    """The part of a global batch that one partition group uses: runs of places, in their order.
 
-    first_offset: int
-    num_samples: int
+    It is one run as a rule. After a loss a group may have what it had computed before and a part of
+    what was left.
+    """
+
+    runs: tuple[range, ...] = ()
+
+    @classmethod
+    def of_micro_batches(cls, indices: Iterable[int], samples: int) -> Share:
+        """Return the share of a group that takes these micro-batches, of so many samples each."""
+        runs: list[range] = []
+        for index in sorted(indices):
+            first, stop = index * samples, (index + 1) * samples
+            if runs and runs[-1].stop == first:
+                first = runs.pop().start
+            runs.append(range(first, stop))
+        return cls(tuple(runs))
+
+    @property
+    def num_samples(self) -> int:
+        """Number of its places."""
+        return sum(len(run) for run in self.runs)
+
+
+def _sum_of(places: range) -> int:
+    return len(places) * (places.start + places.stop - 1) // 2
+
+
+def _square_sum_of(places: range) -> int:
+    below = [(n - 1) * n * (2 * n - 1) // 6 for n in (places.start, places.stop)]
+    return below[1] - below[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +140,7 @@ class StepCommit:
         learning_rate: Learning rate of the step.
         generation: Generation that committed it.
         num_groups: Partition groups that took micro-batches.
-        shares: What each group used, as counted by its workers.
+        shares: What each group used, by place in the generation.
         pending_generation: Highest generation number that anyone has heard of.
         checkpoint: Lowest progress of the checkpoint under way (`Checkpointer.progress`).
         up_to_date: Places in the generation of the groups that hold the states after this step.

@@ -9,8 +9,9 @@ A step goes through these exchanges, none of which asks a server:
    gradient shards are exchanged across the replication group: the second hop, once a step.
 3. The workers of the group exchange the summaries that they have gathered and vote: has everybody's
    second hop succeeded? The same exchange adds up the squared gradient norm.
-4. If all said yes, each applies the optimizer; else nobody does, the gradient is thrown away, and
-   the group waits for the next generation. Loss, token count and gradient norm are looked at first.
+4. If all said yes, each applies the optimizer; else nobody does, and the group waits for the next
+   generation, under which it goes on with its part of the gradient ([Note: work in hand] in
+   `mics_core.engine.in_hand`). Loss, token count and gradient norm are looked at first.
    They are the same numbers on all workers, so if one is not finite all fail before any update.
 
 So inside a partition group a step is committed by all workers or by none. Two groups may disagree
@@ -19,18 +20,18 @@ is behind catches up while the others train on (`mics_core.engine.copying`). No 
 hook of FSDP2: an exception inside backward would leave gradients behind that spoil the repeated
 step.
 
-Once a member is known to be gone, micro-batches are computed in vain. So before each of them the
-workers of the group ask each other whether somebody has heard of a loss, and if so give the step up
-together. None of them has sent anything across the replication group by then, so nobody else can
-have committed the step. The question costs one exchange on the host where the next all-gather, or
-the last reduce-scatter, makes the workers wait for each other anyway.
+Once a member is known to be gone, the step cannot be committed as it was divided. So before each
+micro-batch the workers of the group ask each other whether somebody has heard of a loss, and if so
+break the step off together. None of them has sent anything across the replication group by then, so
+nobody else can have committed the step. The question costs one exchange on the host where the next
+all-gather, or the last reduce-scatter, makes the workers wait for each other anyway.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,19 +44,21 @@ from mics_core.comm.replication import ReplicationGroup
 from mics_core.comm.shared import SharedMemory
 from mics_core.data.batches import Batch, build_batch
 from mics_core.data.masking import build_masking
-from mics_core.data.order import micro_batches_of_group, positions_of_worker, stream_seed
-from mics_core.data.samples import IGNORED_LABEL, Samples
+from mics_core.data.order import positions_of_worker, stream_seed
+from mics_core.data.samples import Samples
 from mics_core.data.sources import order_of
 from mics_core.engine.catch_up import CatchUp
 from mics_core.engine.checkpoint import CheckpointReport
 from mics_core.engine.checkpoint_progress import NOTHING_TO_WRITE
+from mics_core.engine.in_hand import Division, InHand
 from mics_core.engine.optimizer import learning_rate
 from mics_core.engine.reporting import Report, summary_of
 from mics_core.engine.state import local_tensor
-from mics_core.engine.summary import StepCommit, Summary, combine, combine_groups
+from mics_core.engine.step_checks import check_step
+from mics_core.engine.summary import Share, StepCommit, Summary, combine, combine_groups
 from mics_core.engine.units import UnitDriver
-from mics_core.errors import DataError, GroupFailedError, ReplicationError
-from mics_core.spec.job import CallableData, FileData, JobSpec
+from mics_core.errors import ReplicationError
+from mics_core.spec.job import JobSpec
 
 __all__ = ["StepBroken", "Trainer"]
 
@@ -101,13 +104,16 @@ class Trainer:
         self.passed_over: tuple[CheckpointReport, ...] = ()
         """Damaged checkpoints that the states do not come from."""
         self.link_use = units.link_use
+        self.num_micro_batches = spec.num_micro_batches(partition.size)
+        """Of a step, over all groups."""
         self._catch_up: CatchUp | None = None
+        self._in_hand: InHand | None = None
+        self._keeps_work = False
         self._wait_for_readers: Callable[[], None] = _wait_for_nobody
         self._units = units
         self._samples = samples
         self._device = device
         self._masking = build_masking(spec)
-        self._num_micro_batches = spec.num_micro_batches(partition.size)
 
     def run_step(
         self,
@@ -117,6 +123,7 @@ class Trainer:
         active: Sequence[int] | None = None,
         checkpoint: float = NOTHING_TO_WRITE,
         has_lost_member: Callable[[], bool] = lambda: False,
+        done: Sequence[Collection[int]] = (),
     ) -> StepCommit | StepBroken:
         """Train one step; all workers of all groups of the generation must call it.
 
@@ -130,6 +137,8 @@ class Trainer:
                 default.
             checkpoint: How far its checkpoint is (`Checkpointer.progress`).
             has_lost_member: Whether this worker has heard that a member is gone.
+            done: The micro-batches of this step that each member has in hand, by rank (`in_hand`).
+                Nothing by default.
 
         Returns:
             The commit, or why there is none; the same kind on all workers of a partition group.
@@ -147,18 +156,23 @@ class Trainer:
         if self._catch_up is not None:
             full = self._catch_up.will_be_full(self.gradient_bytes)
             report = replace(report, behind=1.0, full=float(full))
-        listens = replication.rank not in active
-        self._units.begin_step(active)
-        if listens:
+        rank = replication.rank
+        division = Division.of(self.num_micro_batches, replication.size, active, done)
+        work = self._take_up(step, division, rank)
+        if rank not in active:
             self._units.listen(replication, summary_of(None, 0, [], report))
-        elif not self._run_micro_batches(step, replication, active, report, has_lost_member):
+        elif not self._run_micro_batches(
+            work, division.left[rank], replication, report, has_lost_member
+        ):
             self._units.give_up()
+            self._keep(work)
             return StepBroken(
-                step, replication.member.generation, "A member was lost: the step was given up."
+                step, replication.member.generation, "A member was lost: the step was broken off."
             )
         error, votes = self._vote(replication.size, error)
         if any(failed for failed, *_ in votes):
             self._units.end_step()
+            self._keep(work)
             error = error or "Another worker of this partition group lost its replication group."
             return StepBroken(step, replication.member.generation, error)
         groups = combine_groups([vote[5:] for vote in votes], replication.size)
@@ -166,10 +180,11 @@ class Trainer:
         total = combine(groups)
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
         norm = math.sqrt(sum(square for _, square, *_ in votes)) * scale
-        self._check(step, total, groups, norm)
+        shares = tuple(self._share(part) for part in division.parts)
+        check_step(self.spec, step, groups, shares, norm)
         scale *= self._clipping(norm)
         if self._catch_up is None:
-            self._apply(step, scale, listened=listens)
+            self._apply(step, scale, listened=not division.left[rank])
         else:
             self._catch_up.keep(step, scale, self._units.gradients.flat)
             if all(has_received for _, _, _, _, has_received, *_ in votes):
@@ -183,7 +198,7 @@ class Trainer:
             learning_rate=learning_rate(step, self.spec.training),
             generation=replication.member.generation,
             num_groups=len(active),
-            shares=tuple(group.share for group in groups),
+            shares=shares,
             pending_generation=int(total.pending_generation),
             checkpoint=total.checkpoint,
             up_to_date=tuple(rank for rank, group in enumerate(groups) if not group.behind),
@@ -231,12 +246,23 @@ class Trainer:
                 local_tensor(tensor).zero_()
         zeros = np.zeros((training.settled_micro_batch_size, training.sequence_length), np.int64)
         mask = zeros + 1 if _needs_mask(self.model) else None
-        self._units.begin_step(range(1))
+        self._units.begin_step([[0]])
         self._units.begin_micro_batch(is_first=True, is_last=False)
         self._loss(Batch(zeros, zeros, mask, zeros.size)).backward()
         self._units.end_micro_batch(0)
         self._units.give_up()
         self._units.waits.take()
+
+    def keep_work(self) -> None:
+        """From now on keep what is computed of a step that breaks, where the job allows for it."""
+        if self.spec.engine.reuse_gradients:
+            self._keeps_work = True
+            self._units.set_gradients_aside()
+
+    def in_hand(self, step: int) -> frozenset[int]:
+        """Return the micro-batches of a step that are computed; same on all of the group."""
+        work = self._in_hand
+        return frozenset(work.micro_batches) if work and work.step == step else frozenset()
 
     def begin_catching_up(self, catch_up: CatchUp | None) -> None:
         """Set how this worker comes to its peers' states; none if it has them."""
@@ -283,25 +309,49 @@ class Trainer:
         token count of the global batch, known only after the second hop, corrects it."""
         return self.spec.training.global_batch_size * self.spec.training.sequence_length
 
+    def _take_up(self, step: int, division: Division, rank: int) -> InHand:
+        """Begin a step: with what this worker has in hand, where the others count on it."""
+        work, self._in_hand = self._in_hand, None
+        goes_on = division.parts[rank] != division.left[rank]
+        self._units.begin_step(division.parts, goes_on=goes_on)
+        if goes_on:
+            assert work is not None
+            assert work.step == step
+            return work
+        return InHand(step, torch.zeros((), dtype=torch.float64, device=self._device))
+
+    def _keep(self, work: InHand) -> None:
+        """Keep what was computed of a step that broke."""
+        if self._keeps_work and work.micro_batches:
+            self._in_hand = work
+
     def _run_micro_batches(
         self,
-        step: int,
+        work: InHand,
+        indices: Sequence[int],
         replication: ReplicationGroup,
-        active: Sequence[int],
         report: Report,
         has_lost_member: Callable[[], bool],
     ) -> bool:
         """Run this worker's part of the group's micro-batches and start both hops.
 
+        Args:
+            work: What it has of the step already; what it computes is entered.
+            indices: The micro-batches to run.
+            replication: The replication group.
+            report: What it says of itself.
+            has_lost_member: Whether it has heard that a member is gone.
+
         Returns:
-            Whether all were run; if not, the step is to be given up, and nothing was sent yet.
+            Whether all were run; if not, the step is to be broken off, and nothing was sent yet.
         """
-        training = self.spec.training
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
-        num_tokens, offsets = 0, []
-        indices = micro_batches_of_group(
-            self._num_micro_batches, len(active), active.index(replication.rank)
-        )
+        training, step = self.spec.training, work.step
+
+        def summary() -> list[float]:
+            return summary_of(work.loss_sum, work.num_tokens, work.offsets, report)()
+
+        if not indices:
+            self._units.send(replication, summary)
         for place, index in enumerate(indices):
             if any(heard for (heard,) in self._ask([float(has_lost_member())])):
                 return False
@@ -315,15 +365,15 @@ class Trainer:
             )
             batch = build_batch(self._samples, positions, seed=training.seed, masking=self._masking)
             is_last = place == len(indices) - 1
-            self._units.begin_micro_batch(is_first=place == 0, is_last=is_last)
+            self._units.begin_micro_batch(is_first=not work.micro_batches, is_last=is_last)
             # Dropout depends on what is computed, not on who computes it when.
             torch.manual_seed(stream_seed(training.seed, step, index, self.partition.rank))
             loss = self._loss(batch)
-            loss_sum += loss.detach()
-            num_tokens += batch.num_tokens
-            offsets += [position - step * training.global_batch_size for position in positions]
+            work.micro_batches.add(index)
+            work.loss_sum += loss.detach()
+            work.num_tokens += batch.num_tokens
+            work.offsets += [position - step * training.global_batch_size for position in positions]
             if is_last:
-                summary = summary_of(loss_sum, num_tokens, offsets, report)
                 self._units.begin_last_backward(replication, summary)
             (loss / self._nominal_tokens).backward()
             self._units.end_micro_batch(index)
@@ -351,35 +401,9 @@ class Trainer:
             logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
         )
 
-    def _check(self, step: int, total: Summary, groups: list[Summary], norm: float) -> None:
-        whole = total.covers(0, self.spec.training.global_batch_size)
-        runs = all(group.covers(*_run_of(group)) for group in groups)
-        if not (whole and runs):
-            raise GroupFailedError(
-                f"Step {step} used {int(total.num_samples)} samples that are not the global batch"
-                f" of {self.spec.training.global_batch_size}, each once.",
-                remedy="This is a fault of mics-elastic; please report it with the job's events.",
-            )
-        if not math.isfinite(total.loss_sum):
-            raise GroupFailedError(
-                f"The loss of step {step} is {total.loss_sum}: training has diverged.",
-                remedy="Lower training.optimizer.learning_rate, add warm-up or gradient_clipping.",
-            )
-        if not total.num_tokens:
-            raise DataError(
-                f"None of the {int(total.num_samples)} samples of step {step}, from"
-                f" {_source(self.spec.data)}, has a label: all are {IGNORED_LABEL}.",
-                remedy="Leave out samples without labels, or raise training.global_batch_size.",
-                field="data",
-            )
-        if not math.isfinite(norm):
-            raise GroupFailedError(
-                f"The gradient norm of step {step} is {norm}, while the loss is finite; the step"
-                " was not applied.",
-                remedy="Lower training.optimizer.learning_rate or add warm-up; if it comes in the"
-                " first steps, look for an operation whose gradient is not finite, such as the"
-                " square root of zero.",
-            )
+    def _share(self, micro_batches: Sequence[int]) -> Share:
+        samples = self.partition.size * self.spec.training.settled_micro_batch_size
+        return Share.of_micro_batches(micro_batches, samples)
 
     def _clipping(self, norm: float) -> float:
         """Return the factor of gradient clipping."""
@@ -400,10 +424,6 @@ class Trainer:
         self._units.end_step()
 
 
-def _source(data: FileData | CallableData) -> str:
-    return data.callable if isinstance(data, CallableData) else ", ".join(data.paths)
-
-
 def _wait_for_nobody() -> None:
     """Nobody reads the states."""
 
@@ -411,8 +431,3 @@ def _wait_for_nobody() -> None:
 def _needs_mask(model: nn.Module) -> bool:
     mask = inspect.signature(model.forward).parameters.get("attention_mask")
     return mask is not None and mask.default is inspect.Parameter.empty
-
-
-def _run_of(group: Summary) -> tuple[int, int]:
-    share = group.share
-    return share.first_offset, share.num_samples

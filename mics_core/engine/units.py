@@ -97,16 +97,21 @@ class UnitDriver:
         else:
             self._attach_sharded(sharded, partition, on_host=device.type == "cpu")
 
-    def begin_step(self, active: Sequence[int]) -> None:
+    def begin_step(self, parts: Sequence[Sequence[int]], *, goes_on: bool = False) -> None:
         """Begin a step: parameters may have changed since the last.
 
         Args:
-            active: Ranks of the replication group's members that take micro-batches.
+            parts: The micro-batches of the replication group's members, by rank.
+            goes_on: Whether the step broke, and this worker goes on with the gradient that it has.
         """
         for gather in self._gathers:
             gather.forget()
-        if self._ordered is not None:
-            self._ordered.begin_step(active)
+        if isinstance(self._second_hop, OrderedHop):
+            self._second_hop.begin_step(parts, goes_on=goes_on)
+        else:
+            self._second_hop.begin_step(goes_on=goes_on)
+        if goes_on and not self._scatters:
+            self._set_whole_gradients()
 
     def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
         """Prepare for the forward and backward of one micro-batch."""
@@ -134,6 +139,16 @@ class UnitDriver:
         for scatter in self._scatters:
             scatter.begin_last_backward()
 
+    def send(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
+        """Begin the second hop of a gradient that lacks nothing, without a backward.
+
+        All workers of the partition group must call it.
+        """
+        self.link_use.begin()
+        self._second_hop.begin(replication, summary)
+        for scatter in self._scatters:
+            scatter.complete()
+
     def listen(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
         """Take no micro-batches in this step, and receive the others' gradient."""
         self.gradients.flat.zero_()
@@ -148,6 +163,11 @@ class UnitDriver:
         if self._ordered is not None:
             self._wait_for_scatters()
             self._ordered.micro_batch_complete(index)
+
+    def set_gradients_aside(self) -> None:
+        """From now on let a step whose second hop broke go on (`begin_step`)."""
+        if isinstance(self._second_hop, SecondHop):
+            self._second_hop.sets_aside = True
 
     def finish(self) -> tuple[list[list[float]], str]:
         """Wait for both hops.
@@ -189,7 +209,7 @@ class UnitDriver:
         and neither has FSDP2 those of a unit that took no part: they are zero, on every member.
 
         Args:
-            listened: Whether the step had no micro-batches here.
+            listened: Whether no micro-batch was computed since the step began.
         """
         if not self._scatters:
             if listened:
@@ -219,7 +239,7 @@ class UnitDriver:
                 offset += shard_elements([parameter], self._partition_size)
 
     def end_step(self) -> None:
-        """Let go of the gradient."""
+        """Let go of the gradient, though not of what the next step may go on with."""
         self._clear_gradients()
 
     def close(self) -> None:

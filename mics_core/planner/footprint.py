@@ -102,7 +102,7 @@ def memory_of(
         activations=peak.activations,
         buckets=buckets,
         update=max(0.0, _at_the_end(layout, workload, shard) - peak.total - buckets),
-        copies=_copies(model, layout, workload) if backend == "gloo" else 0.0,
+        copies=_copies(model, layout, workload, shard) if backend == "gloo" else 0.0,
     )
 
 
@@ -295,11 +295,12 @@ def _num_micro_batches(layout: Layout, workload: Workload) -> int:
     return max(1, workload.global_batch_size // samples)
 
 
-def _copies(model: ModelShape, layout: Layout, workload: Workload) -> float:
+def _copies(model: ModelShape, layout: Layout, workload: Workload, shard: float) -> float:
     """Bytes of the copies of a worker's states that lie in the host's memory beside training.
 
-    A checkpoint's is kept until it is written, a join's until it is sent; each is divided among the
-    groups. There are as few of them as the job allows when a run begins to grow. What a newcomer
+    A gradient that crosses is set aside first, for a step that breaks to go on with. A checkpoint's
+    copy is kept until it is written, a join's until it is sent; each is divided among the groups.
+    There are as few of them as the job allows when a run begins to grow. What a newcomer
     keeps of gradients is not counted, nor are the newer states that a group which is a step behind
     receives beside its own: until it has caught up it computes nothing, and has the room of the
     passes for them.
@@ -309,7 +310,9 @@ def _copies(model: ModelShape, layout: Layout, workload: Workload) -> float:
     )
     num_copies = int(workload.writes_checkpoints) + int(workload.is_elastic)
     groups = max(1, min(workload.minimum_groups, layout.num_groups))
-    return num_copies * float(-(-model.parameters * kept // (layout.partition_size * groups)))
+    copies = num_copies * float(-(-model.parameters * kept // (layout.partition_size * groups)))
+    sets_aside = workload.reuses_gradients and workload.determinism != "bitwise"
+    return copies + (shard if sets_aside and layout.num_groups > 1 else 0.0)
 
 
 def _state_bytes(workload: Workload) -> int:

@@ -38,6 +38,8 @@ class Workload:
     """Whether workers copy their part of the states to have it written beside the steps."""
     is_elastic: bool = False
     """Whether groups may join the run: its members then copy their part of the states for them."""
+    reuses_gradients: bool = False
+    """Whether a worker sets its gradient aside before it crosses, to go on with it after a loss."""
 
 
 @dataclass(frozen=True, slots=True)

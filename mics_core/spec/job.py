@@ -325,6 +325,9 @@ class EngineSpec(SpecModel):
     GPU's memory for a slower update; on the CPU it only costs a copy."""
     compile: bool = False
     """Compile each block with `torch.compile`."""
+    reuse_gradients: bool = True
+    """When a group is lost, the others go on with what they have computed of that step. Costs a
+    copy of the gradient's shard in the host's memory; with `determinism: bitwise` nothing."""
 
     @model_validator(mode="after")
     def _node_needs_stages(self) -> EngineSpec:

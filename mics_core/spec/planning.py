@@ -158,6 +158,7 @@ def workload_of(spec: JobSpec) -> Workload:
         minimum_groups=spec.groups.minimum,
         writes_checkpoints=spec.checkpoint.directory is not None,
         is_elastic=spec.groups.upper_bound > 1,
+        reuses_gradients=spec.engine.reuse_gradients,
     )
 
 

@@ -31,7 +31,7 @@ class Run:
     def commit(self, step: int, generation: int, num_groups: int, late_s: float = 0.0) -> None:
         """Every group tells of the step, so long after it."""
         size = BATCH // num_groups
-        shares = tuple(Share(place * size, size) for place in range(num_groups))
+        shares = tuple(Share.of_micro_batches([place], size) for place in range(num_groups))
         commit = StepCommit(
             step,
             1.0 / (step + 1),

@@ -188,7 +188,7 @@ def commit(step: int) -> StepCommit:
         learning_rate=1e-3,
         generation=2,
         num_groups=3,
-        shares=(Share(0, 8),),
+        shares=(Share((range(8),)),),
         pending_generation=2,
         checkpoint=0.0,
         up_to_date=(0, 1, 2),

@@ -25,7 +25,7 @@ def committed(
         learning_rate=0.1,
         generation=generation,
         num_groups=len(shares),
-        shares=tuple(Share(0, share) for share in shares),
+        shares=tuple(Share((range(share),)) for share in shares),
         pending_generation=generation,
         checkpoint=0.0,
         up_to_date=(),

@@ -55,7 +55,7 @@ class Supervised:
     def commit(self, step: int, *waits_s: float) -> None:
         """Every group tells of a step, and how long it waited for the others."""
         size = GLOBAL_BATCH_SIZE // len(waits_s)
-        shares = tuple(Share(place * size, size) for place in range(len(waits_s)))
+        shares = tuple(Share.of_micro_batches([place], size) for place in range(len(waits_s)))
         for group_id, waited_s in enumerate(waits_s):
             commit = StepCommit(
                 step=step,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain, pairwise
+from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mics_core.data.order import (
     MicroBatch,
+    divide_what_is_left,
     micro_batch_of_step,
     micro_batches_of_group,
     positions_of_worker,
@@ -82,6 +84,23 @@ def test_groups_cover_all_micro_batches_evenly() -> None:
             assert list(chain.from_iterable(parts)) == list(range(num_micro_batches))
             sizes = {len(part) for part in parts}
             assert max(sizes) - min(sizes) <= 1
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.integers(0, 40), st.integers(1, 8), st.randoms(use_true_random=False))
+def test_what_is_left_of_a_step_is_divided_evenly(
+    num_micro_batches: int, num_groups: int, random: Random
+) -> None:
+    done: list[set[int]] = [set() for _ in range(num_groups)]
+    for index in random.sample(range(num_micro_batches), random.randint(0, num_micro_batches)):
+        done[random.randrange(num_groups)].add(index)
+    left = divide_what_is_left(num_micro_batches, done)
+    assert sorted(chain(*done, *left)) == list(range(num_micro_batches))
+    sizes = [len(part) for part in left]
+    assert max(sizes) - min(sizes) <= 1
+    if not any(done):
+        runs = [micro_batches_of_group(num_micro_batches, num_groups, g) for g in range(num_groups)]
+        assert left == [tuple(run) for run in runs]
 
 
 @pytest.mark.parametrize("group_index", [-1, 4])

@@ -44,6 +44,10 @@ class LosingMembership(StaticMembership):
         self._questions = 0
         self.breaks: list[tuple[int, str]] = []
 
+    @property
+    def outlives_losses(self) -> bool:
+        return True
+
     def after_loss(self) -> int:
         self._questions += 1
         return 2 if self._hears_after is not None and self._questions > self._hears_after else 0
@@ -109,17 +113,26 @@ def train_through_a_loss(
     spec: JobSpec,
     num_groups: int,
     partition_size: int,
-    hears_after: int,
+    hears: tuple[int, int],
     strategy: Strategy | None,
 ) -> Survived | None:
-    """Train; the last worker of group 0 hears of a loss after so many questions."""
+    """Train; the last worker of one group hears of a loss after so many questions.
+
+    Args:
+        spec: The job.
+        num_groups: Partition groups.
+        partition_size: Workers of each.
+        hears: The group, and the number of questions.
+        strategy: How it moves its model states.
+    """
     place = take_place(num_groups, partition_size)
     if place is None:
         dist.barrier()
         return None
     partition, group_id = place.partition, place.group_id
     device = torch.device("cpu")
-    is_last = group_id == 0 and partition.rank == partition_size - 1
+    hearing, hears_after = hears
+    is_last = group_id == hearing and partition.rank == partition_size - 1
     membership = LosingMembership(place.plans, group_id, hears_after if is_last else None)
     trainers: list[Trainer] = []
     computed: list[int] = []

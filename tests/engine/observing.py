@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -61,13 +60,13 @@ def train_observed(
     passed = Neighbours.pass_door
     left = threading.Condition()
 
-    def begin(driver: UnitDriver, active: Sequence[int]) -> None:
+    def begin(driver: UnitDriver, *arguments: Any, **options: Any) -> None:
         if seen.driver is None:
             modules = driver._root.modules()
             first = next(module for module in modules if isinstance(module, nn.Embedding))
             first.register_full_backward_pre_hook(lambda *_: hold_up())
         seen.driver, seen.of_this_step = driver, 0
-        begin_step(driver, active)
+        begin_step(driver, *arguments, **options)
 
     def reduce(group: ReplicationGroup, stage: int, flat: torch.Tensor) -> None:
         if stage == 1:  # the one between nodes

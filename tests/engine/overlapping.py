@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -62,10 +62,10 @@ def train_held_up(
     progress = Progress()
     begin_step = UnitDriver.begin_step
 
-    def begin(driver: UnitDriver, active: Sequence[int]) -> None:
+    def begin(driver: UnitDriver, *arguments: Any, **options: Any) -> None:
         if progress.note("step") == 0:
             _hold_up([unit for unit in reversed(driver._units) if unit.is_block], progress)
-        begin_step(driver, active)
+        begin_step(driver, *arguments, **options)
 
     with (
         mock.patch.object(UnitDriver, "begin_step", begin),

@@ -20,7 +20,7 @@ from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
 from mics_core.engine.membership import StaticMembership
-from mics_core.engine.ordered_hop import nodes_of_run
+from mics_core.engine.ordered_hop import nodes_of
 from mics_core.engine.state import state_tensors
 from mics_core.engine.trainer import Trainer
 from mics_core.planner.footprint import memory_of
@@ -169,10 +169,10 @@ def test_the_planner_counts_the_sums_that_the_engine_keeps(num_micro_batches: in
             micro_batches_of_group(num_micro_batches, num_groups, group)
             for group in range(num_groups)
         ]
-        nodes = max(len(nodes_of_run(run, num_micro_batches)) for run in runs)
+        nodes = max(len(nodes_of(run, num_micro_batches)) for run in runs)
         assert most_nodes(num_micro_batches, num_groups) == nodes
         kept = max(
-            len(nodes_of_run(range(run.start, stop), num_micro_batches))
+            len(nodes_of(range(run.start, stop), num_micro_batches))
             for run in runs
             for stop in range(run.start, run.stop)
         )

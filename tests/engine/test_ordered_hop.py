@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mics_core.data.order import micro_batches_of_group
-from mics_core.engine.ordered_hop import TreeSum, nodes_of_run
+from mics_core.data.order import divide_what_is_left, micro_batches_of_group
+from mics_core.engine.ordered_hop import TreeSum, nodes_of
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
 from tests.engine.test_strategies import STRATEGIES
@@ -30,28 +31,57 @@ def tree(values: list[float], first: int, size: int) -> float | None:
     return left if right is None else left + right
 
 
+def numbers(num_micro_batches: int, random: Random) -> list[float]:
+    return [random.uniform(-1, 1) * 10 ** random.randint(-8, 8) for _ in range(num_micro_batches)]
+
+
+def sum_over_groups(values: list[float], parts: Sequence[Sequence[int]]) -> list[int]:
+    """Add up in groups and then over them, against the definition; return the nodes of each."""
+    whole = TreeSum(len(values))
+    num_nodes = []
+    for part in parts:
+        of_group = TreeSum(len(values))
+        for index in part:
+            leaf = torch.tensor(values[index], dtype=torch.float64)
+            of_group.add(range(index, index + 1), leaf)
+        assert [node for node, _ in of_group.nodes] == nodes_of(sorted(part), len(values))
+        num_nodes.append(len(of_group.nodes))
+        for node, total in of_group.nodes:
+            whole.add(node, total)
+    ((node, total),) = whole.nodes
+    assert node == range(len(values))
+    assert total is not None
+    assert total.item() == tree(values, 0, 64)
+    return num_nodes
+
+
 @SETTINGS
 @given(st.integers(1, 40), st.integers(1, 12), st.randoms(use_true_random=False))
 def test_any_split_over_groups_gives_the_bits_of_the_tree(
     num_micro_batches: int, num_groups: int, random: Random
 ) -> None:
     num_groups = min(num_groups, num_micro_batches)
-    values = [random.uniform(-1, 1) * 10 ** random.randint(-8, 8) for _ in range(num_micro_batches)]
-    whole = TreeSum(num_micro_batches)
-    for rank in range(num_groups):
-        of_group = TreeSum(num_micro_batches)
-        run = micro_batches_of_group(num_micro_batches, num_groups, rank)
-        for index in run:
-            leaf = torch.tensor(values[index], dtype=torch.float64)
-            of_group.push(range(index, index + 1), leaf)
-        assert [node for node, _ in of_group.nodes] == nodes_of_run(run, num_micro_batches)
-        assert len(of_group.nodes) <= max(1, 2 * num_micro_batches.bit_length())
-        for node, total in of_group.nodes:
-            whole.push(node, total)
-    ((node, total),) = whole.nodes
-    assert node == range(num_micro_batches)
-    assert total is not None
-    assert total.item() == tree(values, 0, 64)
+    values = numbers(num_micro_batches, random)
+    runs = [micro_batches_of_group(num_micro_batches, num_groups, g) for g in range(num_groups)]
+    num_nodes = sum_over_groups(values, runs)
+    assert max(num_nodes) <= max(1, 2 * num_micro_batches.bit_length())
+
+
+@SETTINGS
+@given(st.integers(1, 40), st.integers(2, 12), st.randoms(use_true_random=False))
+def test_what_is_left_after_losses_gives_the_same_bits_in_whatever_order_it_is_computed(
+    num_micro_batches: int, num_groups: int, random: Random
+) -> None:
+    num_groups = min(num_groups, num_micro_batches)
+    values = numbers(num_micro_batches, random)
+    done: list[list[int]] = [[] for _ in range(num_groups)]
+    while len(done) > 1:
+        left = divide_what_is_left(num_micro_batches, done)
+        for mine, indices in zip(done, left, strict=True):
+            mine += indices[: random.randint(0, len(indices))]
+        del done[random.randrange(len(done))]
+        left = divide_what_is_left(num_micro_batches, done)
+        sum_over_groups(values, [[*mine, *rest] for mine, rest in zip(done, left, strict=True)])
 
 
 def bitwise(text: str, size: int, num_groups: int, **changes: object) -> object:

@@ -1,15 +1,17 @@
-"""The second hop of a buffer that is not in the host's memory goes over copies there."""
+"""The second hop over copies in the host's memory, as of a GPU's buffer, and one that breaks."""
 
 from __future__ import annotations
 
 from typing import cast
 
+import pytest
 import torch
 
 from mics_core.comm.replication import ReplicationGroup
 from mics_core.engine import second_hop
 from mics_core.engine.gradients import GradientBuffer
 from mics_core.engine.second_hop import SecondHop
+from mics_core.errors import ReplicationError
 
 
 class Doubling:
@@ -55,3 +57,45 @@ def test_a_gpus_buckets_cross_in_the_hosts_memory_and_come_back() -> None:
     finally:
         hop.close()
     assert len(group.stages) == 2 * second_hop.NUM_STAGES * len(buffer.buckets)
+
+
+class Breaking(Doubling):
+    """Breaks in the middle of the second bucket."""
+
+    def run_stage(self, stage: int, flat: torch.Tensor) -> None:
+        flat.mul_(2.0)
+        self.stages.append((stage, flat.numel()))
+        if len({numel for _, numel in self.stages}) == 2:
+            raise ReplicationError("A member is gone.")
+
+
+@pytest.mark.parametrize("is_on_gpu", [False, True])
+def test_a_gradient_whose_hop_broke_comes_back_as_it_was(is_on_gpu: bool) -> None:
+    units = [("blocks.1", 5000), ("blocks.0", 3000), ("", 100)]
+    buffer = GradientBuffer(
+        units, dtype=torch.float32, device=torch.device("cpu"), bucket_bytes=4 * 2000
+    )
+    hop = SecondHop(buffer)
+    hop._copies = second_hop._HostCopies(buffer) if is_on_gpu else None
+    hop.sets_aside = True
+    mine = torch.arange(float(buffer.flat.numel()))
+    elsewhere = torch.empty(0)
+    try:
+        for turn in range(2):
+            buffer.flat.copy_(mine + turn)
+            hop.begin_step(goes_on=False)
+            hop.begin(cast("ReplicationGroup", Breaking(elsewhere)), lambda: [1.0])
+            _, error = hop.finish()
+            assert error == "A member is gone."
+            assert not torch.equal(buffer.flat, mine + turn)
+            hop.begin_step(goes_on=True)
+            assert torch.equal(buffer.flat, mine + turn)
+            # What is in hand grows before it crosses again, and nothing of an old hop comes back.
+            buffer.flat.add_(1.0)
+            hop.begin_step(goes_on=True)
+            assert torch.equal(buffer.flat, mine + turn + 1.0)
+            hop.begin(cast("ReplicationGroup", Doubling(elsewhere)), lambda: [1.0])
+            assert hop.finish()[1] == ""
+            assert torch.equal(buffer.flat, 2.0 * (mine + turn + 1.0))
+    finally:
+        hop.close()

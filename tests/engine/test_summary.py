@@ -30,7 +30,6 @@ def summary_of(
         loss_sum=loss,
         num_tokens=10.0 * len(places),
         num_samples=len(places),
-        first_offset=min(places, default=math.inf),
         offset_sum=sum(places),
         offset_square_sum=sum(place * place for place in places),
         pending_generation=pending,
@@ -38,6 +37,10 @@ def summary_of(
         behind=behind,
         full=full,
     )
+
+
+def run_of(first: int, number: int) -> Share:
+    return Share((range(first, first + number),))
 
 
 @QUICK
@@ -48,8 +51,7 @@ def test_the_places_of_a_run_are_accepted_in_any_order(
     first, number = run
     places = list(range(first, first + number))
     shuffler.shuffle(places)
-    assert summary_of(places).covers(first, number)
-    assert summary_of(places).share == Share(first, number)
+    assert summary_of(places).covers(run_of(first, number))
 
 
 @QUICK
@@ -58,12 +60,12 @@ def test_a_missing_or_a_doubled_place_is_refused(run: tuple[int, int], data: st.
     first, number = run
     places = list(range(first, first + number))
     place = data.draw(st.sampled_from(places))
-    assert not summary_of([*places, place]).covers(first, number)
+    assert not summary_of([*places, place]).covers(run_of(first, number))
     if number > 1:
         rest = [other for other in places if other != place]
-        assert not summary_of(rest).covers(first, number)
+        assert not summary_of(rest).covers(run_of(first, number))
         doubled = data.draw(st.sampled_from(rest))
-        assert not summary_of([*rest, doubled]).covers(first, number)
+        assert not summary_of([*rest, doubled]).covers(run_of(first, number))
 
 
 @QUICK
@@ -78,12 +80,12 @@ def test_up_to_two_wrong_places_are_refused_wherever_they_are(
     for _ in range(2):
         wrong[data.draw(st.integers(0, number - 1))] = data.draw(st.integers(0, 6000))
     assume(sorted(wrong) != places)
-    assert not summary_of(wrong).covers(first, number)
+    assert not summary_of(wrong).covers(run_of(first, number))
 
 
 def test_the_sums_are_no_proof_against_three_wrong_places_that_cancel() -> None:
     # 0 + 4 + 5 = 1 + 2 + 6, and so are the squares: a check against slips, not against intent.
-    assert summary_of([1, 2, 6, 1, 2, 3, 6]).covers(0, 7)
+    assert summary_of([1, 2, 6, 1, 2, 3, 6]).covers(run_of(0, 7))
 
 
 @QUICK
@@ -92,7 +94,7 @@ def test_only_the_run_itself_is_accepted(run: tuple[int, int], shift: int, longe
     first, number = run
     assume((shift, longer) != (0, 0) and first + shift >= 0 and number + longer >= 1)
     places = list(range(first, first + number))
-    assert not summary_of(places).covers(first + shift, number + longer)
+    assert not summary_of(places).covers(run_of(first + shift, number + longer))
 
 
 @QUICK
@@ -103,11 +105,22 @@ def test_the_summaries_of_all_groups_cover_the_batch(sizes: list[int]) -> None:
         summary_of(list(range(start, start + size)))
         for start, size in zip(starts, sizes, strict=True)
     ]
-    assert combine(parts).covers(0, sum(sizes))
+    assert combine(parts).covers(run_of(0, sum(sizes)))
     if len(parts) > 1:
-        assert not combine(parts[1:]).covers(0, sum(sizes))
+        assert not combine(parts[1:]).covers(run_of(0, sum(sizes)))
         doubled = [*parts[1:], parts[1]]
-        assert not combine(doubled).covers(0, sum(sizes))
+        assert not combine(doubled).covers(run_of(0, sum(sizes)))
+
+
+def test_a_share_of_several_runs_is_accepted_whole_alone() -> None:
+    share = Share.of_micro_batches([4, 1, 0], samples=3)
+    assert share == Share((range(6), range(12, 15)))
+    places = [place for run in share.runs for place in run]
+    assert share.num_samples == len(places)
+    assert summary_of(places).covers(share)
+    assert not summary_of([*places[:-1], 15]).covers(share)
+    assert not summary_of(places[:6]).covers(share)
+    assert not summary_of(list(range(9))).covers(share)
 
 
 def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
@@ -121,7 +134,6 @@ def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
         loss_sum=1.75,
         num_tokens=50,
         num_samples=5,
-        first_offset=0,
         offset_sum=12,
         offset_square_sum=46,
         pending_generation=7,
@@ -129,8 +141,7 @@ def test_combining_adds_the_sums_and_takes_the_newest_generation() -> None:
         behind=1.0,
         full=1.0,
     )
-    assert parts[2].share == Share(0, 0)
-    assert parts[2].covers(0, 0)
+    assert parts[2].covers(Share())
 
 
 @QUICK
@@ -147,7 +158,7 @@ def test_each_group_is_combined_of_its_own_workers_to_the_same_bits_everywhere(
     groups = combine_groups(vectors, num_groups=3)
     assert groups == [combine([row[group] for row in rows]) for group in range(3)]
     assert [group.num_samples for group in groups] == [len(losses)] * 3
-    assert combine(groups).covers(0, 3 * len(losses))
+    assert combine(groups).covers(run_of(0, 3 * len(losses)))
 
 
 def test_a_summary_survives_the_exchange_as_doubles() -> None:
@@ -162,7 +173,6 @@ def test_the_largest_batch_whose_squares_are_exact_is_accepted() -> None:
         0.0,
         0.0,
         float(number),
-        0.0,
         float(number * (number - 1) // 2),
         float((number - 1) * number * (2 * number - 1) // 6),
         0.0,
@@ -171,4 +181,4 @@ def test_the_largest_batch_whose_squares_are_exact_is_accepted() -> None:
         0.0,
     )
     assert summary.offset_square_sum < 2**53
-    assert summary.covers(0, number)
+    assert summary.covers(run_of(0, number))

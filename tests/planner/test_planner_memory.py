@@ -116,6 +116,10 @@ def test_on_cpus_copies_of_the_states_are_held_too() -> None:
     assert copies(2, 4, is_elastic=True, minimum_groups=2) == 4400 * 12 / 4
     assert copies(2, 1, is_elastic=True, minimum_groups=2) == 4400 * 12 / 2
     assert copies(2, backend="nccl", writes_checkpoints=True, is_elastic=True) == 0
+    # A gradient that crosses is set aside, unless the sums of micro-batches are kept in any case.
+    assert copies(2, 2, reuses_gradients=True) == 4400 * 4 / 2
+    assert copies(2, 1, reuses_gradients=True) == 0
+    assert copies(2, 2, reuses_gradients=True, determinism="bitwise") == 0
 
 
 def test_one_order_of_additions_keeps_sums() -> None:

@@ -167,14 +167,17 @@ def test_what_takes_memory_of_a_job_reaches_the_planner() -> None:
     usual = workload_of(parse_job_spec(job()))
     assert (usual.determinism, usual.minimum_groups) == ("relaxed", 1)
     assert (usual.is_elastic, usual.writes_checkpoints) == (False, False)
+    assert usual.reuses_gradients
     spec = parse_job_spec(
         job(
             groups={"minimum": 2, "wanted": 2},
             checkpoint={"directory": "/checkpoints"},
+            engine={"reuse_gradients": False},
             training__determinism="bitwise",
         )
     )
     asked = workload_of(spec)
+    assert not asked.reuses_gradients
     assert (asked.determinism, asked.minimum_groups) == ("bitwise", 2)
     assert (asked.is_elastic, asked.writes_checkpoints) == (True, True)
 
