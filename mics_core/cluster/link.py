@@ -113,7 +113,13 @@ class SupervisorLink:
         return self._after_loss
 
     def next_plan(self, after: int) -> GenerationPlan | None:
-        """Wait a while for a generation above `after` that concerns this group."""
+        """Wait a while for a generation above `after` that concerns this group.
+
+        Who has heard of one that it is part of need not ask.
+        """
+        newest = self._newest
+        if newest is not None and newest.number > after and self._group_id in newest.groups:
+            return newest
         plan = self._plan_or_none("next_plan", self._group_id, after, _WATCH_S)
         if plan is not None:
             self._pending = max(self._pending, plan.number)

@@ -109,6 +109,41 @@ def test_reports_are_not_sent_again_to_a_job_that_has_ended(
         assert supervisor.asked.get(timeout=DEADLINE_S) == [ENDED]
 
 
+class NewsAlone(SupervisorHandle):
+    """Stands in for a supervisor that has told of one plan, and now answers nothing else."""
+
+    def __init__(self, plan: GenerationPlan):
+        self._plan = plan
+        self.asked: queue.Queue[str] = queue.Queue()
+
+    def ask(self, method: str, *arguments: object, timeout_s: float, **_: object) -> object:
+        if method == "newest_generation" and arguments[0] == 0:
+            return self._plan, 0
+        self.asked.put(method)
+        raise SupervisorGoneError("It is silent.")
+
+
+def test_a_plan_that_is_here_is_taken_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = NewsAlone(PLAN)
+    with link_to(supervisor, monkeypatch) as link:
+        assert supervisor.asked.get(timeout=DEADLINE_S) == "newest_generation", "the news is here"
+        assert link.next_plan(after=0) == PLAN
+        assert supervisor.asked.empty()
+        with pytest.raises(SupervisorGoneError):
+            link.next_plan(after=1)
+        assert supervisor.asked.get(timeout=DEADLINE_S) == "next_plan"
+
+
+def test_a_plan_without_this_group_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It may be one that says that the group was evicted, or that it leaves.
+    supervisor = NewsAlone(GenerationPlan(1, (5,), None, "Training begins with group 5."))
+    with link_to(supervisor, monkeypatch) as link:
+        assert supervisor.asked.get(timeout=DEADLINE_S) == "newest_generation", "the news is here"
+        with pytest.raises(SupervisorGoneError):
+            link.next_plan(after=0)
+        assert supervisor.asked.get(timeout=DEADLINE_S) == "next_plan"
+
+
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process look like one that Ray started and that goes on."""
