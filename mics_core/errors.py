@@ -180,7 +180,7 @@ class PartitionBrokenError(GroupFailedError):
 
 
 class ReplicationError(MicsError):
-    """A collective across partition groups broke; the survivors regroup and redo the step."""
+    """A collective across partition groups broke; the survivors regroup and go on with the step."""
 
     code = "replication_broken"
 

@@ -79,7 +79,7 @@ class History:
         )
 
     def steps_redone(self, first: StepRecord) -> int:
-        """Count the steps that were begun or committed before `first` and done again.
+        """Count the steps that were begun or committed before `first` and taken up again.
 
         Three kinds are told of: steps that were committed and come again, the step that a loss
         broke (the change's `redo_s`), and attempts at it in generations that the members entered

@@ -30,7 +30,7 @@ class Outcome:
     Args:
         stall_s: From the fault to the survivors' next committed step, less a usual step; of a
             change without a loss, what it added to the members' steps.
-        steps_redone: Steps that survivors began or committed, and ran again.
+        steps_redone: Steps that survivors began or committed, and took up again.
         extra_step_ratio: Of a loss, what it added to the step that it hit; of a change, see
             [Note: what a change adds]. In usual steps.
         until_contribution_s: From a node to its first part in a step; none where none came.

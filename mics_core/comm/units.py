@@ -176,6 +176,10 @@ class UnitScatter(ReduceScatter):
         self._completes = False
         self._pending: list[PendingWork] = []
 
+    def begin_step(self) -> None:
+        """Forget the sum of the last step."""
+        self._is_empty = True
+
     def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
         """Say which micro-batch of the step the next forward and backward belong to."""
         self._is_empty, self._is_last = self._is_empty or is_first, is_last
@@ -232,10 +236,11 @@ class UnitScatter(ReduceScatter):
         return None
 
     def complete(self) -> None:
-        """Bring together what the micro-batches so far have added up inside each node.
+        """Bring together what has been added up inside each node, if that was not done.
 
-        For a step whose last micro-batch was not known to be the last. All workers of the partition
-        group must call it, and it waits for no more than the call operator does.
+        For a unit that took no part in the step's last micro-batch, or whose last one was not known
+        to be the last. All workers of the partition group must call it, after `wait`; it does not
+        wait itself.
         """
         if self._is_empty or self._is_added_up:
             return

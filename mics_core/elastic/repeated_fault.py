@@ -3,13 +3,13 @@
 [Note: what is evidence]
 A member that raises at a step may stand on a bad machine, may have met a storage that was away for
 a moment, or may have met a sample or a line of code that fails wherever it is run. Without it the
-others do the step again, which tells these apart: a bad machine's step is committed by the others,
-and a moment passes. So an error of a member's own code or data counts until its step is committed.
-The job is ended by errors at one step
+others take over its micro-batches, which tells these apart: a bad machine's step is committed by
+the others, and a moment passes. So an error of a member's own code or data counts until its step is
+committed. The job is ended by errors at one step
 
 - of three different groups, or of two where only two trained when the first of them failed; a group
   and those that replaced it count as one, for they may stand on the same bad machine;
-- of which one at least came after the step had been begun again without a group that had failed.
+- of which one at least came after the step had gone on without a group that had failed.
 
 The message of the error is not compared: it may name a rank, a path or an address. Processes that
 die without a word, and groups that have not entered a generation, are no evidence.

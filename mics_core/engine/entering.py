@@ -11,7 +11,7 @@ from mics_core.engine.catch_up import CatchUp, most_kept_bytes
 from mics_core.engine.copying import Incoming, Outgoing
 from mics_core.engine.holding import Holding
 from mics_core.engine.in_hand import as_doubles as in_hand_as_doubles
-from mics_core.engine.in_hand import from_doubles, without_overlaps
+from mics_core.engine.in_hand import from_doubles
 from mics_core.engine.preparing import Preparation
 from mics_core.engine.same_data import as_doubles, check_same_data
 from mics_core.engine.state import buffer_places, state_tensors
@@ -140,8 +140,8 @@ def _compare(
         )
     sources = tuple(rank for rank, step in enumerate(steps) if step == newest)
     check_same_data(trainer.data_order, [row[1:3] for row in rows], position, sources[0])
-    done = without_overlaps(
-        [from_doubles(words) if step == newest else frozenset() for step, _, _, *words in rows]
+    done = tuple(
+        from_doubles(words) if step == newest else frozenset() for step, _, _, *words in rows
     )
     listeners = [rank for rank, step in enumerate(steps) if step != newest]
     copying: Incoming | Outgoing | None = None

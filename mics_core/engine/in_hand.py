@@ -10,8 +10,8 @@ once, with its own random numbers, and only the order of additions differs (with
 bitwise` not even that).
 
 What is in hand belongs to the states that it was computed with. A member that receives others'
-states, because it was behind, begins with nothing. So does one that has micro-batches in hand which
-another has computed since, in a generation that it was not part of.
+states, because it was behind, begins with nothing. No two have the same in hand: a group is in each
+generation from its first to its last, and what one of them divides every other knows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from mics_core.data.order import divide_what_is_left
 
-__all__ = ["Division", "InHand", "as_doubles", "from_doubles", "without_overlaps"]
+__all__ = ["Division", "InHand", "as_doubles", "from_doubles"]
 
 _BITS = 48
 """Of a double; all whole numbers up to 2⁵³ are exact."""
@@ -68,7 +68,7 @@ class Division:
         active: Sequence[int],
         done: Sequence[Collection[int]] = (),
     ) -> Division:
-        """Divide a step among the members that take micro-batches.
+        """Return how a step is divided among the members that take micro-batches.
 
         Args:
             num_micro_batches: Micro-batches of the step, over all groups.
@@ -106,15 +106,3 @@ def from_doubles(words: Iterable[float]) -> frozenset[int]:
         for bit in range(_BITS)
         if int(word) >> bit & 1
     )
-
-
-def without_overlaps(done: Sequence[frozenset[int]]) -> tuple[frozenset[int], ...]:
-    """Return what each member has in hand; of two that have the same, the second has nothing.
-
-    A gradient is a sum, from which nothing can be taken out.
-    """
-    kept: list[frozenset[int]] = []
-    for micro_batches in done:
-        is_new = micro_batches.isdisjoint(frozenset().union(*kept))
-        kept.append(micro_batches if is_new else frozenset())
-    return tuple(kept)

@@ -5,7 +5,8 @@ The micro-batches of a step are the leaves of a binary tree: the node of size s 
 its two halves, or is its only half where the step ends first. Floating-point addition gives a bit
 pattern that depends on the order, so every sum here is the value of a node of this tree. A
 partition group takes a run of micro-batches and adds up whatever whole nodes lie in it, at most
-2·log2(m) for m micro-batches. Members exchange these nodes and finish the tree. Neither the number
+2·log2(m) for m micro-batches; in a step that goes on after a loss a few runs, with as many nodes
+each. Members exchange these nodes and finish the tree. Neither the number
 of groups nor who takes which micro-batch, and when, changes a bit.
 
 What it costs: with K nodes in the largest run, each member sends (K + 1)/2 times the bytes of the
@@ -103,6 +104,9 @@ class OrderedHop:
         self._replication: ReplicationGroup | None = None
         self._summary: Callable[[], list[float]] | None = None
         self._parts: tuple[tuple[int, ...], ...] = ()
+
+    def keep_gradients(self) -> None:
+        """Do nothing: what this member has added up is kept apart from what it receives."""
 
     def begin_step(self, parts: Sequence[Sequence[int]], *, goes_on: bool) -> None:
         """Begin a step.

@@ -20,7 +20,7 @@ bucket aside before its first stage: a copy in the host's memory, made beside ba
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -40,18 +40,17 @@ class SecondHop:
     """Sends a gradient buffer across the replication group.
 
     Failures are noted, not raised: an exception in a hook of backward would leave gradients behind
-    that spoil the repeated step. `finish` tells of them.
+    that spoil what is in hand. `finish` tells of them.
 
     Args:
         buffer: The gradient of a step.
     """
 
     def __init__(self, buffer: GradientBuffer):
-        self.sets_aside = False
-        """Whether steps may go on; see [Note: the gradient before it crosses]."""
+        self._buffer = buffer
+        self._sets_aside = False
         self._aside: dict[int, torch.Tensor] = {}
         self._is_aside: set[int] = set()
-        self._buffer = buffer
         self._copies = _HostCopies(buffer) if buffer.flat.is_cuda else None
         self._threads = [CommThread(f"second-hop-{stage}") for stage in range(NUM_STAGES)]
         self._lock = threading.Lock()
@@ -65,15 +64,21 @@ class SecondHop:
         self._error = ""
         self._fault: BaseException | None = None
 
-    def begin_step(self, *, goes_on: bool) -> None:
+    def keep_gradients(self) -> None:
+        """From now on let steps go on; see [Note: the gradient before it crosses]."""
+        self._sets_aside = True
+
+    def begin_step(self, parts: Sequence[Sequence[int]], *, goes_on: bool) -> None:
         """Begin a step, after the generation's start: up to it others may read the buffer.
 
         Args:
+            parts: Each member's micro-batches, by rank, which make no difference here.
             goes_on: Whether it is the same step again, with this worker's own gradient as it was
                 before it crossed, if it did.
         """
-        for index in self._is_aside if goes_on else ():
-            self._buffer.of_bucket(index).copy_(self._aside[index])
+        if goes_on:
+            for index in self._is_aside:
+                self._buffer.of_bucket(index).copy_(self._aside[index])
         self._is_aside.clear()
 
     def begin(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
@@ -175,7 +180,7 @@ class SecondHop:
         if stage == 0 and copies is not None:
             copies.take(index)
         bucket = self._buffer.of_bucket(index) if copies is None else copies.of_bucket(index)
-        if stage == 0 and self.sets_aside:
+        if stage == 0 and self._sets_aside:
             self._set_aside(index, bucket)
         replication.run_stage(stage, bucket)
         if stage + 1 == NUM_STAGES and copies is not None:

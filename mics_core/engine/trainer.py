@@ -17,8 +17,7 @@ A step goes through these exchanges, none of which asks a server:
 So inside a partition group a step is committed by all workers or by none. Two groups may disagree
 when a member dies during step 2; entering the next generation compares the committed steps, and who
 is behind catches up while the others train on (`mics_core.engine.copying`). No exception leaves a
-hook of FSDP2: an exception inside backward would leave gradients behind that spoil the repeated
-step.
+hook of FSDP2: an exception inside backward would leave gradients behind that spoil what is in hand.
 
 Once a member is known to be gone, the step cannot be committed as it was divided. So before each
 micro-batch the workers of the group ask each other whether somebody has heard of a loss, and if so
@@ -160,7 +159,8 @@ class Trainer:
         division = Division.of(self.num_micro_batches, replication.size, active, done)
         work = self._take_up(step, division, rank)
         if rank not in active:
-            self._units.listen(replication, summary_of(None, 0, [], report))
+            nothing = summary_of(None, 0, [], report)
+            self._units.send(replication, nothing, has_gradient=False)
         elif not self._run_micro_batches(
             work, division.left[rank], replication, report, has_lost_member
         ):
@@ -257,7 +257,7 @@ class Trainer:
         """From now on keep what is computed of a step that breaks, where the job allows for it."""
         if self.spec.engine.reuse_gradients:
             self._keeps_work = True
-            self._units.set_gradients_aside()
+            self._units.keep_gradients()
 
     def in_hand(self, step: int) -> frozenset[int]:
         """Return the micro-batches of a step that are computed; same on all of the group."""
@@ -351,7 +351,7 @@ class Trainer:
             return summary_of(work.loss_sum, work.num_tokens, work.offsets, report)()
 
         if not indices:
-            self._units.send(replication, summary)
+            self._units.send(replication, summary, has_gradient=bool(work.micro_batches))
         for place, index in enumerate(indices):
             if any(heard for (heard,) in self._ask([float(has_lost_member())])):
                 return False

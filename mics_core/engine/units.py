@@ -106,11 +106,11 @@ class UnitDriver:
         """
         for gather in self._gathers:
             gather.forget()
-        if isinstance(self._second_hop, OrderedHop):
-            self._second_hop.begin_step(parts, goes_on=goes_on)
-        else:
-            self._second_hop.begin_step(goes_on=goes_on)
-        if goes_on and not self._scatters:
+        self._second_hop.begin_step(parts, goes_on=goes_on)
+        if not goes_on:
+            for scatter in self._scatters:
+                scatter.begin_step()
+        elif not self._scatters:
             self._set_whole_gradients()
 
     def begin_micro_batch(self, *, is_first: bool, is_last: bool) -> None:
@@ -139,19 +139,24 @@ class UnitDriver:
         for scatter in self._scatters:
             scatter.begin_last_backward()
 
-    def send(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
-        """Begin the second hop of a gradient that lacks nothing, without a backward.
+    def send(
+        self,
+        replication: ReplicationGroup,
+        summary: Callable[[], list[float]],
+        *,
+        has_gradient: bool,
+    ) -> None:
+        """Begin the second hop of a step of which nothing is left to compute here.
 
-        All workers of the partition group must call it.
+        Others may still compute, so copies need not leave the links to it yet.
+
+        Args:
+            replication: The replication group that the gradient crosses.
+            summary: Computes this worker's summary of the step.
+            has_gradient: Whether this worker has a part of the gradient; else it adds zero.
         """
-        self.link_use.begin()
-        self._second_hop.begin(replication, summary)
-        for scatter in self._scatters:
-            scatter.complete()
-
-    def listen(self, replication: ReplicationGroup, summary: Callable[[], list[float]]) -> None:
-        """Take no micro-batches in this step, and receive the others' gradient."""
-        self.gradients.flat.zero_()
+        if not has_gradient:
+            self.gradients.flat.zero_()
         self._second_hop.begin(replication, summary)
 
     def end_micro_batch(self, index: int) -> None:
@@ -164,10 +169,9 @@ class UnitDriver:
             self._wait_for_scatters()
             self._ordered.micro_batch_complete(index)
 
-    def set_gradients_aside(self) -> None:
+    def keep_gradients(self) -> None:
         """From now on let a step whose second hop broke go on (`begin_step`)."""
-        if isinstance(self._second_hop, SecondHop):
-            self._second_hop.sets_aside = True
+        self._second_hop.keep_gradients()
 
     def finish(self) -> tuple[list[list[float]], str]:
         """Wait for both hops.
@@ -179,6 +183,9 @@ class UnitDriver:
         Raises:
             RuntimeError: A worker of the partition group was lost.
         """
+        self._wait_for_scatters()
+        for scatter in self._scatters:
+            scatter.complete()
         self._wait_for_scatters()
         if self._device.type == "cuda":
             # Backward is only queued. The second hop waits for it in any case; waiting for it here

@@ -2,6 +2,7 @@
 
 See [Note: one order of additions] in `mics_core.engine.ordered_hop`, which builds the tree. Here
 nodes are only counted: a run of micro-batches adds up to whole nodes, the largest that lie in it.
+A step that goes on after a loss may have some more, for a member then has several runs.
 """
 
 from __future__ import annotations

@@ -327,7 +327,7 @@ class EngineSpec(SpecModel):
     """Compile each block with `torch.compile`."""
     reuse_gradients: bool = True
     """When a group is lost, the others go on with what they have computed of that step. Costs a
-    copy of the gradient's shard in the host's memory; with `determinism: bitwise` nothing."""
+    copy of the gradient's shard in the host's memory, but with `determinism: bitwise`."""
 
     @model_validator(mode="after")
     def _node_needs_stages(self) -> EngineSpec:

@@ -295,13 +295,13 @@ class RegroupPhases(StatusModel):
     loss."""
     agree_s: float
     """From then, or from the announcement of newcomers, until the last member that trains had ended
-    its step or given it up."""
+    its step or broken it off."""
     connect_s: float
     """Meeting each other then, and connecting, as far as that was not done beside earlier steps."""
     copy_s: float | None
     """Until the last newcomer held the model states, while the others trained; none without one."""
     redo_s: float | None
-    """The step that a loss broke; none without a loss."""
+    """What was left of the step that a loss broke, until it was committed; none without a loss."""
 
 
 class RegroupEvent(StatusModel):

@@ -7,7 +7,6 @@ counting.
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -90,19 +89,12 @@ class Reads:
         """The processes that have read anything."""
         return set(self._by_process)
 
-    def of_step(self, step: int) -> list[int]:
-        """Return the places of a step's global batch that were read, by all processes, sorted."""
-        return sorted(place for pid in self.pids for place in self._places(pid, step))
-
-    def of_last_attempt(self, step: int, pid: int) -> list[int]:
-        """Return the places of a step that a process read when it tried the step the last time.
-
-        An attempt reads ascending places. A repeated attempt, with fewer groups, begins at or below
-        the place where the one before ended, which sets the two apart.
-        """
-        places = self._places(pid, step)
-        begins = [at + 1 for at, (one, next_one) in enumerate(pairwise(places)) if next_one <= one]
-        return places[begins[-1] :] if begins else places
-
-    def _places(self, pid: int, step: int) -> list[int]:
-        return [place for of_step, place in self._by_process.get(pid, []) if of_step == step]
+    def of_step(self, step: int, *pids: int) -> list[int]:
+        """Return the places of a step's global batch that were read, sorted: by all processes, or
+        by some."""
+        return sorted(
+            place
+            for pid in pids or self.pids
+            for of_step, place in self._by_process.get(pid, ())
+            if of_step == step
+        )

@@ -49,7 +49,7 @@ def check_the_run(job: RunningJob) -> None:
 def check_that_it_lived_on(job: RunningJob, group_id: int, pid: int) -> None:
     """A group's only worker was this process all the time, and it trained the last step."""
     assert job.pids(group_id) == [pid]
-    assert reads_of(job).of_last_attempt(STEPS - 1, pid)
+    assert reads_of(job).of_step(STEPS - 1, pid)
     assert job.status().groups[group_id].state == GroupState.LEFT
     assert len(job.group_events(group_id, GroupState.STARTING)) == 1
 

@@ -116,10 +116,17 @@ def test_losses_and_a_join_change_no_loss_value(killed: Killed) -> None:
     assert_losses_are_gold(killed.job)
 
 
-def test_nobody_redoes_a_step_for_a_join(killed: Killed) -> None:
+def test_only_what_a_lost_group_had_read_is_read_by_others_too(killed: Killed) -> None:
     once = list(range(GLOBAL_BATCH_SIZE))
-    repeated = [s.step for s in killed.job.steps if killed.reads.of_step(s.step) != once]
-    assert repeated == [killed.killed_at, killed.raised_at]
+    groups_of = {record.number: record.groups for record in killed.job.entered}
+    of_lost = {killed.killed_at: set(killed.job.pids(1)), killed.raised_at: set(killed.job.pids(2))}
+    for step in killed.job.steps:
+        members = [pid for group in groups_of[step.generation] for pid in killed.job.pids(group)]
+        assert killed.reads.of_step(step.step, *members) == once
+        others = killed.reads.pids - {*members} - of_lost.get(step.step, set())
+        assert not any(killed.reads.of_step(step.step, pid) for pid in others)
+    # The model raised when its worker had read, and before anybody committed the step.
+    assert killed.reads.of_step(killed.raised_at) != once
 
 
 def test_a_group_that_is_scaled_away_while_it_starts_never_trains_and_gives_its_room_back(

@@ -33,7 +33,7 @@ def trained() -> Regroupings:
     return changes
 
 
-def test_a_loss_is_detected_agreed_on_and_the_step_redone(trained: Regroupings) -> None:
+def test_a_loss_is_detected_agreed_on_and_the_step_goes_on(trained: Regroupings) -> None:
     assert trained.announced(2, (0,), 21.5, after_loss=True) == []
     assert trained.entered(2, 0, 8, 0.25, 22.0) == []
     assert trained.committed(2, 23.0) == [
@@ -81,7 +81,7 @@ def test_what_a_loss_took_is_told_with_the_change_that_overtakes_it(
     assert trained.announced(3, (0, 3), 23.0, after_loss=after_loss) == []
     trained.entered(3, 0, 8, 0.25, 24.0)
     trained.entered(3, 3, 8, 0.5, 24.5)
-    # From the first announcement on; the step that the loss broke was redone under generation 3.
+    # From the first announcement on; the step that the loss broke went on under generation 3.
     assert trained.committed(3, 25.5) == [
         Regrouped(3, 8, phases(agree_s=2.75, connect_s=0.25, detect_s=0.5, redo_s=1.0))
     ]

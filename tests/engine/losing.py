@@ -1,7 +1,8 @@
-"""Functions that the worker pool runs: a run in which a group hears of a loss in mid-step."""
+"""Functions that the worker pool runs: a run in which groups hear of losses in mid-step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -24,23 +25,25 @@ from tests.engine.layouts import partition_group
 
 
 class LosingMembership(StaticMembership):
-    """The same groups are announced a second time, as after a loss.
+    """The same groups are announced again and again, as after losses.
 
     Args:
-        plans: Both generations.
+        plans: The generations.
         group_id: This worker's partition group.
-        hears_after: Questions after which this worker has heard of it; none if it never hears.
+        hears_after: For each generation the questions after which this worker has heard of the
+            next one; none if it never hears.
     """
 
     def __init__(
         self,
-        plans: tuple[GenerationPlan, GenerationPlan],
+        plans: Sequence[GenerationPlan],
         group_id: int,
-        hears_after: int | None,
+        hears_after: Sequence[int | None],
     ):
         super().__init__(plans[0], group_id)
         self._plans = plans
-        self._hears_after = hears_after
+        self._hears_after = (*hears_after, None)
+        self._generation = 1
         self._questions = 0
         self.breaks: list[tuple[int, str]] = []
 
@@ -50,13 +53,15 @@ class LosingMembership(StaticMembership):
 
     def after_loss(self) -> int:
         self._questions += 1
-        return 2 if self._hears_after is not None and self._questions > self._hears_after else 0
+        limit = self._hears_after[self._generation - 1]
+        return self._generation + (limit is not None and self._questions > limit)
 
     def next_plan(self, after: int) -> GenerationPlan:
         return self._plans[after]
 
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         assert has_state
+        self._generation, self._questions = generation + 1, 0
         self.breaks.append((step, error))
 
 
@@ -72,7 +77,7 @@ class Survived:
 
 @dataclass(frozen=True)
 class Place:
-    """A worker's place among two generations of the same groups.
+    """A worker's place among generations of the same groups.
 
     Args:
         partition: Its partition group.
@@ -82,12 +87,12 @@ class Place:
     """
 
     partition: PartitionGroup
-    plans: tuple[GenerationPlan, GenerationPlan]
+    plans: list[GenerationPlan]
     group_id: int
     stores: list[StoreHost]
 
 
-def take_place(num_groups: int, partition_size: int) -> Place | None:
+def take_place(num_groups: int, partition_size: int, num_generations: int = 2) -> Place | None:
     """Form partition groups and generations; none for a worker that is not needed."""
     rank, world = dist.get_rank(), dist.get_world_size()
     busy = num_groups * partition_size
@@ -96,44 +101,47 @@ def take_place(num_groups: int, partition_size: int) -> Place | None:
         ranks.append(list(range(busy, world)))
     nodes = [f"node-{place // 2}" for place in range(world)]
     partition = partition_group(ranks, nodes, torch.device("cpu"))
-    stores = [host_store("127.0.0.1") for _ in range(2)]
+    stores = [host_store("127.0.0.1") for _ in range(num_generations)]
     ports: list[Any] = [store.port for store in stores]
     dist.broadcast_object_list(ports, src=0)
     if rank >= busy:
         return None
     members = tuple(range(num_groups))
-    first, second = (
+    plans = [
         GenerationPlan(number, members, StoreAddress("127.0.0.1", port), "test")
         for number, port in enumerate(ports, start=1)
-    )
-    return Place(partition, (first, second), rank // partition_size, stores)
+    ]
+    return Place(partition, plans, rank // partition_size, stores)
 
 
-def train_through_a_loss(
+def train_through_losses(
     spec: JobSpec,
     num_groups: int,
     partition_size: int,
-    hears: tuple[int, int],
+    hears: Sequence[tuple[int, int]],
     strategy: Strategy | None,
 ) -> Survived | None:
-    """Train; the last worker of one group hears of a loss after so many questions.
+    """Train; in each generation the last worker of one group hears of a loss.
 
     Args:
         spec: The job.
         num_groups: Partition groups.
         partition_size: Workers of each.
-        hears: The group, and the number of questions.
+        hears: For each generation the group, and the questions after which it hears.
         strategy: How it moves its model states.
     """
-    place = take_place(num_groups, partition_size)
+    place = take_place(num_groups, partition_size, len(hears) + 1)
     if place is None:
         dist.barrier()
         return None
     partition, group_id = place.partition, place.group_id
     device = torch.device("cpu")
-    hearing, hears_after = hears
-    is_last = group_id == hearing and partition.rank == partition_size - 1
-    membership = LosingMembership(place.plans, group_id, hears_after if is_last else None)
+    is_last = partition.rank == partition_size - 1
+    membership = LosingMembership(
+        place.plans,
+        group_id,
+        [questions if is_last and group == group_id else None for group, questions in hears],
+    )
     trainers: list[Trainer] = []
     computed: list[int] = []
     compute = Trainer._loss

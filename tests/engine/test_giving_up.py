@@ -12,10 +12,11 @@ import pytest
 from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
 from tests.engine.jobs import small_job, train_in_one_process
-from tests.engine.losing import Survived, train_through_a_loss
+from tests.engine.losing import Survived, train_through_losses
 from tests.engine.worker_pool import WorkerPool
 
-STEPS, MICRO_BATCHES = 4, 4
+STEPS = 4
+MICRO_BATCHES = 4
 """Of each of two groups in a step."""
 ADAMW = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1}
 BROKEN_OFF = "A member was lost: the step was broken off."
@@ -27,11 +28,11 @@ STRATEGIES = {
 }
 
 
-def job(text: str, size: int, **changes: object) -> JobSpec:
+def job(text: str, size: int, micro_batches: int = MICRO_BATCHES, **changes: object) -> JobSpec:
     return small_job(
         text,
         partition_size=size,
-        training__global_batch_size=2 * MICRO_BATCHES * size,
+        training__global_batch_size=2 * micro_batches * size,
         training__steps=STEPS,
         training__precision="fp64",
         training__optimizer=ADAMW,
@@ -41,47 +42,59 @@ def job(text: str, size: int, **changes: object) -> JobSpec:
 
 
 def lose(
-    pool: WorkerPool, spec: JobSpec, size: int, hears: tuple[int, int], strategy: str | None
-) -> tuple[Sequence[Survived], Sequence[Survived]]:
-    """Break step 1 off in one group before its n-th micro-batch; return it, and the other one."""
-    group, place = hears
+    pool: WorkerPool, spec: JobSpec, hears: Sequence[tuple[int, int]], strategy: str | None
+) -> list[Survived]:
+    """Break step 1 in one group before its n-th micro-batch, and again under later generations.
+
+    Returns:
+        All workers, group by group.
+    """
+    size = spec.partition_size
+    assert isinstance(size, int)
+    (group, place), *later = hears
+    before = spec.num_micro_batches(size) // 2
     chosen = STRATEGIES[strategy] if strategy is not None else None
-    questions = MICRO_BATCHES + place
-    results = pool.run(train_through_a_loss, spec, 2, size, (group, questions), chosen)
+    results = pool.run(
+        train_through_losses, spec, 2, size, [(group, before + place), *later], chosen
+    )
     workers = [result for result in results if result is not None]
-    gold = train_in_one_process(spec).losses
     assert len(workers) == 2 * size
+    gold = train_in_one_process(spec).losses
     for worker in workers:
         assert worker.losses == pytest.approx(gold, rel=1e-10)
+        assert [step for step, _ in worker.breaks] == [1] * len(hears)
     for rank in range(size):
         assert workers[rank].digest == workers[size + rank].digest
-    groups = workers[:size], workers[size:]
-    # One worker heard of the loss, and its whole group broke step 1 off.
-    for worker in groups[group]:
-        assert worker.breaks == [(1, BROKEN_OFF)]
-    # The other group finds the connections closed when it has computed its part.
-    for worker in groups[1 - group]:
-        ((step, error),) = worker.breaks
-        assert (step, error == BROKEN_OFF) == (1, False)
-    return groups[group], groups[1 - group]
+    for turn, (group, _) in enumerate(hears):
+        for number, worker in enumerate(workers):
+            # One worker heard of the loss, and its whole group broke the step off. The other one
+            # finds the connections closed when it has computed its part.
+            is_broken_off = worker.breaks[turn][1] == BROKEN_OFF
+            assert is_broken_off == (number // size == group)
+    return workers
 
 
 @pytest.mark.parametrize(
     ("size", "strategy", "changes", "hears"),
     [
-        (1, None, {}, (0, 2)),
-        *[(2, "flat", {}, (0, place)) for place in (0, 1, 3)],
-        (2, "never", {}, (0, 1)),
-        (4, "node", {}, (0, 1)),
-        (4, "added up in the node", {}, (0, 1)),
+        (1, None, {}, [(0, 2)]),
+        *[(2, "flat", {}, [(0, place)]) for place in (0, 1, 3)],
+        (2, "never", {}, [(0, 1)]),
+        (4, "node", {}, [(0, 1)]),
+        (4, "added up in the node", {}, [(0, 1)]),
+        (1, None, {"engine__offload_optimizer": True}, [(0, 2)]),
+        (2, "flat", {"training__determinism": "bitwise"}, [(0, 2)]),
         # One micro-batch is left, the other group's: this one sends what it has.
-        (1, None, {}, (1, 3)),
-        (1, None, {"engine__offload_optimizer": True}, (0, 2)),
-        (2, "flat", {}, (1, 3)),
-        (4, "added up in the node", {}, (1, 3)),
-        (2, "flat", {"training__determinism": "bitwise"}, (0, 2)),
-        (2, "flat", {"training__determinism": "bitwise"}, (1, 3)),
-        (2, "flat", {"engine__offload_optimizer": True}, (1, 3)),
+        (1, None, {}, [(1, 3)]),
+        (2, "flat", {}, [(1, 3)]),
+        (4, "added up in the node", {}, [(1, 3)]),
+        (2, "flat", {"training__determinism": "bitwise"}, [(1, 3)]),
+        (2, "flat", {"engine__offload_optimizer": True}, [(1, 3)]),
+        # What was left is broken off by the one, then by the other; that one has nothing left then.
+        (1, None, {}, [(0, 1), (1, 0), (0, 0)]),
+        (2, "flat", {}, [(0, 1), (1, 0), (0, 0)]),
+        (4, "added up in the node", {}, [(0, 1), (1, 0), (0, 0)]),
+        (2, "flat", {"training__determinism": "bitwise"}, [(0, 1), (1, 0), (0, 0)]),
     ],
 )
 def test_no_micro_batch_of_a_broken_step_is_computed_twice(
@@ -90,25 +103,37 @@ def test_no_micro_batch_of_a_broken_step_is_computed_twice(
     size: int,
     strategy: str | None,
     changes: dict[str, object],
-    hears: tuple[int, int],
+    hears: list[tuple[int, int]],
 ) -> None:
-    broke, other = lose(pool, job(text, size, **changes), size, hears, strategy)
-    group, place = hears
-    left = MICRO_BATCHES - place
-    parts = left - left // 2, left // 2
-    for worker in broke:
-        assert worker.micro_batches == (STEPS - 1) * MICRO_BATCHES + place + parts[group]
-    for worker in other:
-        assert worker.micro_batches == STEPS * MICRO_BATCHES + parts[1 - group]
+    workers = lose(pool, job(text, size, **changes), hears, strategy)
+    for rank in range(size):
+        computed = workers[rank].micro_batches + workers[size + rank].micro_batches
+        assert computed == STEPS * 2 * MICRO_BATCHES
 
 
-@pytest.mark.parametrize("strategy", ["flat", "never"])
+@pytest.mark.parametrize(
+    ("size", "strategy"), [(1, None), (2, "flat"), (4, "added up in the node")]
+)
+def test_a_group_with_nothing_in_hand_and_nothing_left_adds_nothing(
+    pool: WorkerPool, text: str, size: int, strategy: str | None
+) -> None:
+    """It heard of the loss before its only micro-batch, which the other one takes over."""
+    workers = lose(pool, job(text, size, micro_batches=1), [(1, 0)], strategy)
+    for worker in workers[:size]:
+        assert worker.micro_batches == STEPS + 1
+    for worker in workers[size:]:
+        assert worker.micro_batches == STEPS - 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "determinism"), [("flat", "relaxed"), ("never", "relaxed"), ("flat", "bitwise")]
+)
 def test_a_job_may_have_a_broken_step_computed_again(
-    pool: WorkerPool, text: str, strategy: str
+    pool: WorkerPool, text: str, strategy: str, determinism: str
 ) -> None:
-    spec = job(text, 2, engine__reuse_gradients=False)
-    broke, other = lose(pool, spec, 2, (0, 2), strategy)
-    for worker in broke:
+    spec = job(text, 2, engine__reuse_gradients=False, training__determinism=determinism)
+    workers = lose(pool, spec, [(0, 2)], strategy)
+    for worker in workers[:2]:
         assert worker.micro_batches == STEPS * MICRO_BATCHES + 2
-    for worker in other:
+    for worker in workers[2:]:
         assert worker.micro_batches == (STEPS + 1) * MICRO_BATCHES

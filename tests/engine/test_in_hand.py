@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mics_core.engine.in_hand import Division, as_doubles, from_doubles, without_overlaps
+from mics_core.engine.in_hand import Division, as_doubles, from_doubles
 
 pytestmark = pytest.mark.pure
 
@@ -33,6 +33,12 @@ def test_a_member_that_lacks_nothing_has_nothing_left() -> None:
     assert division.parts == ((0, 1, 2, 3), ())
 
 
+def test_where_less_is_left_than_members_some_have_no_part() -> None:
+    division = Division.of(3, 3, [0, 1, 2], [frozenset({0, 1}), frozenset(), frozenset()])
+    assert division.left == ((2,), (), ())
+    assert division.parts == ((0, 1, 2), (), ())
+
+
 @QUICK
 @given(st.integers(1, 200), st.data())
 def test_micro_batches_travel_as_doubles(num_micro_batches: int, data: st.DataObject) -> None:
@@ -41,9 +47,3 @@ def test_micro_batches_travel_as_doubles(num_micro_batches: int, data: st.DataOb
     assert from_doubles(words) == chosen
     assert len(words) == len(as_doubles((), num_micro_batches)), "all members send as many"
     assert all(float(int(word)) == word < 2**53 for word in words)
-
-
-def test_of_two_members_with_the_same_in_hand_the_second_begins_anew() -> None:
-    # The second was not part of the generation in which the first took 2 over.
-    done = [frozenset({0, 2}), frozenset({2, 3}), frozenset({3}), frozenset()]
-    assert without_overlaps(done) == (frozenset({0, 2}), frozenset(), frozenset({3}), frozenset())
