@@ -126,9 +126,9 @@ class Course:
         )
         self.committed.ring()
         at = self._clock.when(message.time)
-        self._note_changes(self._regroupings.committed(commit.generation, at))
+        self._note_changes(self._regroupings.committed(commit.generation, at, commit.in_hand))
 
     def _note_changes(self, changes: list[Regrouped]) -> None:
         for change in changes:
             reason = self.generations[change.generation - 1].reason
-            self._journal.regroup(change.generation, reason, change.step, change.phases)
+            self._journal.regroup(reason, change)

@@ -302,9 +302,8 @@ def _log(event: JobEvent) -> None:
         case CheckpointEvent():
             ending = f"failed: {event.error}" if event.error else "is complete"
             logger.info("checkpoint %s %s", event.path, ending)
-        case RegroupEvent(generation=generation, phases=phases):
-            taken = ", ".join(f"{name[:-2]} {s:.2f} s" for name, s in phases if s is not None)
-            logger.info("generation %d took: %s", generation, taken)
+        case RegroupEvent():
+            logger.info("generation %d took: %s", event.generation, event.in_words())
         case StepEvent(record=record):
             logger.info(
                 "step %d  loss %.4f  %.0f tokens/s  %d groups",

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
+from mics_core.cluster.regrouping import Regrouped
 from mics_core.spec.changes import GroupsChange
 from mics_core.spec.status import (
     CheckpointEvent,
@@ -19,7 +20,6 @@ from mics_core.spec.status import (
     JobEvent,
     JobState,
     RegroupEvent,
-    RegroupPhases,
     ScaleEvent,
     StateEvent,
     StepEvent,
@@ -129,11 +129,16 @@ class Journal:
             self.last_checkpoint = step
         self._add(CheckpointEvent(**self._stamp(), step=step, path=path, error=error))
 
-    def regroup(self, generation: int, reason: str, step: int, phases: RegroupPhases) -> None:
+    def regroup(self, reason: str, change: Regrouped) -> None:
         """Enter what a change of membership took."""
         self._add(
             RegroupEvent(
-                **self._stamp(), generation=generation, reason=reason, step=step, phases=phases
+                **self._stamp(),
+                generation=change.generation,
+                reason=reason,
+                step=change.step,
+                phases=change.phases,
+                kept=change.kept,
             )
         )
 

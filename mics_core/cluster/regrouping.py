@@ -17,11 +17,14 @@ class Regrouped:
         generation: The generation that it led to.
         step: Its first step.
         phases: What it took.
+        kept: The part of the step that a loss broke which its members had in hand, 0 to 1; none
+            without a loss.
     """
 
     generation: int
     step: int
     phases: RegroupPhases
+    kept: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class _Change:
         detect_s: From the last commit to the announcement, if a member was lost.
         entries: The members that train, with when they said so.
         committed: When its first step was committed.
+        kept: The part of that step which its members had in hand.
     """
 
     number: int
@@ -50,6 +54,7 @@ class _Change:
     detect_s: float | None
     entries: dict[int, _Entry] = field(default_factory=dict)
     committed: float | None = None
+    kept: float = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -75,6 +80,7 @@ class _Change:
                 copy_s=max(late) - met if late else None,
                 redo_s=max(0.0, self.committed - met) if self.detect_s is not None else None,
             ),
+            self.kept if self.detect_s is not None else None,
         )
 
 
@@ -113,15 +119,21 @@ class Regroupings:
         change.entries.setdefault(group_id, _Entry(now, step, connect_s))
         return self._end()
 
-    def committed(self, generation: int, at: float) -> list[Regrouped]:
-        """Note a committed step; it was after the one before, whatever two machines' clocks say."""
+    def committed(self, generation: int, at: float, in_hand: float = 0.0) -> list[Regrouped]:
+        """Note a committed step; it was after the one before, whatever two machines' clocks say.
+
+        Args:
+            generation: Under which it was committed.
+            at: When.
+            in_hand: The part of it that had been computed before that generation.
+        """
         now = at if self._last_commit is None else max(at, self._last_commit)
         self._last_commit = now
         change = self._change
         if change is None or change.number != generation or not change.entries:
             return []
         if change.committed is None:
-            change.committed = now
+            change.committed, change.kept = now, in_hand
         return self._end()
 
     def _end(self) -> list[Regrouped]:

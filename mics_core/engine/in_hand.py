@@ -60,6 +60,11 @@ class Division:
     parts: tuple[tuple[int, ...], ...]
     left: tuple[tuple[int, ...], ...]
 
+    @property
+    def num_done(self) -> int:
+        """Micro-batches that the members had in hand."""
+        return sum(map(len, self.parts)) - sum(map(len, self.left))
+
     @classmethod
     def of(
         cls,

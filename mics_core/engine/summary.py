@@ -149,6 +149,7 @@ class StepCommit:
             on a GPU, whose streams wait.
         waited_across_s: Seconds after its own backward in which that worker of this group waited
             for other groups that did so least. In this and the field before groups differ.
+        in_hand: The part of the step, 0 to 1, that its groups had computed before this generation.
     """
 
     step: int
@@ -165,6 +166,7 @@ class StepCommit:
     waits_for_copy: bool = False
     waited_s: float | None = None
     waited_across_s: float = 0.0
+    in_hand: float = 0.0
 
     @property
     def fingerprint(self) -> str:

@@ -205,6 +205,7 @@ class Trainer:
             waits_for_copy=bool(total.full),
             waited_s=self._mean_wait_s([waited_s for _, _, waited_s, *_ in votes]),
             waited_across_s=min(waited_s for _, _, _, waited_s, *_ in votes),
+            in_hand=division.num_done / self.num_micro_batches,
         )
 
     def _vote(self, num_members: int, error: str) -> tuple[str, list[list[float]]]:

@@ -318,6 +318,16 @@ class RegroupEvent(StatusModel):
     """First step trained under it."""
     phases: RegroupPhases
     """What it took."""
+    kept: float | None = None
+    """The part of the step that a loss broke, 0 to 1, which the other groups had computed and went
+    on with; none without a loss."""
+
+    def in_words(self) -> str:
+        """Return what it took."""
+        words = [f"{name[:-2]} {s:.2f} s" for name, s in self.phases if s is not None]
+        if self.kept is not None:
+            words.append(f"{100 * self.kept:.0f} % of the step was kept")
+        return ", ".join(words)
 
 
 JobEvent = Annotated[

@@ -14,7 +14,6 @@ from mics_core.spec.status import (
     GroupEvent,
     JobEvent,
     RegroupEvent,
-    RegroupPhases,
     ScaleEvent,
     StateEvent,
     StepEvent,
@@ -118,8 +117,7 @@ def event_sentence(event: JobEvent) -> str:
             ending = f"failed: {event.error}" if event.error else "is complete"
             return f"checkpoint of step {event.step} {ending} ({event.path})"
         case RegroupEvent():
-            taken = ", ".join(f"{name} {value:.2f} s" for name, value in _phases(event.phases))
-            return f"generation {event.generation} took: {taken}"
+            return f"generation {event.generation} took: {event.in_words()}"
         case StepEvent():
             record = event.record
             return (
@@ -127,10 +125,6 @@ def event_sentence(event: JobEvent) -> str:
                 f" {rate(record.tokens_per_s)} groups {record.num_groups}"
                 f" generation {record.generation}"
             )
-
-
-def _phases(phases: RegroupPhases) -> list[tuple[str, float]]:
-    return [(name.removesuffix("_s"), value) for name, value in phases if value is not None]
 
 
 def _generation_sentence(generation: GenerationRecord) -> str:

@@ -28,7 +28,14 @@ class Run:
     def events(self) -> list[JobEvent]:
         return list(self.journal._events)
 
-    def commit(self, step: int, generation: int, num_groups: int, late_s: float = 0.0) -> None:
+    def commit(
+        self,
+        step: int,
+        generation: int,
+        num_groups: int,
+        late_s: float = 0.0,
+        in_hand: float = 0.0,
+    ) -> None:
         """Every group tells of the step, so long after it."""
         size = BATCH // num_groups
         shares = tuple(Share.of_micro_batches([place], size) for place in range(num_groups))
@@ -44,6 +51,7 @@ class Run:
             generation,
             0.0,
             (),
+            in_hand=in_hand,
         )
         for _ in range(num_groups):
             self.course.commit(Committed(0, step, 0.5, 0.25, time.time() - late_s, commit))
@@ -89,12 +97,14 @@ def test_what_a_change_took_is_told_with_its_reason_when_it_is_over(run: Run) ->
     run.course.announce(2, (0,), "Group 1 was lost.", after_loss=True)
     run.course.enter(0, 2, 3, 0.1)
     assert run.course.newest_trained == 1
-    run.commit(3, 2, 1)
+    run.commit(3, 2, 1, in_hand=0.5)
+    run.commit(4, 2, 1)
     assert run.course.newest_trained == 2
     start, loss = (event for event in run.events if isinstance(event, RegroupEvent))
     assert (start.generation, start.reason, start.step) == (1, "Training begins.", 0)
     assert (loss.generation, loss.reason, loss.step) == (2, "Group 1 was lost.", 3)
     assert loss.phases.detect_s is not None
+    assert (start.kept, loss.kept) == (None, 0.5)
 
 
 @pytest.mark.parametrize(

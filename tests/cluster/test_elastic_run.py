@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 NUM_NODES = 3
 STEPS = 170
 NUM_STEADY = 101
+NUM_MICRO_BATCHES = GLOBAL_BATCH_SIZE // 2
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,15 @@ def test_every_change_of_membership_says_what_its_phases_took(story: Story) -> N
         assert all(seconds >= 0 for _, seconds in phases if seconds is not None)
         # Members meet at once; what they wait for before is their own step.
         assert phases.connect_s < 5.0
+
+
+def test_the_survivors_of_a_loss_say_how_much_of_the_step_they_kept(story: Story) -> None:
+    changes = [event for event in story.events if isinstance(event, RegroupEvent)]
+    start, join, loss, leave = (change.kept for change in changes)
+    assert (start, join, leave) == (None, None, None)
+    # Of three groups the lost one had a third; each of the others was at its first micro-batch.
+    assert loss is not None
+    assert 2 / NUM_MICRO_BATCHES <= loss <= 2 / 3
 
 
 def test_steps_name_the_generation_that_was_entered_before_them(story: Story) -> None:

@@ -36,8 +36,8 @@ def trained() -> Regroupings:
 def test_a_loss_is_detected_agreed_on_and_the_step_goes_on(trained: Regroupings) -> None:
     assert trained.announced(2, (0,), 21.5, after_loss=True) == []
     assert trained.entered(2, 0, 8, 0.25, 22.0) == []
-    assert trained.committed(2, 23.0) == [
-        Regrouped(2, 8, phases(agree_s=0.25, connect_s=0.25, detect_s=0.5, redo_s=1.0))
+    assert trained.committed(2, 23.0, in_hand=0.75) == [
+        Regrouped(2, 8, phases(agree_s=0.25, connect_s=0.25, detect_s=0.5, redo_s=1.0), kept=0.75)
     ]
 
 
@@ -82,8 +82,8 @@ def test_what_a_loss_took_is_told_with_the_change_that_overtakes_it(
     trained.entered(3, 0, 8, 0.25, 24.0)
     trained.entered(3, 3, 8, 0.5, 24.5)
     # From the first announcement on; the step that the loss broke went on under generation 3.
-    assert trained.committed(3, 25.5) == [
-        Regrouped(3, 8, phases(agree_s=2.75, connect_s=0.25, detect_s=0.5, redo_s=1.0))
+    assert trained.committed(3, 25.5, in_hand=0.5) == [
+        Regrouped(3, 8, phases(agree_s=2.75, connect_s=0.25, detect_s=0.5, redo_s=1.0), kept=0.5)
     ]
 
 

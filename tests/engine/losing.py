@@ -70,6 +70,7 @@ class Survived:
     """What one worker saw."""
 
     losses: list[float]
+    in_hand: list[float]
     breaks: list[tuple[int, str]]
     micro_batches: int
     digest: str
@@ -163,6 +164,7 @@ def train_through_losses(
         dist.barrier()
     return Survived(
         [commit.loss for commit in membership.commits],
+        [commit.in_hand for commit in membership.commits],
         membership.breaks,
         len(computed),
         digest_of(trainers[0]),

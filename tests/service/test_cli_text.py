@@ -54,6 +54,9 @@ def test_a_change_of_membership_says_what_its_phases_took() -> None:
     assert event_sentence(event) == (
         "generation 3 took: detect 0.12 s, agree 0.05 s, connect 0.02 s, redo 1.50 s"
     )
+    assert event_sentence(event.model_copy(update={"kept": 2 / 3})).endswith(
+        "redo 1.50 s, 67 % of the step was kept"
+    )
 
 
 def test_runs_of_groups_are_joined() -> None:

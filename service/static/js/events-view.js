@@ -67,9 +67,11 @@ function wordsOf(event) {
         ? { what: `Checkpoint of step ${count(event.step)} failed`, why: event.error, tone: "bad" }
         : { what: `Checkpoint of step ${count(event.step)}`, why: event.path, tone: "plain" };
     case "regroup": {
-      const { generation, phases } = event;
+      const { generation, phases, kept } = event;
       const taken = Object.entries(phases).filter(([, seconds]) => seconds !== null);
-      const why = taken.map(([name, s]) => `${name.replace("_s", "")} ${s.toFixed(2)} s`).join(", ");
+      const words = taken.map(([name, s]) => `${name.replace("_s", "")} ${s.toFixed(2)} s`);
+      if (typeof kept === "number") words.push(`${Math.round(100 * kept)} % of the step was kept`);
+      const why = words.join(", ");
       return { what: `Generation ${generation} took`, why, tone: "plain" };
     }
     default: {
