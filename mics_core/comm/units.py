@@ -238,9 +238,8 @@ class UnitScatter(ReduceScatter):
     def complete(self) -> None:
         """Bring together what has been added up inside each node, if that was not done.
 
-        For a unit that took no part in the step's last micro-batch, or whose last one was not known
-        to be the last. All workers of the partition group must call it, after `wait`; it does not
-        wait itself.
+        For a step whose last micro-batch was not known to be the last. All workers of the partition
+        group must call it, after `wait`; it does not wait itself.
         """
         if self._is_empty or self._is_added_up:
             return

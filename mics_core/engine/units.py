@@ -148,7 +148,8 @@ class UnitDriver:
     ) -> None:
         """Begin the second hop of a step of which nothing is left to compute here.
 
-        Others may still compute, so copies need not leave the links to it yet.
+        All workers of the partition group must call it. Others may still compute, so copies need
+        not leave the links to it yet.
 
         Args:
             replication: The replication group that the gradient crosses.
@@ -157,6 +158,8 @@ class UnitDriver:
         """
         if not has_gradient:
             self.gradients.flat.zero_()
+        for scatter in self._scatters:
+            scatter.complete()
         self._second_hop.begin(replication, summary)
 
     def end_micro_batch(self, index: int) -> None:
@@ -183,9 +186,6 @@ class UnitDriver:
         Raises:
             RuntimeError: A worker of the partition group was lost.
         """
-        self._wait_for_scatters()
-        for scatter in self._scatters:
-            scatter.complete()
         self._wait_for_scatters()
         if self._device.type == "cuda":
             # Backward is only queued. The second hop waits for it in any case; waiting for it here

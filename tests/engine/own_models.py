@@ -118,6 +118,23 @@ class Poisoned(Own):
         return logits if self.calls_left >= 0 else _Poison.apply(logits)
 
 
+class Alternating(Own):
+    """Calls its first block alone in every second micro-batch.
+
+    Args:
+        calls: Calls of a micro-batch in this process.
+    """
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls, self.num_calls = calls, 0
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: Any = None) -> torch.Tensor:
+        self.order = (0,) if self.num_calls // self.calls % 2 else (0, 1, 2)
+        self.num_calls += 1
+        return super().forward(input_ids)
+
+
 def build(**options: Any) -> nn.Module:
     return Own(**options)
 
@@ -128,6 +145,10 @@ def build_nested() -> nn.Module:
 
 def build_normalised() -> nn.Module:
     return Normalised()
+
+
+def build_alternating(calls: int) -> nn.Module:
+    return Alternating(calls)
 
 
 def build_poisoned(first_call: int) -> nn.Module:

@@ -12,6 +12,7 @@ import torch
 
 from mics_core.engine.build import build_trainer
 from mics_core.engine.trainer import Trainer
+from mics_core.planner.strategy import Strategy
 from mics_core.spec.job import JobSpec
 from tests.engine import layouts
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
@@ -187,6 +188,19 @@ def test_running_statistics_stay_with_each_worker_and_a_checkpoint_holds_one_wor
     found = list(filter(None, pool.run(statistics_of_training, second, 2, 1)))
     assert all(torch.equal(begun_again, found[0][0]) for begun_again, _ in found)
     assert any(torch.equal(found[0][0], means) for means in ended)
+
+
+def test_blocks_that_the_last_micro_batch_leaves_out_keep_their_gradient(
+    pool: WorkerPool, text: str
+) -> None:
+    size, changes = 4, {"builder": "build_alternating", "training__global_batch_size": 2 * 4}
+    spec = own_job(text, (1, size), {"calls": 1}, **changes)
+    strategy = Strategy("always", "node", *["hierarchical"] * 4)
+    results = pool.run(train_over_groups, spec, 1, size, 2, strategy)
+    alone = own_job(text, (1, size), {"calls": size}, **changes)
+    gold = train_in_one_process(alone, size)
+    assert results[0]["losses"] == pytest.approx(gold.losses, rel=TOLERANCE)
+    assert relative_difference(results[0]["parameters"], gold.parameters) < TOLERANCE
 
 
 @pytest.mark.parametrize(
