@@ -18,9 +18,13 @@ _is_counting = threading.Lock()
 
 
 def note_calls(folder: Path, step: int) -> None:
-    """Note how many remote calls this thread has made when it reads a sample of a step."""
+    """Note how many remote calls this thread has made when it reads a sample of a step.
+
+    Its first time makes one itself, by which is seen that they are counted.
+    """
     if _is_counting.acquire(blocking=False):
         _count_from_now_on()
+        ray.put(None)
     with (folder / f"calls-{os.getpid()}").open("ab", buffering=0) as calls:
         calls.write(b"%d %d\n" % (step, _calls[threading.get_ident()]))
 
