@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psutil
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
 
 __all__ = ["LocalCluster", "free_port"]
@@ -69,8 +70,11 @@ class LocalCluster:
 
     @property
     def node_ids(self) -> list[str]:
-        """Ray's ids of the living worker nodes, oldest first."""
-        return list(self._nodes)
+        """Ray's ids of the living worker nodes, oldest first.
+
+        One that is drained ends by itself as soon as nothing runs on it.
+        """
+        return [node_id for node_id, node in self._nodes.items() if _lives(node)]
 
     def add_node(self) -> str:
         """Start one more worker node; return its id."""
@@ -141,6 +145,11 @@ class LocalCluster:
                 except psutil.NoSuchProcess:
                     continue
         return found
+
+
+def _lives(node: Any) -> bool:
+    raylets = node.all_processes[PROCESS_TYPE_RAYLET]
+    return all(info.process.poll() is None for info in raylets)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -123,6 +123,11 @@ def test_the_reason_says_who_was_silent(story: Story) -> None:
     assert "missing ranks [1]" in group.reason
 
 
+def test_a_drained_node_ends_when_its_group_has_left(cluster: LocalCluster, story: Story) -> None:
+    node_id = story.status.groups[2].workers[0].node_id
+    eventually(lambda: node_id not in cluster.node_ids, "the end of the drained node", 60.0)
+
+
 def test_a_group_on_a_drained_node_leaves_and_is_replaced_at_once(story: Story) -> None:
     group = story.status.groups[2]
     assert group.state == GroupState.LEFT
