@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,18 +26,18 @@ class Report:
 
 
 def summary_of(
-    loss_sum: torch.Tensor | None, num_tokens: int, offsets: Sequence[int], report: Report
-) -> Callable[[], list[float]]:
-    """Return what computes a worker's summary: on a GPU it waits for the loss, so not at once.
+    loss_sum: torch.Tensor, num_tokens: int, offsets: Sequence[int], report: Report
+) -> list[float]:
+    """Return a worker's summary as it travels; on a GPU this waits for the loss.
 
     Args:
-        loss_sum: Sum of the token losses; none if it took no micro-batches.
+        loss_sum: Sum of the token losses.
         num_tokens: Tokens that entered it.
         offsets: Places of the used samples in the global batch.
         report: What else it says.
     """
-    return lambda: Summary(
-        loss_sum=loss_sum.item() if loss_sum is not None else 0.0,
+    return Summary(
+        loss_sum=loss_sum.item(),
         num_tokens=num_tokens,
         num_samples=len(offsets),
         offset_sum=sum(offsets),

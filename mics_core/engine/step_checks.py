@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from mics_core.data.samples import IGNORED_LABEL
-from mics_core.engine.summary import Share, Summary, combine
+from mics_core.engine.summary import Share, Summary
 from mics_core.errors import DataError, GroupFailedError
 from mics_core.spec.job import CallableData, FileData, JobSpec
 
@@ -17,14 +17,20 @@ __all__ = ["check_step"]
 
 
 def check_step(
-    spec: JobSpec, step: int, groups: Sequence[Summary], shares: Sequence[Share], norm: float
+    spec: JobSpec,
+    step: int,
+    total: Summary,
+    groups: Sequence[Summary],
+    shares: Sequence[Share],
+    norm: float,
 ) -> None:
     """Check what the summaries of a step say, and the norm of its gradient.
 
     Args:
         spec: The job.
         step: Number of the step.
-        groups: The summary of each partition group.
+        total: The summary of all partition groups.
+        groups: That of each.
         shares: What each group was to use of the global batch.
         norm: Norm of the whole gradient.
 
@@ -33,7 +39,7 @@ def check_step(
             finite.
         DataError: No sample of the step has a label.
     """
-    total, batch_size = combine(groups), spec.training.global_batch_size
+    batch_size = spec.training.global_batch_size
     whole = total.covers(Share((range(batch_size),)))
     parts = all(group.covers(share) for group, share in zip(groups, shares, strict=True))
     if not (whole and parts):

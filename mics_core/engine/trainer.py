@@ -158,10 +158,7 @@ class Trainer:
         rank = replication.rank
         division = Division.of(self.num_micro_batches, replication.size, active, done)
         work = self._take_up(step, division, rank)
-        if rank not in active:
-            nothing = summary_of(None, 0, [], report)
-            self._units.send(replication, nothing, has_gradient=False)
-        elif not self._run_micro_batches(
+        if not self._run_micro_batches(
             work, division.left[rank], replication, report, has_lost_member
         ):
             self._units.give_up()
@@ -181,7 +178,7 @@ class Trainer:
         scale = self._nominal_tokens / total.num_tokens if total.num_tokens else 0.0
         norm = math.sqrt(sum(square for _, square, *_ in votes)) * scale
         shares = tuple(self._share(part) for part in division.parts)
-        check_step(self.spec, step, groups, shares, norm)
+        check_step(self.spec, step, total, groups, shares, norm)
         scale *= self._clipping(norm)
         if self._catch_up is None:
             self._apply(step, scale, listened=not division.left[rank])
@@ -349,7 +346,8 @@ class Trainer:
         training, step = self.spec.training, work.step
 
         def summary() -> list[float]:
-            return summary_of(work.loss_sum, work.num_tokens, work.offsets, report)()
+            # On a GPU it waits for the loss, so not at once.
+            return summary_of(work.loss_sum, work.num_tokens, work.offsets, report)
 
         if not indices:
             self._units.send(replication, summary, has_gradient=bool(work.micro_batches))
