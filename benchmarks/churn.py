@@ -2,10 +2,10 @@
 
 The real membership machine and the real engine, in processes without Ray (`benchmarks.miniature`):
 a group starts in seconds, so that a run of minutes takes as many faults as a cluster does in days.
-Compute is emulated, a stated time for each layer, and a group that starts takes what the members
-leave of the processors (root), so that two cores do not decide. The schedule has a seed: workers
-killed, groups killed, nodes killed that hold two groups, and groups drained, each when all wanted
-groups have trained for a random while.
+Compute is emulated, a stated time for each layer, and a group that starts runs on what the members
+leave of the processors alone (root), so that two cores do not decide. The schedule has a seed:
+workers killed, groups killed, nodes killed that hold two groups, and groups drained, each when all
+wanted groups have trained for a random while.
 
 Kept, as it is: the time that the committed steps take without faults and with all groups, divided
 by the time that they took. Adjusted for capacity: each step is held against the undisturbed time
@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from rich.console import Console
@@ -45,13 +45,14 @@ from benchmarks.harness.output import RESULTS, build_console, write_results
 from benchmarks.miniature.run import Miniature
 from mics_core.elastic import events as elastic
 from mics_core.spec import JobSpec
-from mics_core.spec.status import StepRecord
+from mics_core.spec.status import RegroupEvent, RegroupPhases, StepRecord
 
 PARTITION_SIZE = 2
 GLOBAL_BATCH_SIZE = 6
 """Micro-batches of one sample for each worker: 3 of a group alone, 1 of each of three."""
 LAYERS, WIDTH = 1, 128
-FORWARD_S = 0.01
+FORWARD_S = 0.04
+"""Long enough that processors, which six workers and those that start share, do not decide."""
 KINDS = {"worker killed": 26, "group killed": 16, "node killed": 8, "group drained": 12}
 SETTLED_STEPS = 15
 _AHEAD = 20
@@ -146,12 +147,14 @@ def main() -> int:
         kinds=churned.faults,
         usual_step_s=[usual_s for _, usual_s in churned.turns],
         kept_by_turn=[adjusted / mine.took_s for mine, _, adjusted in dues_of(churned, longer)],
+        lost_s_by_cause=lost_by_cause(churned, longer),
+        phases_s=_phases_s(churned),
         settled_step_s=_settled_step_s(churned, options.groups),
         runs_of_fewer_groups_step_s={n: [fmean(times[n]) for times in usual] for n in usual[0]},
         seconds=churned.took_s,
         steps=len(churned.steps),
         emulated=emulated_model(WIDTH, LAYERS, FORWARD_S),
-        newcomers_start_at_lowest_priority=os.geteuid() == 0,
+        newcomers_start_on_idle_processors=os.geteuid() == 0,
     )
     status = judge(console, goals, strict=options.strict)
     console.print(f"written to {options.output}")
@@ -275,6 +278,47 @@ def _settled_step_s(churned: Churned, num_groups: int) -> float:
     return fmean(settled)
 
 
+def lost_by_cause(churned: Churned, longer: Mapping[int, float]) -> dict[str, float]:
+    """Return how much longer than undisturbed the steps took, in seconds, by what they followed.
+
+    That is the first step after groups were lost or left, the first ones of a generation with a
+    newcomer up to its first share, all others while a group is away, whose replacement starts
+    meanwhile, and those with all groups.
+    """
+    lost: Counter[str] = Counter()
+    most = max(longer)
+    for mine, usual_s in churned.turns:
+        known = {step.generation for step in mine.steps[:1]}
+        num_groups = mine.steps[0].num_groups
+        for earlier, later in pairwise(mine.steps):
+            if later.num_groups > num_groups:
+                cause = "newcomers' first shares"
+            elif later.generation in known:
+                cause = "all groups" if later.num_groups == most else "while groups are away"
+            else:
+                cause = (
+                    "losses and leaves" if later.num_groups < num_groups else "newcomers that copy"
+                )
+            known.add(later.generation)
+            num_groups = later.num_groups
+            lost[cause] += later.time - earlier.time - usual_s * longer[later.num_groups]
+    return dict(lost)
+
+
+def _phases_s(churned: Churned) -> dict[str, dict[str, float]]:
+    """Return the median of each phase of the changes that followed a loss, and of all others."""
+    changes = [e for e in churned.run.journal._events if isinstance(e, RegroupEvent)]
+    medians: dict[str, dict[str, float]] = {}
+    for name, is_loss in (("losses", True), ("others", False)):
+        phases = [dict(e.phases) for e in changes if (e.phases.detect_s is not None) == is_loss]
+        known = {
+            key: [p[key] for p in phases if p[key] is not None]
+            for key in RegroupPhases.model_fields
+        }
+        medians[name] = {key: median(times) for key, times in known.items() if times}
+    return medians
+
+
 def dues_of(churned: Churned, longer: Mapping[int, float]) -> list[tuple[Turn, float, float]]:
     """Return each turn under fire with how long its steps would have taken undisturbed, in seconds.
 
@@ -342,7 +386,7 @@ def _parse() -> argparse.Namespace:
     add("--faults", type=int, default=sum(KINDS.values()), help="how many")
     add("--groups", type=int, default=3, help="partition groups wanted")
     add("--seed", type=int, default=1, help="of the schedule")
-    add("--pause-s", type=float, nargs=2, default=[4.0, 8.0], help="between two faults")
+    add("--pause-s", type=float, nargs=2, default=[3.0, 5.0], help="between two faults")
     add(
         "--faults-of-a-turn", type=int, default=4, help="before the run without faults has its turn"
     )

@@ -78,7 +78,7 @@ class Miniature:
         minimum: Fewest groups that train.
         faults: When which worker dies.
         silence_s: After how long a group that says nothing is evicted.
-        first_step_s: How long workers wait for each other in the first step after a change.
+        first_step_s: How long a group's first step may take.
         groups_per_node: How many groups in a row stand on one node.
         starts_quietly: Have a group that starts take what the members leave of the processors, as
             if it started on nodes of its own; needs root.
@@ -110,7 +110,7 @@ class Miniature:
                 wanted,
                 join_grace_s=0.1,
                 silence_s=silence_s,
-                first_step_s=silence_s,
+                first_step_s=first_step_s,
                 back_off_s=0.2,
             )
         )

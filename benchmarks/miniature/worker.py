@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from benchmarks.harness.niceness import LOWEST, set_niceness
+from benchmarks.harness.niceness import set_idle
 from benchmarks.miniature.points import FailAt, arm
 from mics_core.cluster.messages import (
     Checkpointed,
@@ -155,7 +155,7 @@ def serve(settings: Settings, pipe: Connection) -> None:
     """Train until the end, and end the process."""
     os.environ["OMP_NUM_THREADS"] = "1"
     if settings.starts_quietly:
-        set_niceness(os.getpid(), LOWEST)
+        set_idle(os.getpid(), is_idle=True)
     membership = PipeMembership(settings, pipe)
     trainers: list[Trainer] = []
     try:
@@ -192,7 +192,7 @@ def _train(settings: Settings, membership: PipeMembership, trainers: list[Traine
         trainers.append(build_trainer(settings.spec, partition, device, initialise=initialise))
         port = stores[0].port if stores else None
         if settings.starts_quietly:
-            set_niceness(os.getpid(), 0)
+            set_idle(os.getpid(), is_idle=False)
         membership.send(Ready(settings.rank, nodes[0], "127.0.0.1", os.getpid(), port))
         return trainers[0]
 

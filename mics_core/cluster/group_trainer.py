@@ -3,6 +3,12 @@
 Ray Train's controller is an actor of its own, and so is its manager of datasets. A group's runner
 exists to hold the controller and has no Ray dataset; each of the two would cost every group that
 starts seconds of a processor, beside members that train on the same one.
+
+A third is Ray Train's coordinator of autoscaling, one for all runs of a cluster. It is bound to the
+node of the first run for good: that node never counts as idle again, so no autoscaler takes it away
+and a drained one does not end; and once the node is lost, each run waits for the coordinator at its
+start, at its end and three times a minute. A group needs nothing of it, for a placement group that
+is pending is what makes an autoscaler add a node.
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ class GroupTrainer(TorchTrainer):
     """A `TorchTrainer` whose controller runs in the process that calls `fit()`.
 
     The two methods are private to Ray Train. Where a version of it lacks them they are not called,
-    and where it lacks the controller's class the controller is an actor, as it comes.
+    and where it lacks the controller's class the controller is an actor, as it comes; so it is with
+    what a fixed number of workers asks of the coordinator.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -36,7 +43,29 @@ class GroupTrainer(TorchTrainer):
         except ImportError as error:
             logger.warning("Ray Train's controller gets a process of its own: %s", error)
             return super()._initialize_and_run_controller(**parts)
-        return asyncio.run(_control(TrainController, parts))
+        return asyncio.run(_control(TrainController, _without_coordinator(parts)))
+
+
+def _without_coordinator(parts: dict[str, Any]) -> dict[str, Any]:
+    try:
+        from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+    except ImportError as error:
+        logger.warning("Ray Train's coordinator of autoscaling is asked for room: %s", error)
+        return parts
+
+    class OfGroup(FixedScalingPolicy):
+        """A fixed number of workers, of which no coordinator hears."""
+
+        def after_controller_start(self, train_run_context: object) -> None:
+            pass
+
+        def _maybe_send_resource_request(self) -> None:
+            pass
+
+        def _cancel_resource_request(self) -> None:
+            pass
+
+    return {**parts, "scaling_policy": OfGroup(parts["scaling_policy"].scaling_config)}
 
 
 async def _control(controller_type: Any, parts: dict[str, Any]) -> Result:

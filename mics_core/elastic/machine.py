@@ -31,7 +31,7 @@ from mics_core.elastic.events import (
     WantedChanged,
 )
 from mics_core.elastic.losses import lose
-from mics_core.elastic.roster import ALIVE, JOINED, Group, Rules
+from mics_core.elastic.roster import ALIVE, GONE, JOINED, Group, Rules
 from mics_core.elastic.run_state import STOPS, RunState
 from mics_core.elastic.settling import settle
 from mics_core.elastic.silence import stalled_after_s
@@ -215,6 +215,7 @@ class MembershipMachine(RunState):
             self.rules,
             now,
             usual_step_s=self.usual_step_s,
+            has_newcomer=self._has_newcomer(self.generation - 1),
         ):
             lose(self, lost, now)
 
@@ -229,9 +230,18 @@ class MembershipMachine(RunState):
             self.rules,
             now,
             usual_step_s=usual_step_s,
+            has_newcomer=self._has_newcomer,
             is_ending=self.ending is not None,
         ):
             lose(self, lost, now)
+
+    def _has_newcomer(self, generation: int) -> bool:
+        """Whether a group that lives came by then and has yet to compute its first step."""
+        return any(
+            0 < group.joined <= generation and not group.trained
+            for group in self.groups.values()
+            if group.phase not in GONE
+        )
 
     def _end_a_stall(self, now: float, quiet_s: float, usual_step_s: float) -> None:
         """Evict all members of a run of which nothing is heard.

@@ -32,6 +32,13 @@ class Patience:
         """Note that others compute now: a newcomer's first step may be much longer."""
         self._is_first = True
 
+    def shares_changed(self, factor: float) -> None:
+        """Note that those who compute have done so before, and how many times as much each has now.
+
+        So there is nothing to compile, and what is known of a step tells how long the next takes.
+        """
+        self._times_s = deque((factor * took_s for took_s in self._times_s), maxlen=_REMEMBERED)
+
     def heard(self, usual_step_s: float) -> None:
         """Note how long a step took before, as all members of a generation are told.
 

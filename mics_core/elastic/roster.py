@@ -30,8 +30,9 @@ class Rules:
         start_s: How long a group that has its nodes may take until its workers run, and then as
             long until they are ready; and all members for a first step that none has done before.
         silence_s: How long a member may take to answer after its generation broke under others.
-        first_step_s: How long if it was at its first step under that generation, of which nothing
-            can be foretold: it may be compiling.
+        first_step_s: How long if it was at its first step under that generation, and a group there
+            at the first that it computes at all, of which nothing can be foretold: it may be
+            compiling.
         quiet_s: How long all members may say nothing for a reason: they wait for a checkpoint.
         max_failed_starts: Attempts in a row to start groups that may fail, with no group alive
             that trains, until the run is given up. Groups launched side by side are one attempt.

@@ -16,7 +16,7 @@ which all of them have to reach.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mics_core.elastic.events import GroupLost, GroupPhase
@@ -62,6 +62,7 @@ class Silence:
         now: float,
         *,
         usual_step_s: float,
+        has_newcomer: bool,
     ) -> list[GroupLost]:
         """Note that groups have not come to the newest generation; see [Note: who is missed].
 
@@ -73,6 +74,8 @@ class Silence:
             rules: The policy.
             now: The time.
             usual_step_s: How long a step takes at present.
+            has_newcomer: Whether a group has yet to compute its first step, so that nothing can be
+                foretold of how long the others are at theirs with it.
 
         Returns:
             The losses of those that have been missing for too long.
@@ -86,7 +89,8 @@ class Silence:
         for group in counted:
             waited_s = now - self._missed.setdefault(group.group_id, now)
             is_at_first_step = group.trained < group.entered and group.broke < group.entered
-            limit_s = _limit_s(rules, usual_step_s, is_at_first_step=is_at_first_step)
+            unknown = is_at_first_step and has_newcomer
+            limit_s = _limit_s(rules, usual_step_s, nothing_foretold=unknown)
             if waited_s < limit_s or not self._is_at_fault(group.group_id, members):
                 continue
             waits = f"group {by.group_id} has waited for it for {waited_s:.0f} s"
@@ -114,6 +118,7 @@ class Silence:
         now: float,
         *,
         usual_step_s: float,
+        has_newcomer: Callable[[int], bool],
         is_ending: bool,
     ) -> list[GroupLost]:
         """Return the members of a broken generation that do not answer.
@@ -128,6 +133,7 @@ class Silence:
             rules: The policy.
             now: The time.
             usual_step_s: How long a step takes at present.
+            has_newcomer: Whether a group of a generation has yet to compute its first step.
             is_ending: Whether the run is to end.
         """
         longest_s = max(rules.first_step_s, _silence_s(rules, usual_step_s))
@@ -136,7 +142,8 @@ class Silence:
             waited_s = now - since
             for group in groups:
                 is_at_first_step = group.trained < broken <= group.entered
-                limit_s = _limit_s(rules, usual_step_s, is_at_first_step=is_at_first_step)
+                unknown = is_at_first_step and has_newcomer(broken)
+                limit_s = _limit_s(rules, usual_step_s, nothing_foretold=unknown)
                 only_leaves = group.phase == GroupPhase.LEAVING or is_ending
                 expected = only_leaves or broken == generation == group.met
                 # Who was seen in a later one has gone past it.
@@ -160,9 +167,9 @@ def stalled_after_s(rules: Rules, usual_step_s: float) -> float:
     return _STALLED * max(rules.first_step_s, silence_s) + rules.quiet_s
 
 
-def _limit_s(rules: Rules, usual_step_s: float, *, is_at_first_step: bool) -> float:
+def _limit_s(rules: Rules, usual_step_s: float, *, nothing_foretold: bool) -> float:
     silence_s = _silence_s(rules, usual_step_s)
-    return max(rules.first_step_s, silence_s) if is_at_first_step else silence_s
+    return max(rules.first_step_s, silence_s) if nothing_foretold else silence_s
 
 
 def _silence_s(rules: Rules, usual_step_s: float) -> float:

@@ -122,6 +122,8 @@ class _Loop:
         self._checkpointer.last_step = trainer.committed_steps
         self._fingerprint = ""
         """Of the step that was committed last."""
+        self._computed: list[int] = []
+        """The groups that computed it; none before a worker's first step."""
 
     def run(self) -> Ending:
         """Go through generations until the end.
@@ -194,7 +196,7 @@ class _Loop:
         active, done, has_entered = entry.active, entry.done, holding.has_state
         if has_entered:
             membership.entered(plan.number, holding.step, entry.connect_s)
-        self._patience.began_anew()
+        self._foretell(plan, active)
         limit_s = 0.0
         while holding.step < self._last_step:
             begin = time.perf_counter()
@@ -222,6 +224,7 @@ class _Loop:
                 return None
             took_s = time.perf_counter() - begin
             self._patience.took(took_s)
+            self._computed = [plan.groups[place] for place in active]
             if outcome.up_to_date != active:
                 # A newcomer's first share of micro-batches: it may have to compile its blocks.
                 active = outcome.up_to_date
@@ -257,6 +260,17 @@ class _Loop:
             self._broken(plan.number, holding.step, error)
             return None
         return Ending.FINISHED
+
+    def _foretell(self, plan: GenerationPlan, active: Sequence[int]) -> None:
+        """Say how long the first step of a generation may take, by who computes it."""
+        if not self._computed or not {plan.groups[place] for place in active} <= {*self._computed}:
+            self._patience.began_anew()
+            return
+        longest, before = (
+            -(-self._trainer.num_micro_batches // number)
+            for number in (len(active), len(self._computed))
+        )
+        self._patience.shares_changed(longest / before)
 
     def _switch(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> GenerationPlan:
         """Return the plan to switch to, after the checkpoint that it may ask for."""

@@ -33,6 +33,13 @@ What is not modelled: delays of launching kernels, stragglers, congestion by oth
 unequal nodes anything but where a partition group stands: groups are taken to share nodes, and
 links to be shared, as if all nodes were like the largest.
 
+[Note: the second hop of GPUs]
+A bucket crosses groups from the host's memory (`mics_core.engine.second_hop`): it is copied there,
+reduced by gloo, and copied back. The three run beside each other for different buckets, so one that
+hides takes as long as the slowest, and the last one as long as all. Inside a node the members hand
+each other their rows in that memory; a byte is taken to move there as fast as to a GPU. What gloo
+reaches of the network between nodes is not known of named clusters, and taken to be all of it.
+
 [Note: what offload copies]
 On GPUs FSDP2 copies a shard from the host before each of its gathers, also where the columns of
 `reshard: node` spare the wire, and each micro-batch's reduced gradient to the host. Both run on the
@@ -216,16 +223,33 @@ def _second_hop(
         return _ordered_hop(model, cluster, layout, workload, span)
     reduce = reduce_bytes_per_number(workload.precision)
     groups, blocks = layout.num_groups, model.num_blocks
-    root = all_reduce(model.root.parameters * reduce, span, groups, cluster)
+
+    def crossing(num_bytes: float) -> tuple[Cost, float]:
+        """Return what a bucket costs among others, and how long it takes by itself."""
+        if cluster.backend != "nccl" or groups == 1:
+            cost = all_reduce(num_bytes, span, groups, cluster)
+            return cost, cost.time_s
+        cost = all_reduce(num_bytes, span, groups, _on_hosts(cluster))
+        copy_s = num_bytes / span.size / cluster.host_bytes_per_s
+        return replace(cost, time_s=max(cost.time_s, copy_s)), cost.time_s + 2 * copy_s
+
+    root, root_s = crossing(model.root.parameters * reduce)
     if not blocks:
-        return _SecondHop(root, NOTHING, root.time_s)
+        return _SecondHop(root, NOTHING, root_s)
     block_bytes = model.block.parameters * reduce
     fill = -(-workload.bucket_bytes * span.size // max(1, block_bytes))
     blocks_per_bucket = min(blocks, max(1, fill))
     buckets = blocks / blocks_per_bucket
-    bucket = all_reduce(blocks_per_bucket * block_bytes, span, groups, cluster)
+    bucket, bucket_s = crossing(blocks_per_bucket * block_bytes)
     beside = bucket * ((buckets - 1) / (blocks - 1)) if blocks > 1 else NOTHING
-    return _SecondHop(bucket * buckets + root, beside, bucket.time_s + root.time_s)
+    return _SecondHop(bucket * buckets + root, beside, bucket_s + root_s)
+
+
+def _on_hosts(cluster: ClusterProfile) -> ClusterProfile:
+    """Return GPUs as their second hop sees them; see [Note: the second hop of GPUs]."""
+    inside = cluster.intra_node
+    bandwidth = min(inside.bandwidth_bytes_per_s, cluster.host_bytes_per_s)
+    return replace(cluster, intra_node=replace(inside, bandwidth_bytes_per_s=bandwidth))
 
 
 def _ordered_hop(

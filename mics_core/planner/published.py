@@ -15,6 +15,7 @@ other rows are predictions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -216,6 +217,8 @@ def _run(
     strategy: Strategy,
 ) -> Prediction:
     nodes = cluster.with_nodes(num_workers // cluster.workers_per_node)
+    # These systems reduce across groups from GPU to GPU, and not by way of the hosts as ours.
+    nodes = replace(nodes, host_bytes_per_s=math.inf)
     layout = Layout(size, num_workers // size, micro_batch_size, strategy, is_checkpointed=True)
     batch = num_workers * micro_batch_size * _MICRO_BATCHES
     return predict(model, nodes, layout, Workload(batch))

@@ -249,8 +249,9 @@ class GroupsSpec(SpecModel):
     steps are long, five times their usual time. Then they regroup, and if it has not answered after
     as long again it is evicted and replaced."""
     first_step_s: float = Field(default=120.0, ge=1.0)
-    """The same for the first step after a change of groups, in which blocks may be compiled; never
-    less than `silence_s` gives."""
+    """The same for the first step that a group computes, in which blocks may be compiled; never
+    less than `silence_s` gives. Where groups were lost, those that are left have computed before.
+    """
 
     start_s: float = Field(default=600.0, ge=1.0)
     """How long a group that has its nodes may take until its workers run, and then as long again

@@ -16,8 +16,6 @@ from benchmarks.harness.followed import MissingError, eventually
 from benchmarks.harness.sockets import listeners, listeners_of
 
 GONE_WITHIN_S = 20.0
-_RAYS_OWN = "_AutoscalingCoordinatorActor"
-"""Of Ray Train, one for all runs of a cluster, as long as that lives."""
 
 
 class Leftovers:
@@ -65,11 +63,7 @@ def check_that_jobs_left_nothing() -> None:
 
 
 def _held_by_jobs() -> list[str]:
-    actors = [
-        f"actor {actor.class_name}"
-        for actor in list_actors()
-        if actor.state != "DEAD" and actor.class_name != _RAYS_OWN
-    ]
+    actors = [f"actor {actor.class_name}" for actor in list_actors() if actor.state != "DEAD"]
     reserved = [
         f"placement group {name}"
         for name, group in placement_group_table().items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
 from typing import Self
 
 from ray.util.state import list_actors
@@ -44,6 +45,19 @@ class RunningJob(FollowedJob):
         super().__init__(spec, job_id)
         self.control = control
         self._look = look
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self.final is not None and kind is None:
+            # Whatever befell it: every sample of every committed step was used exactly once.
+            samples, steps = self.final.samples, {step.step for step in self.steps}
+            due = len(steps) * self.spec.training.global_batch_size
+            assert (samples.due, samples.used, samples.repeated) == (due, due, 0)
 
     def train_to(self, step: int) -> None:
         """Let the job commit the steps up to `step`, and hold it there."""

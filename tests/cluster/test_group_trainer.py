@@ -11,7 +11,7 @@ from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.state import list_actors
 
-from mics_core.cluster.group_trainer import GroupTrainer
+from mics_core.cluster.group_trainer import GroupTrainer, _without_coordinator
 from mics_core.cluster.local import LocalCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -50,6 +50,15 @@ def test_without_the_class_of_the_controller_ray_train_runs_it_as_it_does(
     assert asked == {"callbacks": []}
 
 
+def test_without_the_class_of_its_policy_ray_train_asks_for_room_as_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = "ray.train.v2._internal.execution.scaling_policy.fixed"
+    monkeypatch.setitem(sys.modules, module, None)
+    parts = {"scaling_policy": object()}
+    assert _without_coordinator(parts) is parts
+
+
 def run_in_actor(loop: Any) -> set[str]:
     """Fit in an actor, as a runner does; return the classes of all actors that there were."""
 
@@ -66,10 +75,10 @@ def run_in_actor(loop: Any) -> set[str]:
     return {actor["class_name"] for actor in list_actors()}
 
 
-def test_the_controller_and_the_manager_of_datasets_have_no_process(cluster: LocalCluster) -> None:
+def test_what_a_group_has_no_use_for_has_no_process(cluster: LocalCluster) -> None:
     classes = run_in_actor(train)
     assert "RayTrainWorker" in classes
-    assert not classes & {"TrainController", "DatasetManager"}
+    assert not classes & {"TrainController", "DatasetManager", "_AutoscalingCoordinatorActor"}
 
 
 def test_the_error_of_a_worker_is_that_of_the_run(cluster: LocalCluster) -> None:

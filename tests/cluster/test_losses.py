@@ -12,7 +12,14 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from mics_core.cluster.local import LocalCluster
-from mics_core.spec.status import GroupState, GroupStatus, JobState, StateEvent, StepEvent
+from mics_core.spec.status import (
+    CheckpointEvent,
+    GroupState,
+    GroupStatus,
+    JobState,
+    StateEvent,
+    StepEvent,
+)
 from tests.cluster.conftest import StartJob
 from tests.cluster.jobs import GLOBAL_BATCH_SIZE, gold_losses
 from tests.cluster.recording_data import Reads
@@ -226,36 +233,70 @@ def test_with_bitwise_determinism_no_bit_depends_on_how_many_groups_there_were(
     assert all(one == other for one, other in norms), norms
 
 
-# A partition group of four workers, on nodes of two; the job is cancelled.
+# A partition group of four workers, on nodes of two. One of its nodes is lost, and all states with
+# it; another is added. Then the job is cancelled.
+
+SAVED_EVERY = 3
+
+
+@dataclass(frozen=True)
+class Spanning:
+    job: RunningJob
+    groups: list[GroupStatus]
+    """The one that was lost and the one that took its place, both while they trained."""
 
 
 @pytest.fixture(scope="module")
-def spanning(start_job: StartJob) -> RunningJob:
-    job = start_job(20, partition_size=4, groups={"wanted": 1})
-    job.train_to(4)
+def spanning(
+    cluster: LocalCluster, start_job: StartJob, tmp_path_factory: pytest.TempPathFactory
+) -> Spanning:
+    folder = str(tmp_path_factory.mktemp("checkpoints"))
+    checkpoint = {"directory": folder, "interval_steps": SAVED_EVERY}
+    job = start_job(20, partition_size=4, groups={"wanted": 1}, checkpoint=checkpoint)
+    job.train_to(SAVED_EVERY + 1)
+    job.wait_until(lambda job: saved(job) == [(SAVED_EVERY, "")], "a checkpoint")
+    lost = job.status().groups[0]
+    cluster.kill_node(lost.workers[2].node_id)
+    job.wait_until(lambda job: job.group_events(0, GroupState.LOST), "the group's loss")
+    cluster.add_node()
+    job.train_to(SAVED_EVERY + 2)
+    groups = [lost, job.status().groups[1]]
     job.cancel()
     job.train_until(lambda job: job.final, "the end of the cancelled job")
     job.ended()
-    return job
+    return Spanning(job, groups)
 
 
-def test_a_partition_group_larger_than_a_node_takes_whole_nodes_by_rank(
-    spanning: RunningJob,
-) -> None:
-    nodes = [worker.node_id for worker in spanning.status().groups[0].workers]
-    assert nodes[0] == nodes[1] != nodes[2] == nodes[3]
+def saved(job: RunningJob) -> list[tuple[int, str]]:
+    return [(e.step, e.error) for e in job.events if isinstance(e, CheckpointEvent)]
 
 
-def test_a_partition_group_over_two_nodes_has_the_losses_of_one_process(
-    spanning: RunningJob,
-) -> None:
-    assert len(spanning.steps) >= 5
-    assert_losses_are_gold(spanning)
+def test_a_partition_group_larger_than_a_node_takes_whole_nodes_by_rank(spanning: Spanning) -> None:
+    for group in spanning.groups:
+        nodes = [worker.node_id for worker in group.workers]
+        assert nodes[0] == nodes[1] != nodes[2] == nodes[3]
 
 
-def test_cancelling_ends_a_job_at_a_step_boundary(spanning: RunningJob) -> None:
-    assert spanning.status().state == spanning.returned == JobState.CANCELLED
-    assert spanning.states[-1].reason == "Its follower has seen enough."
-    assert spanning.status().groups[0].state == GroupState.LEFT
-    reads = Reads(spanning.control.folder, spanning.spec.training.steps, GLOBAL_BATCH_SIZE)
-    assert reads.of_step(len(spanning.steps)) == [], "a step was begun and not committed"
+def test_the_loss_of_one_of_its_nodes_is_that_of_a_group_over_two(spanning: Spanning) -> None:
+    lost, other = spanning.job.status().groups
+    assert (lost.state, other.state) == (GroupState.LOST, GroupState.LEFT)
+    assert lost.reason.endswith("is gone: its connection closed.")
+    pids = [worker.pid for worker in spanning.groups[0].workers]
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids), f"the end of {pids}")
+
+
+def test_where_all_groups_are_lost_the_job_goes_on_from_its_checkpoint(spanning: Spanning) -> None:
+    """The steps since then are done again, and each counts once."""
+    job = spanning.job
+    steps = [step.step for step in job.steps]
+    assert steps == [*range(SAVED_EVERY + 2), *range(SAVED_EVERY, steps[-1] + 1)]
+    gold = gold_losses(job.spec.training.steps)
+    assert [s.loss for s in job.steps] == pytest.approx([gold[s] for s in steps], rel=1e-5)
+
+
+def test_cancelling_ends_a_job_at_a_step_boundary(spanning: Spanning) -> None:
+    job = spanning.job
+    assert job.status().state == job.returned == JobState.CANCELLED
+    assert job.states[-1].reason == "Its follower has seen enough."
+    reads = Reads(job.control.folder, job.spec.training.steps, GLOBAL_BATCH_SIZE)
+    assert reads.of_step(job.steps[-1].step + 1) == [], "a step was begun and not committed"

@@ -124,6 +124,7 @@ def test_the_reason_says_who_was_silent(story: Story) -> None:
 
 
 def test_a_drained_node_ends_when_its_group_has_left(cluster: LocalCluster, story: Story) -> None:
+    # Ray ends it as soon as nothing is there any more, so nothing of ours may stay.
     node_id = story.status.groups[2].workers[0].node_id
     eventually(lambda: node_id not in cluster.node_ids, "the end of the drained node", 60.0)
 

@@ -63,13 +63,24 @@ def test_a_silent_member_of_a_broken_generation_is_evicted_with_the_reason() -> 
     assert driver.wait(1000) == []
 
 
-def test_a_group_at_its_first_step_under_a_generation_is_given_longer() -> None:
-    driver = training(3, silence_s=60, first_step_s=120)
-    driver.tell(GroupLost(2, GONE))
-    driver.enter(0, 1, step=4)  # of the second generation; neither has done a step
-    driver.breaks(0, step=4)
+def test_a_newcomers_first_step_gives_the_others_of_its_generation_longer() -> None:
+    driver = training(2, silence_s=60, first_step_s=120, join_grace_s=0)
+    driver.tell(WantedChanged(3, "The user asked for 3."))
+    driver.ready(2)
+    driver.enter(0, 1, 2, step=4)  # nobody has done a step under it, and one none at all
+    driver.breaks(0, 2, step=4)
     assert driver.wait(119.5) == []
     reason = "It has not answered for 120 s since generation 2 broke."
+    assert driver.wait(0.5)[:2] == removed(1, GroupPhase.LOST, reason)
+
+
+def test_the_first_step_of_those_that_are_left_may_take_no_longer_than_others() -> None:
+    driver = training(3, silence_s=60, first_step_s=120)
+    driver.tell(GroupLost(2, GONE))
+    driver.enter(0, 1, step=4)  # neither has done a step of the second generation
+    driver.breaks(0, step=4)
+    assert driver.wait(59.5) == []
+    reason = "It has not answered for 60 s since generation 2 broke."
     assert driver.wait(0.5)[:2] == removed(1, GroupPhase.LOST, reason)
 
 

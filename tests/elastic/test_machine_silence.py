@@ -97,15 +97,21 @@ def test_groups_that_begin_the_run_miss_one_of_them() -> None:
     assert announced(missed(driver, 2, 1, after_s=15)) == [(0, 2)]
 
 
-def test_one_that_is_at_its_first_step_is_given_longer() -> None:
-    driver = training(3, **LIMITS)
-    driver.tell(GroupLost(2, GONE))
-    driver.enter(0, 1, step=7)
+@pytest.mark.parametrize("trained", [True, False], ids=["all have trained", "a newcomer has not"])
+def test_one_that_is_at_its_first_step_with_a_newcomer_is_given_longer(trained: bool) -> None:
+    driver = training(2, **LIMITS)
+    driver.tell(WantedChanged(3, "The user asked for 3."))
+    driver.ready(2)
+    driver.enter(0, 1, 2, step=7)
+    if trained:
+        driver.tell(GroupTrained(2, 2))
     driver.tell(GroupBroken(0, 2, 7, "timed out"))
-    driver.ready(3)
+    driver.tell(WantedChanged(4, "The user asked for 4."))
+    assert announced(driver.ready(3)) == [(0, 1, 2, 3)]
     missed(driver, 0, 1)
-    assert announced(missed(driver, 0, 1, after_s=119)) == []
-    assert announced(missed(driver, 0, 1, after_s=1)) == [(0, 3)]
+    limit_s = 15 if trained else 120
+    assert announced(missed(driver, 0, 1, after_s=limit_s - 1)) == []
+    assert announced(missed(driver, 0, 1, after_s=1)) == [(0, 2, 3)]
 
 
 def test_one_that_cannot_enter_is_enough_to_meet_again() -> None:

@@ -32,6 +32,25 @@ def test_the_limit_follows_the_last_steps() -> None:
     assert patience.limit_s == 5.0  # five times the usual one
 
 
+def test_after_a_loss_the_limit_follows_the_larger_shares() -> None:
+    patience = Patience(2.0, 120.0)
+    for _ in range(3):
+        patience.took(1.0)
+    patience.shares_changed(3.0)
+    assert patience.limit_s == 15.0
+    patience.took(3.0)
+    assert patience.limit_s == 15.0
+    patience.shares_changed(1 / 3)
+    assert patience.limit_s == pytest.approx(5.0)
+
+
+def test_a_loss_before_anything_is_known_of_a_step_foretells_nothing() -> None:
+    patience = Patience(2.0, 120.0)
+    patience.took(60.0)
+    patience.shares_changed(2.0)
+    assert patience.limit_s == 120.0
+
+
 @given(
     st.floats(0.1, 100),
     st.floats(0.1, 1000),

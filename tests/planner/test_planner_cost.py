@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -226,6 +227,23 @@ def test_one_worker_waits_for_what_it_fetches_and_hides_what_it_sends_back() -> 
     # Of each block's gradient 40 ms less a backward of 4; the last and the root's whole.
     sent = 2 * (3 * (block - 2 * FORWARD) + block + root)
     assert offloaded.exposed_backward == pytest.approx(fetched + sent)
+
+
+def test_a_gpus_gradient_crosses_groups_by_way_of_the_hosts() -> None:
+    """A bucket hides as long as its slowest part takes, and shows all three at the end."""
+    found = layout(2, 4)
+    free = replace(ON_GPUS, host_bytes_per_s=math.inf)
+    for_free, by_way = (predict(MODEL, c, found, workload(16)).times for c in (free, ON_GPUS))
+    # The last bucket and the root's: shards of 2000 and 800 bytes, 20 and 8 ms each way.
+    inside = replace(ON_GPUS, intra_node=replace(ON_GPUS.intra_node, bandwidth_bytes_per_s=1e5))
+    slower = predict(MODEL, replace(inside, host_bytes_per_s=math.inf), found, workload(16)).times
+    assert by_way.exposed_second_hop == pytest.approx(slower.exposed_second_hop + 2 * 0.028)
+    assert by_way.second_hop == pytest.approx(slower.second_hop)  # the links are slower than copies
+    assert by_way.second_hop >= for_free.second_hop
+    slow_copies = predict(MODEL, replace(ON_GPUS, host_bytes_per_s=1e3), found, workload(16)).times
+    assert slow_copies.second_hop == pytest.approx(8.8)
+    alone = predict(MODEL, ON_GPUS, layout(2), workload(16)).times
+    assert alone.second_hop == alone.exposed_second_hop == 0
 
 
 def test_on_cpus_there_is_nothing_to_offload_to() -> None:
