@@ -262,7 +262,8 @@ class Miniature:
             self._hear(pipes[ready], ready)
         self.course.note_overdue()
         quiet_s = time.monotonic() - self._heard_at if self._ends_stalls else 0.0
-        self.tell(elastic.Tick(self.journal.usual_step_s, quiet_s, self.course.step))
+        step_s = self.journal.foretold_step_s(len(self.machine.members))
+        self.tell(elastic.Tick(step_s, quiet_s, self.course.step))
         # As the supervisor does, see [Note: starting after a loss] in `mics_core.cluster.groups`.
         have_regrouped = self.course.newest_trained >= self._after_loss or not self.members
         if have_regrouped or time.monotonic() > self._lost_at + REGROUPED_WITHIN_S:
@@ -342,7 +343,7 @@ class Miniature:
             self._after_loss, self._lost_at = number, time.monotonic()
         port = self.groups[groups[0]].ready[0].store_port if groups else None
         store = StoreAddress("127.0.0.1", port) if port is not None else None
-        plan = plan_of(decision, store, before, self.journal.usual_step_s)
+        plan = plan_of(decision, store, before, self.journal.foretold_step_s(len(groups)))
         self._plans[number] = plan
         self.course.announce(number, groups, decision.reason, after_loss=after_loss)
         self._tell_workers(plan)

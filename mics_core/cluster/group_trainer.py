@@ -7,8 +7,8 @@ starts seconds of a processor, beside members that train on the same one.
 A third is Ray Train's coordinator of autoscaling, one for all runs of a cluster. It is bound to the
 node of the first run for good: that node never counts as idle again, so no autoscaler takes it away
 and a drained one does not end; and once the node is lost, each run waits for the coordinator at its
-start, at its end and three times a minute. A group needs nothing of it, for a placement group that
-is pending is what makes an autoscaler add a node.
+start, at its end and at every look at its workers. A group needs nothing of it, for a placement
+group that is pending is what makes an autoscaler add a node.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from ray.train.torch import TorchTrainer
 __all__ = ["GroupTrainer"]
 
 logger = logging.getLogger(__name__)
+
+
+_ASKING = ("after_controller_start", "_maybe_send_resource_request", "_cancel_resource_request")
+"""What of a policy asks the coordinator for room."""
 
 
 class GroupTrainer(TorchTrainer):
@@ -52,6 +56,10 @@ def _without_coordinator(parts: dict[str, Any]) -> dict[str, Any]:
     except ImportError as error:
         logger.warning("Ray Train's coordinator of autoscaling is asked for room: %s", error)
         return parts
+    policy = parts["scaling_policy"]
+    if type(policy) is not FixedScalingPolicy or not all(hasattr(policy, name) for name in _ASKING):
+        logger.warning("Ray Train's coordinator of autoscaling is asked for room: %r", policy)
+        return parts
 
     class OfGroup(FixedScalingPolicy):
         """A fixed number of workers, of which no coordinator hears."""
@@ -65,7 +73,7 @@ def _without_coordinator(parts: dict[str, Any]) -> dict[str, Any]:
         def _cancel_resource_request(self) -> None:
             pass
 
-    return {**parts, "scaling_policy": OfGroup(parts["scaling_policy"].scaling_config)}
+    return {**parts, "scaling_policy": OfGroup(policy.scaling_config)}
 
 
 async def _control(controller_type: Any, parts: dict[str, Any]) -> Result:

@@ -153,10 +153,18 @@ class Journal:
         """The newest committed step."""
         return self._recent[-1] if self._recent else None
 
-    @property
-    def usual_step_s(self) -> float:
-        """Median time of the last steps alone, without pauses between them; 0 before the first."""
-        return median(self._took_s) if self._took_s else 0.0
+    def foretold_step_s(self, num_groups: int) -> float:
+        """Return how long a step takes with so many groups, by the last ones; 0 before the first.
+
+        That is without pauses between steps. Where there are fewer than there were each computes
+        more. Where there are more, some may have no share yet, and a step is taken to be no
+        shorter.
+        """
+        times_s = [
+            took_s * max(1.0, step.num_groups / max(1, num_groups))
+            for took_s, step in zip(self._took_s, self._recent, strict=True)
+        ]
+        return median(times_s) if times_s else 0.0
 
     @property
     def tokens_per_s(self) -> float | None:

@@ -86,6 +86,10 @@ class Reports:
     def _note_trained(self, run: GroupRun, commit: StepCommit) -> None:
         """Tell of a group's first step under a generation; those that it listened to are none."""
         is_own = commit.generation == run.entered and commit.step >= run.entered_at
+        plan = self._memory.plans.get(commit.generation)
+        place = None if plan is None else plan.position_of(run.group_id)
+        if place is not None and not commit.shares[place].num_samples:
+            return  # a step that went on after a loss left nothing for it
         if is_own and run.trained < run.entered:
             run.trained = run.entered
             self._tell(elastic.GroupTrained(run.group_id, run.trained))

@@ -340,8 +340,8 @@ class JobSupervisor:
             await asyncio.sleep(_TICK_S)
             try:
                 self._course.note_overdue()
-                step_s, quiet_s = self._journal.usual_step_s, self._memory.quiet_s
-                self._tell(elastic.Tick(step_s, quiet_s, self._course.step))
+                step_s = self._journal.foretold_step_s(len(self._machine.members))
+                self._tell(elastic.Tick(step_s, self._memory.quiet_s, self._course.step))
             except Exception:
                 # Launches, evictions and the grace of the start hang on this task: it must go on.
                 logger.exception("a tick failed")
@@ -379,7 +379,7 @@ class JobSupervisor:
                 store = self._store_of(groups[0]) if groups else None
                 before = self._memory.plans.get(number - 1)
                 after_loss = self._memory.note_loss()
-                usual_step_s = self._journal.usual_step_s
+                usual_step_s = self._journal.foretold_step_s(len(groups))
                 self._memory.plans[number] = plan_of(decision, store, before, usual_step_s)
                 self._memory.heard_at = self._memory.clock()  # its members have all their time
                 self._course.announce(number, groups, reason, after_loss=after_loss)

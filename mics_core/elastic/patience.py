@@ -26,18 +26,20 @@ class Patience:
         self._floor_s = floor_s
         self._short_ceiling_s = self._ceiling_s = max(ceiling_s, floor_s)
         self._times_s: deque[float] = deque(maxlen=_REMEMBERED)
+        """For each micro-batch of the longest share."""
+        self._share = 1
         self._is_first = True
 
-    def began_anew(self) -> None:
-        """Note that others compute now: a newcomer's first step may be much longer."""
-        self._is_first = True
+    def begins(self, share: int, *, with_newcomer: bool) -> None:
+        """Note that steps are divided anew.
 
-    def shares_changed(self, factor: float) -> None:
-        """Note that those who compute have done so before, and how many times as much each has now.
-
-        So there is nothing to compile, and what is known of a step tells how long the next takes.
+        Args:
+            share: Micro-batches of the longest share.
+            with_newcomer: Whether somebody has not computed any step before. Its first one may be
+                much longer, for it may have to compile; of those who have, the steps before tell.
         """
-        self._times_s = deque((factor * took_s for took_s in self._times_s), maxlen=_REMEMBERED)
+        self._share = share
+        self._is_first = with_newcomer
 
     def heard(self, usual_step_s: float) -> None:
         """Note how long a step took before, as all members of a generation are told.
@@ -46,10 +48,10 @@ class Patience:
         """
         self._ceiling_s = max(self._short_ceiling_s, _USUAL_STEPS * usual_step_s)
 
-    def took(self, step_s: float) -> None:
-        """Note a step's time."""
-        if not self._is_first:
-            self._times_s.append(step_s)
+    def took(self, step_s: float, *, is_whole: bool = True) -> None:
+        """Note a step's time; of one that went on after a loss, it says nothing of others."""
+        if is_whole and not self._is_first:
+            self._times_s.append(step_s / self._share)
         self._is_first = False
 
     @property
@@ -64,6 +66,6 @@ class Patience:
             return self._ceiling_s
         if not self._times_s:
             return self._ceiling_s
-        usual_s = _USUAL_STEPS * median(self._times_s)
-        longest_s = _LONGEST_STEPS * max(self._times_s)
+        usual_s = _USUAL_STEPS * self._share * median(self._times_s)
+        longest_s = _LONGEST_STEPS * self._share * max(self._times_s)
         return min(self._ceiling_s, max(self._floor_s, usual_s, longest_s))

@@ -122,8 +122,8 @@ class _Loop:
         self._checkpointer.last_step = trainer.committed_steps
         self._fingerprint = ""
         """Of the step that was committed last."""
-        self._computed: list[int] = []
-        """The groups that computed it; none before a worker's first step."""
+        self._have_computed: set[int] = set()
+        """Groups that have had a share of a step."""
 
     def run(self) -> Ending:
         """Go through generations until the end.
@@ -223,12 +223,13 @@ class _Loop:
                 self._broken(outcome.generation, holding.step, outcome.error)
                 return None
             took_s = time.perf_counter() - begin
-            self._patience.took(took_s)
-            self._computed = [plan.groups[place] for place in active]
+            self._patience.took(took_s, is_whole=not outcome.in_hand)
+            self._have_computed |= {
+                plan.groups[place] for place in active if outcome.shares[place].num_samples
+            }
             if outcome.up_to_date != active:
-                # A newcomer's first share of micro-batches: it may have to compile its blocks.
                 active = outcome.up_to_date
-                self._patience.began_anew()
+                self._foretell(plan, active)
             holding.step += 1
             holding.has_state = entry.position in active
             trainer.committed_steps = holding.step
@@ -262,15 +263,10 @@ class _Loop:
         return Ending.FINISHED
 
     def _foretell(self, plan: GenerationPlan, active: Sequence[int]) -> None:
-        """Say how long the first step of a generation may take, by who computes it."""
-        if not self._computed or not {plan.groups[place] for place in active} <= {*self._computed}:
-            self._patience.began_anew()
-            return
-        longest, before = (
-            -(-self._trainer.num_micro_batches // number)
-            for number in (len(active), len(self._computed))
-        )
-        self._patience.shares_changed(longest / before)
+        """Say how long the next step may take, by who computes it and how much."""
+        longest = -(-self._trainer.num_micro_batches // max(1, len(active)))
+        compute = {plan.groups[place] for place in active}
+        self._patience.begins(longest, with_newcomer=not compute <= self._have_computed)
 
     def _switch(self, plan: GenerationPlan, entry: Entry, outcome: StepCommit) -> GenerationPlan:
         """Return the plan to switch to, after the checkpoint that it may ask for."""

@@ -86,9 +86,11 @@ def test_a_job_brings_nodes_up_grows_without_a_stop_and_lets_them_go() -> None:
         assert job.steps[-1].num_groups == 1
 
         job.cancel()
-        job.ended()
+        samples = job.ended().samples
     # Nothing of the job, nor of what it runs on, may keep a node that nobody needs.
     eventually(lambda: not living_workers(), "the first node to be given back", DEADLINE_S)
     assert [record.step for record in job.steps] == list(range(len(job.steps)))
+    due = len(job.steps) * job.spec.training.global_batch_size
+    assert (samples.due, samples.used, samples.repeated) == (due, due, 0)
     assert job.group_events(0, GroupState.LOST) == []
     assert job.group_events(1, GroupState.LOST) == []

@@ -69,9 +69,17 @@ def run() -> Run:
     return run
 
 
-def test_a_usual_step_is_one_without_what_lies_between_two(run: Run) -> None:
+def test_a_step_is_foretold_without_what_lies_between_two(run: Run) -> None:
     # Or a pause for a copy would lengthen all limits that follow the step.
-    assert run.journal.usual_step_s == 0.25
+    assert run.journal.foretold_step_s(2) == 0.25
+
+
+def test_fewer_groups_are_foretold_longer_steps_and_more_no_shorter_ones(run: Run) -> None:
+    assert run.journal.foretold_step_s(1) == 0.5
+    assert run.journal.foretold_step_s(4) == 0.25, "those that come have no share yet"
+    for step in range(3, 12):
+        run.commit(step, 1, 1)
+    assert run.journal.foretold_step_s(1) == 0.25
 
 
 def test_each_step_is_told_once_however_many_groups_report_it(run: Run) -> None:

@@ -9,6 +9,7 @@ import pytest
 import ray
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, ScalingPolicy
 from ray.util.state import list_actors
 
 from mics_core.cluster.group_trainer import GroupTrainer, _without_coordinator
@@ -56,6 +57,16 @@ def test_without_the_class_of_its_policy_ray_train_asks_for_room_as_it_does(
     module = "ray.train.v2._internal.execution.scaling_policy.fixed"
     monkeypatch.setitem(sys.modules, module, None)
     parts = {"scaling_policy": object()}
+    assert _without_coordinator(parts) is parts
+
+
+def test_a_policy_that_asks_in_other_ways_than_it_does_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = {"scaling_policy": FixedScalingPolicy(ScalingConfig(num_workers=1))}
+    assert isinstance(_without_coordinator(parts)["scaling_policy"], FixedScalingPolicy)
+    assert _without_coordinator(parts) is not parts
+    monkeypatch.delattr(ScalingPolicy, "_maybe_send_resource_request")
     assert _without_coordinator(parts) is parts
 
 
