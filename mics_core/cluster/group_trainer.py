@@ -4,7 +4,10 @@ Ray Train's controller is an actor of its own, and so is its manager of datasets
 exists to hold the controller and has no Ray dataset; each of the two would cost every group that
 starts seconds of a processor, beside members that train on the same one.
 
-A third is Ray Train's coordinator of autoscaling, one for all runs of a cluster. It is bound to the
+So would one that gives a run's placement group back should its controller die, for each group on
+Ray's head. Ray does that by itself for what a detached actor has reserved, and a runner is one.
+
+Another is Ray Train's coordinator of autoscaling, one for all runs of a cluster. It is bound to the
 node of the first run for good: that node never counts as idle again, so no autoscaler takes it away
 and a drained one does not end; and once the node is lost, each run waits for the coordinator at its
 start, at its end and at every look at its workers. A group needs nothing of it, for a placement
@@ -25,6 +28,8 @@ __all__ = ["GroupTrainer"]
 logger = logging.getLogger(__name__)
 
 
+_UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+"""Callbacks that have processes of their own."""
 _ASKING = ("after_controller_start", "_maybe_send_resource_request", "_cancel_resource_request")
 """What of a policy asks the coordinator for room."""
 
@@ -39,7 +44,7 @@ class GroupTrainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if type(each).__name__ != "DatasetsCallback"]
+        return [each for each in callbacks if type(each).__name__ not in _UNUSED]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
         try:

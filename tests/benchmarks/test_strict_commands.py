@@ -48,7 +48,8 @@ def patch_churn(patch: Patch, ratio: float) -> None:
         for step in range(40)
     ]
     samples = SimpleNamespace(due=12, used=12, repeated=0)
-    run: Any = SimpleNamespace(steps=steps, course=SimpleNamespace(samples=samples))
+    course, journal = SimpleNamespace(samples=samples), SimpleNamespace(_events=[])
+    run: Any = SimpleNamespace(steps=steps, course=course, journal=journal)
     turns = [(Turn(steps, 40 * ratio), 1.0)]
     churned = Churned(turns, Counter({"group killed": 1}), run, [1.0] * 40)
     patch.setattr(churn, "_churn", lambda *_: churned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import ray
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, ScalingPolicy
+from ray.util.placement_group import placement_group_table
 from ray.util.state import list_actors
 
 from mics_core.cluster.group_trainer import GroupTrainer, _without_coordinator
 from mics_core.cluster.local import LocalCluster
+from tests.cluster.running import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -28,15 +31,24 @@ def train() -> None:
     """Say nothing, do nothing."""
 
 
+def wait() -> None:
+    threading.Event().wait()
+
+
+def rooms() -> set[str]:
+    return {room["state"] for room in placement_group_table().values()}
+
+
 def fail() -> None:
     raise ValueError("the worker was told to fail")
 
 
-def test_all_of_ray_trains_callbacks_but_that_of_datasets_are_kept() -> None:
+def test_all_of_ray_trains_callbacks_are_kept_but_two_that_start_processes() -> None:
     ours = names_of(GroupTrainer(train)._create_default_callbacks())
     theirs = names_of(TorchTrainer(train)._create_default_callbacks())
-    assert "DatasetsCallback" in theirs
-    assert ours == [name for name in theirs if name != "DatasetsCallback"]
+    left_out = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+    assert left_out <= {*theirs}
+    assert ours == [name for name in theirs if name not in left_out]
 
 
 def test_without_the_class_of_the_controller_ray_train_runs_it_as_it_does(
@@ -89,7 +101,29 @@ def run_in_actor(loop: Any) -> set[str]:
 def test_what_a_group_has_no_use_for_has_no_process(cluster: LocalCluster) -> None:
     classes = run_in_actor(train)
     assert "RayTrainWorker" in classes
-    assert not classes & {"TrainController", "DatasetManager", "_AutoscalingCoordinatorActor"}
+    assert not classes & {
+        "TrainController",
+        "DatasetManager",
+        "PlacementGroupCleaner",
+        "_AutoscalingCoordinatorActor",
+    }
+
+
+def test_ray_takes_the_room_of_a_killed_runner_back(cluster: LocalCluster) -> None:
+    @ray.remote(num_cpus=0)
+    class Runner:
+        def fit(self) -> None:
+            GroupTrainer(wait, scaling_config=ScalingConfig(num_workers=1)).fit()
+
+    def states(class_name: str) -> set[str]:
+        return {a["state"] for a in list_actors() if a["class_name"].startswith(class_name)}
+
+    runner = Runner.options(name="killed", lifetime="detached").remote()
+    runner.fit.remote()
+    eventually(lambda: "ALIVE" in states("RayTrainWorker"), "a worker that runs", 60.0)
+    ray.kill(runner)
+    eventually(lambda: states("RayTrainWorker") == {"DEAD"}, "the worker's end", 60.0)
+    eventually(lambda: rooms() == {"REMOVED"}, "the room of the run", 10.0)
 
 
 def test_the_error_of_a_worker_is_that_of_the_run(cluster: LocalCluster) -> None:
