@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP) bytecode  ## train, scale and lose a node on this machine; KEEP=1 stays up until Ctrl-C
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
-# Their worlds of processes keep two cores busy, and their faults have time limits.
-ALONE := comm cluster e2e engine faults service/test_ray_authentication.py service/test_ray_gateway.py
+# Their worlds of processes keep two cores busy, and their faults have time limits; or frames count.
+ALONE := comm cluster e2e engine faults service/test_ray_authentication.py service/test_ray_gateway.py \
+  service/test_page_at_scale.py
 
 test: lint bytecode  ## linters, types and all tests
 	@failed=0; \
