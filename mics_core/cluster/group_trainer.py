@@ -5,7 +5,8 @@ exists to hold the controller and has no Ray dataset; each of the two would cost
 starts seconds of a processor, beside members that train on the same one.
 
 So would one that gives a run's placement group back should its controller die, for each group on
-Ray's head. Ray does that by itself for what a detached actor has reserved, and a runner is one.
+Ray's head. Ray does that by itself for what a detached actor has reserved, and a runner is one; not
+for a controller that is an actor of its own.
 
 Another is Ray Train's coordinator of autoscaling, one for all runs of a cluster. It is bound to the
 node of the first run for good: that node never counts as idle again, so no autoscaler takes it away
@@ -28,8 +29,6 @@ __all__ = ["GroupTrainer"]
 logger = logging.getLogger(__name__)
 
 
-_UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-"""Callbacks that have processes of their own."""
 _ASKING = ("after_controller_start", "_maybe_send_resource_request", "_cancel_resource_request")
 """What of a policy asks the coordinator for room."""
 
@@ -43,16 +42,26 @@ class GroupTrainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
+        unused = {"DatasetsCallback"}
+        if _controller_type() is not None:
+            unused.add("PlacementGroupCleanerCallback")
         callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if type(each).__name__ not in _UNUSED]
+        return [each for each in callbacks if type(each).__name__ not in unused]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
-        try:
-            from ray.train.v2._internal.execution.controller import TrainController
-        except ImportError as error:
-            logger.warning("Ray Train's controller gets a process of its own: %s", error)
+        controller_type = _controller_type()
+        if controller_type is None:
+            logger.warning("Ray Train's controller gets a process of its own.")
             return super()._initialize_and_run_controller(**parts)
-        return asyncio.run(_control(TrainController, _without_coordinator(parts)))
+        return asyncio.run(_control(controller_type, _without_coordinator(parts)))
+
+
+def _controller_type() -> Any:
+    try:
+        from ray.train.v2._internal.execution.controller import TrainController
+    except ImportError:
+        return None
+    return TrainController
 
 
 def _without_coordinator(parts: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,10 @@ that a moment later than they do, and leaves its reservation behind if they are 
 room is taken to be handed over a few seconds after they run, or when they are ready.
 
 [Note: ending a group]
-A run whose controller is killed while it shuts down leaves its reservation behind too. So a group
-is ended by killing its workers, which can then do nothing any more; the run sees that, gives its
+A run whose controller is killed while it shuts down leaves its reservation behind too. (All of this
+was seen with a controller that is an actor. Where it runs in the runner, Ray takes the reservation
+of one that is killed back; it can be either, see `mics_core.cluster.group_trainer`.) So a group is
+ended by killing its workers, which can then do nothing any more; the run sees that, gives its
 room back and ends by itself. Only one that does not is killed whole.
 
 [Note: starting after a loss]

@@ -64,7 +64,7 @@ class Reports:
                 run.steps[rank] = step + 1
                 if commit := message.commit:
                     self._note_trained(run, commit)
-                    self._note_pace(run, message, commit.generation)
+                    self._note_pace(run, message, commit)
                     self._memory.course.commit(message)
             case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
@@ -83,20 +83,24 @@ class Reports:
                 if rank == 0:
                     run.finished = finished
 
+    def _place_of(self, run: GroupRun, commit: StepCommit) -> int | None:
+        """Return a group's place in the generation of a step, if that is still known."""
+        plan = self._memory.plans.get(commit.generation)
+        return None if plan is None else plan.position_of(run.group_id)
+
     def _note_trained(self, run: GroupRun, commit: StepCommit) -> None:
         """Tell of a group's first step under a generation; those that it listened to are none."""
         is_own = commit.generation == run.entered and commit.step >= run.entered_at
-        plan = self._memory.plans.get(commit.generation)
-        place = None if plan is None else plan.position_of(run.group_id)
+        if not is_own or run.trained >= run.entered:
+            return
+        place = self._place_of(run, commit)
         if place is not None and not commit.shares[place].num_samples:
             return  # a step that went on after a loss left nothing for it
-        if is_own and run.trained < run.entered:
-            run.trained = run.entered
-            self._tell(elastic.GroupTrained(run.group_id, run.trained))
+        run.trained = run.entered
+        self._tell(elastic.GroupTrained(run.group_id, run.trained))
 
-    def _note_pace(self, run: GroupRun, message: Committed, generation: int) -> None:
-        plan = self._memory.plans.get(generation)
-        place = None if plan is None else plan.position_of(run.group_id)
+    def _note_pace(self, run: GroupRun, message: Committed, commit: StepCommit) -> None:
+        place = self._place_of(run, commit)
         if place is not None:
             run.pace.take_in(message, place)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ray.util.state import list_actors
 
@@ -46,14 +45,9 @@ class RunningJob(FollowedJob):
         self.control = control
         self._look = look
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        if self.final is not None and kind is None:
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        if self.final is not None and raised[0] is None:
             # Whatever befell it: every sample of every committed step was used exactly once.
             samples, steps = self.final.samples, {step.step for step in self.steps}
             due = len(steps) * self.spec.training.global_batch_size

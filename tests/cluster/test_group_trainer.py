@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,6 +52,15 @@ def test_all_of_ray_trains_callbacks_are_kept_but_two_that_start_processes() -> 
     assert ours == [name for name in theirs if name not in left_out]
 
 
+def test_a_controller_that_is_an_actor_keeps_the_cleaner_of_its_placement_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray.train.v2._internal.execution.controller", None)
+    callbacks = names_of(GroupTrainer(train)._create_default_callbacks())
+    assert "PlacementGroupCleanerCallback" in callbacks
+    assert "DatasetsCallback" not in callbacks
+
+
 def test_without_the_class_of_the_controller_ray_train_runs_it_as_it_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,17 +92,17 @@ def test_a_policy_that_asks_in_other_ways_than_it_does_is_left_alone(
     assert _without_coordinator(parts) is parts
 
 
-def run_in_actor(loop: Any) -> set[str]:
+@ray.remote(num_cpus=0)
+class Runner:
+    def fit(self, loop: Callable[[], None]) -> None:
+        GroupTrainer(loop, scaling_config=ScalingConfig(num_workers=1)).fit()
+
+
+def run_in_actor(loop: Callable[[], None]) -> set[str]:
     """Fit in an actor, as a runner does; return the classes of all actors that there were."""
-
-    @ray.remote(num_cpus=0)
-    class Runner:
-        def fit(self) -> None:
-            GroupTrainer(loop, scaling_config=ScalingConfig(num_workers=1)).fit()
-
     runner = Runner.remote()
     try:
-        ray.get(runner.fit.remote())
+        ray.get(runner.fit.remote(loop))
     finally:
         ray.kill(runner)
     return {actor["class_name"] for actor in list_actors()}
@@ -110,16 +120,11 @@ def test_what_a_group_has_no_use_for_has_no_process(cluster: LocalCluster) -> No
 
 
 def test_ray_takes_the_room_of_a_killed_runner_back(cluster: LocalCluster) -> None:
-    @ray.remote(num_cpus=0)
-    class Runner:
-        def fit(self) -> None:
-            GroupTrainer(wait, scaling_config=ScalingConfig(num_workers=1)).fit()
-
     def states(class_name: str) -> set[str]:
         return {a["state"] for a in list_actors() if a["class_name"].startswith(class_name)}
 
     runner = Runner.options(name="killed", lifetime="detached").remote()
-    runner.fit.remote()
+    runner.fit.remote(wait)
     eventually(lambda: "ALIVE" in states("RayTrainWorker"), "a worker that runs", 60.0)
     ray.kill(runner)
     eventually(lambda: states("RayTrainWorker") == {"DEAD"}, "the worker's end", 60.0)
