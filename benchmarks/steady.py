@@ -10,7 +10,9 @@ for an event. A report leaves its worker beside the next step, and whatever an e
 beside its steps has to fall into steps of its own. So blocks are long, and the first steps of each,
 into which the other's last words may fall, are dropped. Each block is held against its neighbours,
 and there are as many pairs in which the one way comes first as the other: from one minute to the
-next this machine is a twentieth faster or slower.
+next this machine is a twentieth faster or slower. Where memory and threads come to lie as processes
+start decides a few per cent as well, for as long as they live. So both ways are started anew, each
+as often first as last.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ GLOBAL_BATCH_SIZE = 16
 """Four micro-batches of two samples for each group."""
 JOB_ID = "steady"
 WAYS = FIXED, ELASTIC = f"fixed p={PARTITION_SIZE}", f"elastic p={PARTITION_SIZE}"
+Trained = tuple[str, Block]
+"""A block and its way, one of `WAYS`."""
 LOSS_TOLERANCE = 1e-5
 GOAL = 1.01
 
@@ -63,11 +67,17 @@ def main() -> int:
     console = build_console()
     # An end by `kill` still ends the workers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    starts: list[list[Trained]] = []
     with tempfile.TemporaryDirectory(prefix="mics-bench-") as name:
         spec = _job(write_tokens(Path(name)))
-        with _supervised(spec) as variables, WorldFactory([LOCAL_NODE], Path(name)) as forks:
-            blocks = _measure(forks, spec, {FIXED: {}, ELASTIC: variables}, options)
-    row = row_of(blocks, options.dropped)
+        for number in range(options.starts):
+            with _supervised(spec) as variables, WorldFactory([LOCAL_NODE], Path(name)) as forks:
+                ways = [(FIXED, {}), (ELASTIC, variables)]
+                order = ways if number % 2 == 0 else ways[::-1]
+                starts.append(_measure(forks, spec, dict(order), options))
+            ratio = row_of(starts[-1:], options.dropped)["ratio_median"]
+            console.print(f"start {number + 1} of {options.starts}: {ratio:.4f}")
+    row = row_of(starts, options.dropped)
     goals = goals_of(row)
     table = Table(title="A step of an elastic run against fixed members", title_justify="left")
     for heading in row:
@@ -79,13 +89,19 @@ def main() -> int:
         [row],
         goals=as_facts(goals),
         model=MODEL,
-        blocks=[
-            {
-                "members": way.split()[0],
-                "step_s": step_s(block, options.dropped),
-                "processor_s": block.processor_s / len(block.times_s),
-            }
-            for way, block in blocks
+        ratio_median_by_start=[
+            row_of([blocks], options.dropped)["ratio_median"] for blocks in starts
+        ],
+        blocks_by_start=[
+            [
+                {
+                    "members": way.split()[0],
+                    "step_s": step_s(block, options.dropped),
+                    "processor_s": block.processor_s / len(block.times_s),
+                }
+                for way, block in blocks
+            ]
+            for blocks in starts
         ],
     )
     status = judge(console, goals, strict=options.strict)
@@ -117,20 +133,20 @@ def _measure(
     spec: JobSpec,
     variables: Mapping[str, dict[str, str]],
     options: argparse.Namespace,
-) -> list[tuple[str, Block]]:
+) -> list[Trained]:
     """Train blocks in turn, A B A B A; return each with its way, in order.
 
     Args:
         factory: Forks the workers.
         spec: The job.
-        variables: Environment variables of the workers, by way.
+        variables: Environment variables of the workers, by way; the first one begins.
         options: How many blocks of how many steps.
 
     Raises:
         RuntimeError: The two do not compute the same.
     """
     workers = NUM_GROUPS * PARTITION_SIZE
-    blocks: list[tuple[str, Block]] = []
+    blocks: list[Trained] = []
     first, second = variables
     with (
         World(factory, first, workers, variables[first]) as one,
@@ -162,30 +178,35 @@ def step_s(block: Block, num_dropped: int) -> float:
     return (kept[-1] - kept[0]) / (len(kept) - 1)
 
 
-def row_of(blocks: Sequence[tuple[str, Block]], num_dropped: int) -> dict[str, Any]:
+def row_of(starts: Sequence[Sequence[Trained]], num_dropped: int) -> dict[str, Any]:
     """Sum up blocks that were trained in turn; see [Note: blocks].
 
     Args:
-        blocks: Each with its way, one of `WAYS`, in the order in which they were trained.
+        starts: For each start of the processes its blocks, in the order in which they were trained.
         num_dropped: First steps of a block that do not count.
     """
-    times = [(way, step_s(block, num_dropped)) for way, block in blocks]
-    usage = [(way, block.processor_s / len(block.times_s)) for way, block in blocks]
-    ratios = ratios_of(times)
+    times = [[(way, step_s(block, num_dropped)) for way, block in blocks] for blocks in starts]
+    usage = [
+        [(way, block.processor_s / len(block.times_s)) for way, block in blocks]
+        for blocks in starts
+    ]
+    ratios = [ratio for blocks in times for ratio in ratios_of(blocks)]
     lower, _, upper = quantiles(ratios, n=4)
+    steps = {way: [s for blocks in times for own, s in blocks if own == way] for way in WAYS}
     return {
-        "blocks": len(blocks),
-        "steps_of_a_block": len(blocks[0][1].times_s),
+        "starts": len(starts),
+        "blocks": sum(map(len, starts)),
+        "steps_of_a_block": len(starts[0][0][1].times_s),
         "dropped_of_a_block": num_dropped,
-        "fixed_step_s_median": median(step for way, step in times if way == FIXED),
-        "elastic_step_s_median": median(step for way, step in times if way == ELASTIC),
+        "fixed_step_s_median": median(steps[FIXED]),
+        "elastic_step_s_median": median(steps[ELASTIC]),
         "pairs": len(ratios),
         "ratio_median": median(ratios),
         "ratio_lower_quartile": lower,
         "ratio_upper_quartile": upper,
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
-        "processor_ratio_median": median(ratios_of(usage)),
+        "processor_ratio_median": median(r for blocks in usage for r in ratios_of(blocks)),
     }
 
 
@@ -208,15 +229,16 @@ def goals_of(row: Mapping[str, Any]) -> list[Goal]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.steady", description=__doc__)
     add = parser.add_argument
-    add("--blocks", type=int, default=10, help="blocks of each way, one more of the first")
+    add("--starts", type=int, default=6, help="times that the processes of both are started")
+    add("--blocks", type=int, default=3, help="blocks of each way a start, one more of the first")
     add("--steps", type=int, default=20, help="steps of a block")
     add("--dropped", type=int, default=3, help="first steps of a block that do not count")
     add("--warm-up", type=int, default=5, help="steps of each way before the first block")
     add_strict(parser)
     add("--output", type=Path, default=RESULTS / "steady.json", help="where to write the results")
     options = parser.parse_args()
-    if options.blocks < 1 or not 1 <= options.dropped < options.steps - 1:
-        parser.error("there must be a block of each way, and at least 1 step dropped and 2 kept.")
+    if min(options.starts, options.blocks) < 1 or not 1 <= options.dropped < options.steps - 1:
+        parser.error("there must be a start, a block of each way, a step dropped and 2 kept.")
     return options
 
 

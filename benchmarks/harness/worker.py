@@ -125,8 +125,11 @@ class _Worker:
         import torch.distributed as dist
 
         from benchmarks.network.systems import build_system
+        from mics_core.engine.allocator import keep_freed_memory
 
         torch.set_num_threads(1)
+        # Every system, as a user of any of them could: how many pages a step gives back is by luck.
+        keep_freed_memory()
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         reset_peak()

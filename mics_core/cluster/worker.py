@@ -20,6 +20,7 @@ from mics_core.cluster.worker_config import WorkerConfig
 from mics_core.comm.nodes import NODES_VARIABLE
 from mics_core.comm.partition import form_partition_group
 from mics_core.comm.store import StoreHost, host_store
+from mics_core.engine.allocator import keep_freed_memory
 from mics_core.engine.build import build_trainer
 from mics_core.engine.causes import described, is_lost_peer
 from mics_core.engine.loop import Ending, LoopOptions, train
@@ -90,6 +91,8 @@ class _Worker:
         """Build, report ready and train."""
         spec = parse_job_spec(self._config.spec)
         device = ray.train.torch.get_device()
+        if device.type == "cpu":
+            keep_freed_memory()
         nodes = os.environ[NODES_VARIABLE].split(",")
         partition = form_partition_group([range(self._config.partition_size)], nodes, device)
 

@@ -36,7 +36,7 @@ def test_what_comes_now_and_then_counts_with_its_share() -> None:
     """A heartbeat every fifth step would be in no median."""
     beats = list(islice(cycle([1.0, 1.0, 1.0, 1.0, 1.5]), 23))
     plain, beating = block_of([1.0] * 23), block_of(beats)
-    row = row_of([(FIXED, plain), (ELASTIC, beating)] * 2, num_dropped=3)
+    row = row_of([[(FIXED, plain), (ELASTIC, beating)] * 2], num_dropped=3)
     assert row["ratio_median"] == pytest.approx(1.1)
 
 
@@ -44,11 +44,24 @@ def test_the_cost_beside_elastic_steps_does_not_cancel() -> None:
     """What the reports of a block leave to the next one falls into its dropped steps alone."""
     fixed = block_of([1.02, 1.02, 1.02, *[1.0] * 17])
     elastic = block_of([1.0, 1.01, 1.02, *[1.02] * 17])
-    row = row_of([*[(FIXED, fixed), (ELASTIC, elastic)] * 3, (FIXED, fixed)], num_dropped=3)
+    start = [*[(FIXED, fixed), (ELASTIC, elastic)] * 3, (FIXED, fixed)]
+    row = row_of([start], num_dropped=3)
     assert row["ratio_median"] == pytest.approx(1.02)
     assert (row["pairs"], row["blocks"]) == (6, 7)
     assert goals_of(row)[0].is_missed
     assert goals_of({"ratio_median": 1.01})[0].is_reached
+
+
+def test_no_pair_is_made_of_two_starts() -> None:
+    """The last block of a start and the first of the next are of processes of their own."""
+    slow, fast = block_of([2.0] * 6), block_of([1.0] * 6)
+    starts = [
+        [(FIXED, slow), (ELASTIC, slow), (FIXED, slow)],
+        [(ELASTIC, fast), (FIXED, fast), (ELASTIC, fast)],
+    ]
+    row = row_of(starts, num_dropped=1)
+    assert (row["ratio_min"], row["ratio_max"]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert (row["starts"], row["pairs"], row["blocks"]) == (2, 4, 6)
 
 
 @pytest.mark.parametrize("drift", [0.98, 1.0, 1.02])
