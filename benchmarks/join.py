@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,19 +89,19 @@ def main() -> int:
     # An end by `kill` still takes the nodes down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows, facts = [], []
-    for num_nodes in options.nodes:
-        console.print(f"{num_nodes} nodes")
-        row, joins = _measure(console, options, num_nodes)
+    for num_nodes, forward_s in product(options.nodes, options.forward_s):
+        console.print(_setting(num_nodes, forward_s))
+        row, joins = _measure(console, options, num_nodes, forward_s)
         rows.append(row)
         facts.append([asdict(join) for join in joins])
     table = Table(title="A join while the others train", title_justify="left")
     table.add_column("")
     for row in rows:
-        table.add_column(f"{row['nodes']} nodes", justify="right")
-    for key in list(rows[0])[1:]:
+        table.add_column(_setting(row["nodes"], row["forward_s"]), justify="right")
+    for key in list(rows[0])[2:]:
         table.add_row(key, *(f"{row[key]:.4g}" for row in rows))
     console.print(table)
-    emulated = {"layers": options.layers, "width": options.width, "forward_s": options.forward_s}
+    emulated = {"layers": options.layers, "width": options.width}
     goals = goals_of(rows)
     write_results(
         options.output, rows, goals=as_facts(goals), emulated_on_4_nodes=emulated, each=facts
@@ -113,10 +113,11 @@ def main() -> int:
 
 
 def goals_of(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
-    """Return the benchmark's goals, for each number of nodes."""
+    """Return the benchmark's goals, for each number of nodes and length of a layer."""
     goals = []
     for row in rows:
-        where, difference = f"{row['nodes']} nodes", row["loss_max_relative_difference"]
+        where = _setting(row["nodes"], row["forward_s"])
+        difference = row["loss_max_relative_difference"]
         extra = f"{where}: extra time of the members, steps"
         losses = f"{where}: losses, largest relative difference"
         goals += [
@@ -126,14 +127,18 @@ def goals_of(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     return goals
 
 
+def _setting(num_nodes: int, forward_s: float) -> str:
+    return f"{num_nodes} nodes, {forward_s:g} s a layer"
+
+
 def _measure(
-    console: Console, options: argparse.Namespace, num_nodes: int
+    console: Console, options: argparse.Namespace, num_nodes: int, forward_s: float
 ) -> tuple[dict[str, Any], list[Join]]:
     """Measure joins of the last of so many nodes; return the result, and each join."""
     # More nodes send less each, so that the machine carries the same, over links as much slower.
     share = _FEWEST_NODES / num_nodes
     link, width = options.link * share, 16 * round(options.width * share**0.5 / 16)
-    model = emulated_model(width, options.layers, options.forward_s)
+    model = emulated_model(width, options.layers, forward_s)
     joins: list[Join] = []
     expected: list[float] = []
     losses: list[float] = []
@@ -159,6 +164,7 @@ def _measure(
             console.print(f"turn {turn + 1}: {joins[-1]}, {joins[-1].extra_ratio:+.3f} of a step")
     return {
         "nodes": num_nodes,
+        "forward_s": forward_s,
         "link_mbit": link,
         "state_bytes": _state_bytes(width, options.layers),
         "joins": len(joins),
@@ -222,7 +228,13 @@ def _parse() -> argparse.Namespace:
     add("--at", type=int, default=8, help="the step that a newcomer comes at")
     add("--after", type=int, default=10, help="steps from there on")
     add("--link", type=float, default=200.0, help="Mbit/s of each of 4 nodes' links")
-    add("--forward-s", type=float, default=0.0625, help="emulated forward of a layer")
+    add(
+        "--forward-s",
+        type=float,
+        nargs="+",
+        default=[0.0625, 0.15],
+        help="emulated forward of a layer; each is measured",
+    )
     add("--layers", type=int, default=4, help="layers")
     add("--width", type=int, default=1408, help="width of a layer; its square is its parameters")
     add_strict(parser)

@@ -303,8 +303,8 @@ class Miniature:
                 group.entered, group.entered_at = generation, step
                 self.course.enter(group_id, generation, step, connect_s)
                 self.tell(elastic.GroupEntered(group_id, generation, step))
-            case Committed(0, step, commit=commit) if commit is not None:
-                if commit.generation == group.entered and step >= group.entered_at:
+            case Committed(commit):
+                if commit.generation == group.entered and commit.step >= group.entered_at:
                     self.tell(elastic.GroupTrained(group_id, commit.generation))
                 self.course.commit(message)
             case ReplicationBroke(0, generation, step, error, has_state):

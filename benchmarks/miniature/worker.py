@@ -119,8 +119,8 @@ class PipeMembership:
         self.send(Entered(self._settings.rank, generation, step, connect_s))
 
     def committed(self, commit: StepCommit, took_s: float) -> None:
-        whole = commit if self._settings.rank == 0 else None
-        self.send(Committed(self._settings.rank, commit.step, took_s, took_s, time.time(), whole))
+        if self._settings.rank == 0:
+            self.send(Committed(commit, took_s, took_s, time.time()))
         with self._news:
             self._news.wait_for(lambda: self._allowed > commit.step + 1)
 

@@ -73,7 +73,6 @@ class Course:
 
     def commit(self, message: Committed) -> None:
         """Take in what one group says of a committed step; the groups tell in any order."""
-        assert message.commit is not None
         step, generation = message.commit.step, message.commit.generation
         self._note_steps(self._order.take(step, generation, message, self._clock()))
 
@@ -101,7 +100,6 @@ class Course:
 
     def _note_step(self, message: Committed) -> None:
         commit = message.commit
-        assert commit is not None
         shares = [(run.start, len(run)) for share in commit.shares for run in share.runs]
         if not self._ledger.commit(commit.step, commit.generation, shares):
             return

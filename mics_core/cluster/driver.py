@@ -223,6 +223,8 @@ def start_supervisor(job_id: str, layout: Layout, after: int = 0) -> None:
             lifetime="detached",
             max_restarts=-1,
             num_cpus=0,
+            # The workers' reports would fill Ray's list of tasks, and cost each step of theirs.
+            enable_task_events=False,
             max_concurrency=10_000,  # every worker and every watcher waits in a call of its own
             # Here, or wherever there is a node once this one is lost. A soft node affinity would
             # not do: Ray hands an actor without resources to any node, which keeps it.

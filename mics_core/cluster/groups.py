@@ -90,7 +90,7 @@ class GroupRun:
     begun: bool = False
     actors: dict[int, Any] = field(default_factory=dict)
     workers: dict[int, Ready] = field(default_factory=dict)
-    steps: dict[int, int] = field(default_factory=dict)
+    step: int = 0
     entered: int = 0
     entered_at: int = 0
     trained: int = 0
@@ -160,7 +160,7 @@ class GroupRuns:
                 node_id=worker.node_id,
                 host=worker.host,
                 pid=worker.pid,
-                step=run.steps.get(rank, 0),
+                step=run.step,
             )
             for rank, worker in sorted(run.workers.items())
         ]

@@ -138,13 +138,14 @@ class SupervisorLink:
         self.send(Entered(self._rank, generation, step, connect_s))
 
     def committed(self, commit: StepCommit, took_s: float) -> None:
-        """Report a committed step."""
+        """Report a committed step; rank 0 does so for its partition group."""
+        if self._rank != 0:
+            return
         now = time.perf_counter()
         # A newcomer that still catches up has seen no commit before; its report may be the first.
         step_s = now - self._last_commit if self._last_commit is not None else took_s
         self._last_commit = now
-        whole = commit if self._rank == 0 else None
-        self.send(Committed(self._rank, commit.step, step_s, took_s, time.time(), whole))
+        self.send(Committed(commit, step_s, took_s, time.time()))
 
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Report that this worker's replication group broke, and whether it holds a whole state."""

@@ -64,21 +64,19 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A worker committed a step.
+    """A partition group committed a step; rank 0 says so for all, who have voted for it.
 
     Args:
-        commit: The step; only rank 0 sends it whole.
+        commit: The step.
         step_s: Seconds since the commit before, or since training began.
         took_s: Seconds of the step alone, without what lay between the two.
         time: When, in seconds since the epoch.
     """
 
-    rank: int
-    step: int
+    commit: StepCommit
     step_s: float
     took_s: float
     time: float
-    commit: StepCommit | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,6 @@ class Pace:
             place: The group's place in the generation that committed it.
         """
         commit = message.commit
-        assert commit is not None
         if commit.generation != self._generation:
             self._generation = commit.generation
             self._samples_s.clear()

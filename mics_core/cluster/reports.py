@@ -60,12 +60,11 @@ class Reports:
                     run.entered, run.entered_at = generation, step
                     self._memory.course.enter(group_id, generation, step, connect_s)
                     self._tell(elastic.GroupEntered(group_id, generation, step))
-            case Committed(rank, step):
-                run.steps[rank] = step + 1
-                if commit := message.commit:
-                    self._note_trained(run, commit)
-                    self._note_pace(run, message, commit)
-                    self._memory.course.commit(message)
+            case Committed(commit):
+                run.step = commit.step + 1
+                self._note_trained(run, commit)
+                self._note_pace(run, message, commit)
+                self._memory.course.commit(message)
             case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
                     self._tell(elastic.GroupBroken(group_id, generation, step, error, has_state))

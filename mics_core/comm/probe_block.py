@@ -7,8 +7,6 @@ and `gelu_new`, which is no operation of its own, move memory.
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,9 +17,7 @@ from torch.nn import functional
 from mics_core.planner.parameters import TransformerSizes
 from mics_core.planner.shape import shape_of_transformer
 
-__all__ = ["BlockSizes", "ProbeBlock", "block_tflops", "sizes_for"]
-
-_LEAST_ROUNDS = 3
+__all__ = ["BlockSizes", "ProbeBlock", "round_of_block", "sizes_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +79,12 @@ class ProbeBlock(nn.Module):
         return out
 
 
-def block_tflops(
-    device: torch.device,
-    dtype: torch.dtype,
-    seconds: float,
-    synchronize: Callable[[], None],
-    begin: Callable[[], None],
-) -> float:
-    """Return the rate of forwards and backwards of a block, in TFLOP/s: of the middle round.
+def round_of_block(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], None], float]:
+    """Return a forward and backward of a block, and its operations.
 
     Args:
         device: Where to compute.
         dtype: Type of parameters and activations.
-        seconds: How long to go on; three rounds at least.
-        synchronize: Waits for the device.
-        begin: Called after a first round that does not count, such as a wait for other workers.
     """
     sizes = sizes_for(device)
     block = ProbeBlock(sizes).to(device=device, dtype=dtype)
@@ -105,16 +92,4 @@ def block_tflops(
     # Of a leaf, so that backward computes its gradient too, as it does inside a model.
     values = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
     slope = torch.randn(shape, device=device, dtype=dtype)
-
-    def round_s() -> float:
-        start = time.perf_counter()
-        block(values).backward(slope)
-        synchronize()
-        return time.perf_counter() - start
-
-    round_s()
-    begin()
-    times_s: list[float] = []
-    while len(times_s) < _LEAST_ROUNDS or sum(times_s) < seconds:
-        times_s.append(round_s())
-    return sizes.flops / statistics.median(times_s) / 1e12
+    return lambda: block(values).backward(slope), sizes.flops

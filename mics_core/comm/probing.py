@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
+from mics_core.comm.busy import calls_per_s
 from mics_core.comm.measured import (
     LinkFit,
     ProbeReport,
@@ -27,7 +28,7 @@ from mics_core.comm.measured import (
     SizeTimings,
     fit_link,
 )
-from mics_core.comm.probe_block import block_tflops
+from mics_core.comm.probe_block import round_of_block
 from mics_core.comm.staging import Staging, share_staging
 from mics_core.errors import LayoutError, Problem
 
@@ -236,20 +237,21 @@ def _measure_products(
     """Return each worker's best rate of square matrix products, in TFLOP/s, by rank."""
     is_cuda = device.type == "cuda"
     widths = (4096, 8192) if is_cuda else (512, 1024)
+    in_a_row = 10 if is_cuda else 1  # a GPU is kept busy between looks at the clock
     best = 0.0
     for width in widths:
         left = torch.randn(width, width, dtype=dtype, device=device)
         right, product = torch.randn_like(left), torch.empty_like(left)
-        torch.mm(left, right, out=product)  # loads the library's kernels
-        _synchronize(device)
-        dist.barrier(group=control)
-        start, count = time.perf_counter(), 0
-        while (elapsed_s := time.perf_counter() - start) < compute_s / len(widths):
-            for _ in range(10 if is_cuda else 1):  # a GPU is kept busy between looks at the clock
+
+        def multiply(
+            left: torch.Tensor = left, right: torch.Tensor = right, product: torch.Tensor = product
+        ) -> None:
+            for _ in range(in_a_row):
                 torch.mm(left, right, out=product)
-                count += 1
             _synchronize(device)
-        best = max(best, 2.0 * width**3 * count / elapsed_s / 1e12)
+
+        rate = calls_per_s(multiply, compute_s / len(widths), control)
+        best = max(best, 2.0 * width**3 * in_a_row * rate / 1e12)
     return [row[0] for row in _gather([best], control)]
 
 
@@ -257,14 +259,14 @@ def _measure_block(
     device: torch.device, control: dist.ProcessGroup, compute_s: float
 ) -> list[float]:
     """Return each worker's rate in a model's block, all busy, in TFLOP/s, by rank."""
-    rate = block_tflops(
-        device,
-        _dtypes_of_products(device)[0],
-        compute_s,
-        synchronize=partial(_synchronize, device),
-        begin=partial(dist.barrier, group=control),
-    )
-    return [row[0] for row in _gather([rate], control)]
+    compute, flops = round_of_block(device, _dtypes_of_products(device)[0])
+
+    def one_round() -> None:
+        compute()
+        _synchronize(device)
+
+    rate = calls_per_s(one_round, compute_s, control)
+    return [row[0] for row in _gather([flops * rate / 1e12], control)]
 
 
 def _dtypes_of_products(device: torch.device) -> tuple[torch.dtype, ...]:
@@ -283,15 +285,14 @@ def _measure_memory(
     """Return the bytes that each worker reads and writes in a second, all busy, by rank."""
     # A product, since plain copies on CPUs pass the caches by, which kernels seldom do.
     source = torch.ones(_MOVED_BYTES // 4, device=device)
-    target = torch.mul(source, 2.0)
-    _synchronize(device)
-    dist.barrier(group=control)
-    start, count = time.perf_counter(), 0
-    while (elapsed_s := time.perf_counter() - start) < seconds:
+    target = torch.empty_like(source)
+
+    def move() -> None:
         torch.mul(source, 2.0, out=target)
         _synchronize(device)
-        count += 1
-    return [row[0] for row in _gather([2.0 * _MOVED_BYTES * count / elapsed_s], control)]
+
+    rate = calls_per_s(move, seconds, control)
+    return [row[0] for row in _gather([2.0 * _MOVED_BYTES * rate], control)]
 
 
 def _memory_bytes(device: torch.device) -> float:

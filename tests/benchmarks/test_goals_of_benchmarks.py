@@ -146,12 +146,17 @@ def test_a_join_counts_from_its_announcement_to_its_first_share() -> None:
         join.join_of(times[:6], shares[:6], at=5, num_nodes=4)
 
 
-def test_every_number_of_nodes_has_the_goals_of_a_join() -> None:
-    good = {"nodes": 4, "extra_step_ratio_median": 0.09, "loss_max_relative_difference": 0.0}
-    bad = {"nodes": 8, "extra_step_ratio_median": 0.1, "loss_max_relative_difference": math.nan}
-    assert missed(join.goals_of([good, bad])) == [
-        "8 nodes: extra time of the members, steps",
-        "8 nodes: losses, largest relative difference",
+def test_every_number_of_nodes_and_length_of_a_layer_has_the_goals_of_a_join() -> None:
+    good = {"extra_step_ratio_median": 0.09, "loss_max_relative_difference": 0.0}
+    bad = {"extra_step_ratio_median": 0.1, "loss_max_relative_difference": math.nan}
+    rows = [
+        {"nodes": 4, "forward_s": 0.1} | good,
+        {"nodes": 8, "forward_s": 0.1} | good,
+        {"nodes": 8, "forward_s": 0.05} | bad,
+    ]
+    assert missed(join.goals_of(rows)) == [
+        "8 nodes, 0.05 s a layer: extra time of the members, steps",
+        "8 nodes, 0.05 s a layer: losses, largest relative difference",
     ]
 
 

@@ -69,13 +69,13 @@ def patch_join(patch: Patch, ratio: float) -> None:
     patch.setattr(join, "EmulatedNetwork", lambda _: nullcontext(network))
     patch.setattr(join, "WorldFactory", lambda *_: nullcontext())
     patch.setattr(join, "_run", run)
-    patch.setattr(join, "_parse", with_four_nodes(join._parse))
+    patch.setattr(join, "_parse", with_one_setting(join._parse))
 
 
-def with_four_nodes(parse: Callable[[], Any]) -> Callable[[], Any]:
+def with_one_setting(parse: Callable[[], Any]) -> Callable[[], Any]:
     def parsed() -> Any:
         options = parse()
-        options.nodes = [4]
+        options.nodes, options.forward_s = [4], [0.1]
         return options
 
     return parsed

@@ -54,7 +54,7 @@ class Run:
             in_hand=in_hand,
         )
         for _ in range(num_groups):
-            self.course.commit(Committed(0, step, 0.5, 0.25, time.time() - late_s, commit))
+            self.course.commit(Committed(commit, 0.5, 0.25, time.time() - late_s))
 
 
 @pytest.fixture

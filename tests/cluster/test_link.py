@@ -72,10 +72,10 @@ class SilentForAWhile(SupervisorHandle):
 
 @contextmanager
 def link_to(
-    supervisor: SupervisorHandle, monkeypatch: pytest.MonkeyPatch
+    supervisor: SupervisorHandle, monkeypatch: pytest.MonkeyPatch, rank: int = 0
 ) -> Iterator[SupervisorLink]:
     monkeypatch.setattr("mics_core.cluster.link._AGAIN_S", 0.01)
-    link = SupervisorLink(supervisor, group_id=4, rank=0)
+    link = SupervisorLink(supervisor, group_id=4, rank=rank)
     link.start()
     try:
         yield link
@@ -244,3 +244,12 @@ def test_the_first_step_of_a_newcomer_took_as_long_as_it_ran(
     assert isinstance(second, Committed)
     assert first.step_s == pytest.approx(0.5)
     assert 0 < second.step_s < 5.0, "from commit to commit, whatever else happens between"
+
+
+def test_rank_0_reports_a_step_for_all_of_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report costs milliseconds of the processors that train; all have voted for the step."""
+    supervisor = DeafSupervisor()
+    with link_to(supervisor, monkeypatch, rank=1) as link:
+        link.committed(commit(7), 0.5)
+        link.send(ENDED)
+        assert supervisor.asked.get(timeout=DEADLINE_S) == [ENDED]

@@ -31,7 +31,7 @@ def committed(
         up_to_date=(),
         waited_across_s=waited_s,
     )
-    return Committed(0, step, step_s, step_s, 0.0, commit)
+    return Committed(commit, step_s, step_s, 0.0)
 
 
 def pace_of(place: int, *messages: Committed) -> float | None:

@@ -71,7 +71,7 @@ class Supervised:
                 up_to_date=tuple(range(len(waits_s))),
                 waited_across_s=waited_s,
             )
-            self.reports.take_in(group_id, Committed(0, step, STEP_S, STEP_S, 1000.0, commit))
+            self.reports.take_in(group_id, Committed(commit, STEP_S, STEP_S, 1000.0))
 
     def status(self) -> JobStatus:
         return self.memory.status("job", self.spec, 2, self.runs)

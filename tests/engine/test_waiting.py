@@ -42,7 +42,7 @@ def train_with_a_slow_worker(spec: JobSpec, size: int) -> dict[str, Any] | None:
         # As a worker's link does.
         nonlocal last
         before, last = last, time.perf_counter()
-        told.append(Committed(0, commit.step, last - before, took_s, 0.0, commit))
+        told.append(Committed(commit, last - before, took_s, 0.0))
         membership.commits.append(commit)
 
     begin = time.perf_counter()
