@@ -6,7 +6,8 @@ emulated, so that the machine's cores do not decide. The losses must be those of
 join.
 
 A newcomer that listens makes the ring of the second hop longer: with it, n nodes send 2(n-1)/n of
-the gradient each, and without 2(n-2)/(n-1). So the number of nodes decides, and several are
+the gradient each, and without 2(n-2)/(n-1). And a copy has of a link what the second hop leaves. So
+the number of nodes decides, and the share of a step that the second hop is; several of both are
 measured, with links and states scaled so that the machine carries the same.
 """
 

@@ -194,7 +194,7 @@ class PlacedWorker(ApiModel):
     """Rank in its partition group; also the index of its replication group."""
     pid: int
     step: int
-    """Steps it has committed."""
+    """Steps its partition group has committed."""
 
 
 class Placement(ApiModel):

@@ -32,6 +32,7 @@ from benchmarks.recovery.setting import (
     build_spec,
 )
 from benchmarks.recovery.steps import StepWriter
+from mics_core.engine.allocator import keep_freed_memory
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +67,7 @@ def main(address: str, folder: Path, tokens: Path, forward_s: float) -> None:
 def _train(config: dict[str, Any]) -> None:
     """Train on one worker, from the last reported checkpoint on."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     training = _build(Path(config["tokens"]), config["forward_s"], rank, world_size)

@@ -30,6 +30,7 @@ from benchmarks.recovery.setting import (
     build_spec,
 )
 from benchmarks.recovery.steps import StepWriter
+from mics_core.engine.allocator import keep_freed_memory
 
 __all__ = ["leave_file", "ready_file"]
 
@@ -54,6 +55,7 @@ def main(group: str, folder: Path, tokens: Path, forward_s: float) -> None:
     """Train until the group is to leave, or whoever started this worker is gone."""
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)
+    keep_freed_memory()
     parent, rank = os.getppid(), int(os.environ["RANK"])
     distributed.init_process_group("gloo")
     # A group's share of the global batch does not change with the number of groups.

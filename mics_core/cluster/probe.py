@@ -138,6 +138,7 @@ class ProbeWorker:
         from torch._C._distributed_c10d import TCPStore
 
         from mics_core.comm.probing import measure_cluster
+        from mics_core.engine.allocator import keep_freed_memory
 
         limit = timedelta(seconds=timeout_s)
         size = len(nodes_of_ranks)
@@ -147,6 +148,8 @@ class ProbeWorker:
         device = torch.device("cuda", 0) if uses_gpu else torch.device("cpu")
         if uses_gpu:
             torch.cuda.set_device(device)
+        else:
+            keep_freed_memory()  # as those that train
         backend = "cpu:gloo,cuda:nccl" if uses_gpu else "gloo"
         dist.init_process_group(backend, store=meeting, rank=rank, world_size=size, timeout=limit)
         return measure_cluster(nodes_of_ranks, device, settings)

@@ -63,7 +63,7 @@ class Reports:
             case Committed(commit):
                 run.step = commit.step + 1
                 self._note_trained(run, commit)
-                self._note_pace(run, message, commit)
+                self._note_pace(run, message)
                 self._memory.course.commit(message)
             case ReplicationBroke(rank, generation, step, error, has_state):
                 if rank == 0:
@@ -98,8 +98,8 @@ class Reports:
         run.trained = run.entered
         self._tell(elastic.GroupTrained(run.group_id, run.trained))
 
-    def _note_pace(self, run: GroupRun, message: Committed, commit: StepCommit) -> None:
-        place = self._place_of(run, commit)
+    def _note_pace(self, run: GroupRun, message: Committed) -> None:
+        place = self._place_of(run, message.commit)
         if place is not None:
             run.pace.take_in(message, place)
 

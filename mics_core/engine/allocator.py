@@ -7,7 +7,7 @@ by page and cleared, a moment later. How much that is depends on where threads a
 to lie as the process started, so it is also why equal workers differ (`docs/log.md`, "Pages that
 every step gives back"). Here what a step frees stays for the next one. Blocks of 32 MiB and more
 are mapped one by one and given back at once, as before: they would leave holes that nothing else
-fits.
+fits. An arena asks for 64 MiB at a time: of addresses, which are no memory until they are used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
         environment: Where such a setting would be.
 
     Returns:
-        Whether it does; it does not where the C library is another, or the user has set it.
+        Whether glibc was told so: not where there is no glibc, or the user has set it.
     """
     is_set = any(name.startswith("MALLOC_") for name in environment)
     if is_set or "glibc.malloc" in environment.get("GLIBC_TUNABLES", ""):

@@ -55,7 +55,10 @@ class Membership(Protocol):
         """Report that this worker trains under `generation` from `step` on."""
 
     def committed(self, commit: StepCommit, took_s: float) -> None:
-        """Report a committed step, which took so many seconds from its begin on."""
+        """Report a committed step, which took so many seconds from its begin on.
+
+        All workers of a partition group have voted for it, so one report of a group is enough.
+        """
 
     def broken(self, generation: int, step: int, error: str, *, has_state: bool) -> None:
         """Report that this worker's replication group broke, and whether it holds a whole state."""

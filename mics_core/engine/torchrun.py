@@ -23,6 +23,7 @@ from mics_core.comm.partition import form_partition_group
 from mics_core.comm.store import host_store
 from mics_core.elastic.plan import GenerationPlan, StoreAddress
 from mics_core.ending import end_at_once
+from mics_core.engine.allocator import keep_freed_memory
 from mics_core.engine.build import build_trainer
 from mics_core.engine.loop import train
 from mics_core.engine.membership import StaticMembership
@@ -163,6 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     if spec.resources.gpus:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     dist.init_process_group(timeout=timedelta(minutes=5))
     try:
         commits = run_static(spec, device)

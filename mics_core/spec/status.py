@@ -86,7 +86,7 @@ class WorkerStatus(StatusModel):
     pid: int
     """Process id."""
     step: int
-    """Steps it has committed, as rank 0 says for its partition group."""
+    """Steps its partition group has committed."""
 
 
 class GroupStatus(StatusModel):

@@ -13,10 +13,20 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("ray")
 
+from benchmarks.harness.goals import is_one_missed
 from benchmarks.harness.messages import Block
 from benchmarks.network.systems import elastic
 from benchmarks.network.systems.blocks import Gate
-from benchmarks.steady import ELASTIC, FIXED, goals_of, ratios_of, row_of, step_s
+from benchmarks.steady import (
+    ELASTIC,
+    EMULATED,
+    FIXED,
+    PROCESSORS,
+    goals_of,
+    ratios_of,
+    row_of,
+    step_s,
+)
 from mics_core.cluster.messages import Committed, Entered
 
 DEADLINE_S = 30.0
@@ -48,8 +58,15 @@ def test_the_cost_beside_elastic_steps_does_not_cancel() -> None:
     row = row_of([start], num_dropped=3)
     assert row["ratio_median"] == pytest.approx(1.02)
     assert (row["pairs"], row["blocks"]) == (6, 7)
-    assert goals_of(row)[0].is_missed
-    assert goals_of({"ratio_median": 1.01})[0].is_reached
+    assert is_one_missed(goals_of([{"compute": EMULATED} | row]))
+
+
+def test_the_goal_is_held_on_an_emulated_device_and_what_two_cores_do_is_told() -> None:
+    good, slow = {"compute": EMULATED, "ratio_median": 1.01}, {"compute": PROCESSORS}
+    goal, told = goals_of([good, slow | {"ratio_median": 1.5}])
+    assert goal.is_reached
+    assert (told.wanted, told.ratio) == (None, 1.5)
+    assert is_one_missed(goals_of([slow | {"ratio_median": 1.0}])), "it was not measured"
 
 
 def test_no_pair_is_made_of_two_starts() -> None:

@@ -9,7 +9,7 @@ import pytest
 from mics_core.cluster.figures import JobFigures
 from mics_core.cluster.groups import GroupRun, GroupRuns
 from mics_core.cluster.memory import Memory
-from mics_core.cluster.messages import Committed, Entered
+from mics_core.cluster.messages import Committed, Entered, Ready
 from mics_core.cluster.record import Record
 from mics_core.cluster.reports import Reports
 from mics_core.elastic import events as elastic
@@ -92,3 +92,14 @@ def test_the_status_tells_the_pace_of_each_group_that_trains_and_who_is_slow() -
     fast, slow = job.status().groups[:2]
     assert fast.sample_s is not None
     assert (fast.slowness, slow.sample_s, slow.slowness) == (None, None, None)
+
+
+def test_a_step_is_that_of_all_workers_of_its_group() -> None:
+    """Rank 0 alone says it; see `SupervisorLink.committed`."""
+    job = Supervised()
+    for rank in range(2):
+        job.reports.take_in(0, Ready(rank, "node", "127.0.0.1", 100 + rank, None))
+    job.commit(0, 0.0, 0.0)
+    job.commit(1, 0.0, 0.0)
+    workers = job.status().groups[0].workers
+    assert [(worker.rank, worker.step) for worker in workers] == [(0, 2), (1, 2)]

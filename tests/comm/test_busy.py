@@ -15,9 +15,11 @@ from tests.engine.worker_pool import WorkerPool, running_pool
 
 HELD_S = 0.005
 """For which a call has what the workers share."""
-MEASURED_S = 0.25
-ALONE = 40
-"""Calls of the first worker before the others begin: most of what it would have measured."""
+MEASURED_S = (0.1, 0.5, 0.1)
+"""Of each rank: the second one goes on when the others have measured."""
+ALONE = 15
+"""Calls of the first rank before the others begin: most of what it would have measured."""
+WAIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,11 @@ def rate_of_turns(folder: Path) -> float:
         if rank == 0 and calls == ALONE:
             (folder / "begin").touch()
 
+    deadline = time.monotonic() + WAIT_S
     while rank != 0 and not (folder / "begin").exists():
+        assert time.monotonic() < deadline, "rank 0 waits for the others before it works"
         time.sleep(0.001)
-    rate = calls_per_s(take_a_turn, MEASURED_S, control)
+    rate = calls_per_s(take_a_turn, MEASURED_S[rank], control)
     dist.destroy_process_group(control)
     return rate
 
