@@ -15,8 +15,8 @@ beside its steps has to fall into steps of its own. So blocks are long, and the 
 into which the other's last words may fall, are dropped. Each block is held against its neighbours,
 and there are as many pairs in which the one way comes first as the other: from one minute to the
 next this machine is a twentieth faster or slower. Where memory and threads come to lie as processes
-start decides a few per cent as well, for as long as they live. So both ways are started anew, the one
-and the other first in turn.
+start decides a few per cent as well, for as long as they live. So both ways are started anew,
+either of them first in turn.
 """
 
 from __future__ import annotations
