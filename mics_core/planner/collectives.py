@@ -50,7 +50,7 @@ class Cost:
     copied_bytes: float = 0.0
     """Bytes that a worker reads and writes around the collective: copies in and out, the sum."""
     wire_s: float = 0.0
-    """What of the time links between nodes take; the rest is inside nodes."""
+    """What of the time links between nodes take, as far as a node's workers wait for it."""
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -294,9 +294,14 @@ def _reduce_inside(num_bytes: float, sharing: int, cluster: ClusterProfile) -> C
 
 
 def _ring(piece_bytes: float, rounds: int, cluster: ClusterProfile) -> Cost:
-    """A ring over nodes: of each node's workers one sends to another node, the rest inside."""
+    """A ring over nodes: of each node's workers one sends to another node, the rest inside.
+
+    Where workers share the node's processors those serve the others while the two that the link
+    ends at wait for it.
+    """
     per_round = max(cluster.inter_node.time_s(piece_bytes), cluster.intra_node.time_s(piece_bytes))
-    return _rounds(rounds, per_round, piece_bytes, piece_bytes)
+    cost = _rounds(rounds, per_round, piece_bytes, piece_bytes)
+    return replace(cost, wire_s=cost.wire_s * min(1.0, 2.0 / cluster.workers_per_node))
 
 
 def _across(num_bytes: float, span: Span, cluster: ClusterProfile) -> Cost:

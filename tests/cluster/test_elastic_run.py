@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
+import ray
 
 from mics_core.cluster.local import LocalCluster
 from mics_core.spec.status import (
@@ -44,6 +45,8 @@ class Story:
     parents: list[str]
     pids_of_killed_node: list[int]
     killed_at: int
+    tasks: set[str]
+    """Of Ray's own list, by name."""
 
     @property
     def contributes_from(self) -> int:
@@ -86,6 +89,7 @@ def story(cluster: LocalCluster, start_job: StartJob) -> Story:
         parents=parents,
         pids_of_killed_node=pids_of_killed_node,
         killed_at=killed_at,
+        tasks={event["name"] for event in ray.timeline()},
     )
 
 
@@ -241,6 +245,12 @@ def test_no_remote_call_is_on_the_path_of_a_steady_step(story: Story) -> None:
         steady = [calls[step] for step in range(begin, begin + NUM_STEADY)]
         assert set(steady) == {steady[0]}, f"a call was made between two of {NUM_STEADY} steps"
         assert calls[0] == 1, "the counter does not count"
+
+
+def test_reports_of_steps_are_not_in_rays_list_of_tasks(story: Story) -> None:
+    """They are thousands, each costs its sender, and nobody looks for them there."""
+    assert any("PartitionGroupRunner" in name for name in story.tasks), "there is no such list"
+    assert not any("JobSupervisor" in name for name in story.tasks)
 
 
 def test_the_others_train_on_while_a_group_starts(story: Story) -> None:

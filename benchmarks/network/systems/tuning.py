@@ -28,7 +28,7 @@ _PROBE = ProbeSettings(
     repetitions=3,
     window_s=0.05,
     size_budget_s=4.0,
-    compute_s=0.3,
+    compute_s=1.0,
 )
 _COMPUTE_ROUNDS = 3
 
