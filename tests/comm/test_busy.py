@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ MEASURED_S = (0.1, 0.5, 0.1)
 """Of each rank: the second one goes on when the others have measured."""
 ALONE = 15
 """Calls of the first rank before the others begin: most of what it would have measured."""
-WAIT_S = 30.0
+BEGIN, WAIT = "busy/begin", timedelta(seconds=30)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def pool() -> Iterator[WorkerPool]:
 def rate_of_turns(folder: Path) -> float:
     """Measure turns at one thing that all workers want; all but rank 0 come late."""
     control, rank = dist.new_group(backend="gloo"), dist.get_rank()
+    store = dist.distributed_c10d._get_default_store()
     calls = 0
 
     def take_a_turn() -> None:
@@ -40,12 +42,10 @@ def rate_of_turns(folder: Path) -> float:
             time.sleep(HELD_S)
         calls += 1
         if rank == 0 and calls == ALONE:
-            (folder / "begin").touch()
+            store.set(BEGIN, "")
 
-    deadline = time.monotonic() + WAIT_S
-    while rank != 0 and not (folder / "begin").exists():
-        assert time.monotonic() < deadline, "rank 0 waits for the others before it works"
-        time.sleep(0.001)
+    if rank != 0:  # which fails where rank 0 waits for the others before it works
+        store.wait([BEGIN], WAIT)
     rate = calls_per_s(take_a_turn, MEASURED_S[rank], control)
     dist.destroy_process_group(control)
     return rate

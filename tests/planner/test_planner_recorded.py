@@ -67,16 +67,21 @@ def test_the_worst_error_keeps_its_sign_and_those_beyond_a_limit_are_counted() -
     assert num_beyond(errors, 0.2) == 2
 
 
-def kept() -> list[Recorded]:
+def kept(*names: str) -> list[Recorded]:
     """What was measured, with the run over many layouts once it has been made."""
-    files = [RESULTS / name for name in ("network.json", "predicted.json")]
+    files = [RESULTS / name for name in names or ("network.json", "predicted.json")]
     return recorded(
         row for file in files if file.exists() for row in json.loads(file.read_text("utf-8"))
     )
 
 
-def test_what_was_measured_is_predicted_within_a_fifth() -> None:
-    """Nine rows of ten, for of many layouts a step or two was measured; and these are no others."""
+def test_what_was_measured_beside_the_peers_is_predicted_within_a_fifth() -> None:
+    for result in kept("network.json"):
+        assert abs(result.error) < 0.20, result
+
+
+def test_most_layouts_are_predicted_within_a_fifth() -> None:
+    """Nine rows of ten: of the run over many layouts a row is two steps of one turn."""
     results = kept()
     beyond = [result for result in results if abs(result.error) >= 0.20]
     assert len(beyond) <= 0.1 * len(results), beyond
