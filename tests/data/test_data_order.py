@@ -86,6 +86,7 @@ def test_groups_cover_all_micro_batches_evenly() -> None:
             assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None, database=None)
 @given(st.integers(0, 40), st.integers(1, 8), st.randoms(use_true_random=False))
 def test_what_is_left_of_a_step_is_divided_evenly(

@@ -105,6 +105,7 @@ def check_failure_is_deserved(cluster: ClusterModel) -> None:
         assert cluster.own_errors or cluster.num_failed_starts >= 4
 
 
+@pytest.mark.long
 @FEW
 @given(st.integers(1, 5), st.integers(1, 3), st.booleans(), SCHEDULES)
 def test_a_run_recovers_with_all_wanted_groups_from_whatever_happened(
@@ -128,6 +129,7 @@ def test_a_run_recovers_with_all_wanted_groups_from_whatever_happened(
         assert (group.life, group.generation) == (Life.TRAINING, machine.generation)
 
 
+@pytest.mark.long
 @FEW
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 8), st.booleans(), SCHEDULES)
 def test_a_run_finishes_once_the_cluster_is_healthy(
@@ -143,6 +145,7 @@ def test_a_run_finishes_once_the_cluster_is_healthy(
     assert cluster.machine.phase in (RunPhase.FINISHED, RunPhase.FAILED)
 
 
+@pytest.mark.long
 @FEW
 @given(
     st.integers(1, 5),
@@ -169,6 +172,7 @@ def test_a_run_that_is_cancelled_or_paused_ends_whatever_happens(
     assert machine.phase in (asked, RunPhase.FINISHED, RunPhase.FAILED)
 
 
+@pytest.mark.long
 @FEW
 @given(st.integers(1, 5), st.integers(1, 3), SCHEDULES)
 def test_a_run_with_as_few_groups_as_it_may_have_trains_or_waits_for_more(

@@ -26,6 +26,7 @@ def announced(decisions: list[object]) -> list[tuple[int, ...]]:
     return [decision.groups for decision in decisions if isinstance(decision, AnnounceGeneration)]
 
 
+@pytest.mark.long
 def test_every_run_begins_with_all_wanted_groups_or_after_the_grace_with_the_minimum() -> None:
     for wanted in range(1, MOST + 1):
         for minimum in range(1, wanted + 1):
@@ -45,6 +46,7 @@ def test_every_run_begins_with_all_wanted_groups_or_after_the_grace_with_the_min
             assert announced(decisions) == [tuple(range(minimum))]
 
 
+@pytest.mark.long
 def test_after_every_single_loss_the_survivors_keep_their_order_or_wait_for_the_minimum() -> None:
     for num_groups in range(2, MOST + 1):
         before = training(num_groups, minimum=max(1, num_groups - 1))

@@ -199,6 +199,7 @@ def test_giving_up_stops_the_groups_that_were_ready() -> None:
     ]
 
 
+@pytest.mark.long
 def test_failed_starts_never_end_a_run_that_trains() -> None:
     driver = training(1, max_failed_starts=3, back_off_s=1, max_back_off_s=60)
     driver.tell(WantedChanged(2, "More nodes."))

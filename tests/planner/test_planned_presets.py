@@ -36,6 +36,7 @@ def job(preset: str) -> JobSpec:
     )
 
 
+@pytest.mark.long
 @pytest.mark.pure
 @pytest.mark.parametrize("cluster", CLUSTER_NAMES)
 def test_every_size_has_a_layout_that_fits_and_larger_ones_need_no_fewer_workers(

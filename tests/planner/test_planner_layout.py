@@ -27,6 +27,7 @@ def cluster(*workers: int) -> ClusterShape:
     return ClusterShape(tuple(NodeShape(f"node-{i}", k) for i, k in enumerate(workers)))
 
 
+@pytest.mark.long
 def test_every_size_on_every_even_cluster_follows_the_rule() -> None:
     for workers_per_node in (1, 3, 4, 8, 16, 64):
         for num_nodes in range(1, 64 // workers_per_node + 1):

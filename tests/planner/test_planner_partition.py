@@ -47,6 +47,7 @@ def choose(
     )
 
 
+@pytest.mark.long
 def test_the_choice_is_the_smallest_that_fits_on_every_small_cluster() -> None:
     for workers_per_node in (1, 2, 4, 6, 8):
         for num_nodes in range(1, 64 // workers_per_node + 1):

@@ -324,6 +324,7 @@ def test_living_nodes_decide_what_can_be_placed() -> None:
     assert {each.partition_size for each in found if each.cause == "placement"} == {3}
 
 
+@pytest.mark.long
 @given(
     st.integers(1, 6),
     st.sampled_from([1, 2, 3, 4, 8]),

@@ -66,6 +66,7 @@ def test_other_assumptions_do_not_explain_the_published_figures() -> None:
     assert reached == {(3, False), (4, False), (2, True)}
 
 
+@pytest.mark.long
 def test_the_tables_of_the_scaling_page_are_what_the_planner_says() -> None:
     module = generator()
     written = module.SCALING.read_text(encoding="utf-8")

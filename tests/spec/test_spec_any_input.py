@@ -96,12 +96,14 @@ def test_the_undamaged_job_is_accepted() -> None:
     parse_job_spec(VALID)
 
 
+@pytest.mark.long
 @given(ANYTHING)
 @settings(max_examples=100, deadline=None)
 def test_anything_parses_or_is_refused(value: Any) -> None:
     check(value)
 
 
+@pytest.mark.long
 @given(damaged_jobs())
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_job_parses_or_is_refused(value: dict[str, Any]) -> None:

@@ -128,6 +128,7 @@ NAMES = st.sampled_from(["a", "b", "ab", ".a", "a[b]"])
 PARTS = st.sampled_from(["a", "b", "*", "**", "?", "a*", "[ab]", "[!a]", ".*", "a[b]", "**b"])
 
 
+@pytest.mark.long
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.lists(st.lists(NAMES, min_size=1, max_size=4), max_size=6),
@@ -158,6 +159,7 @@ def test_globs_are_those_of_python(
         assert files_matching(words) == sorted(names)
 
 
+@pytest.mark.long
 def test_a_search_in_circles_ends_with_its_budget(tmp_path: Path) -> None:
     (tmp_path / "again").symlink_to(tmp_path)
     (tmp_path / "again-too").symlink_to(tmp_path)
@@ -175,6 +177,7 @@ def with_paths(spec: JobSpec, *paths: str) -> JobSpec:
     return spec.model_copy(update={"data": spec.data.model_copy(update={"paths": [*paths]})})
 
 
+@pytest.mark.long
 def test_a_service_looks_for_a_bounded_time(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     for name in ("one", "two", "three"):
