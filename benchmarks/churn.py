@@ -59,6 +59,7 @@ _AHEAD = 20
 """Steps ahead of the one at which members are to wait: all must hear of it before any is there, or
 one that is beyond waits for those that are held."""
 GOAL = 0.977
+LONGEST_S = 480.0
 LOSS_TOLERANCE = 1e-5
 
 
@@ -134,7 +135,7 @@ def main() -> int:
         reference = _losses_without_faults(tokens, len(churned.run.steps))
     longer = {n: t / without[options.groups] for n, t in without.items()}
     row = row_of(churned, longer, reference)
-    goals = goals_of(row)
+    goals = goals_of(row, churned.took_s)
     table = Table(title=f"A run under {sum(churned.faults.values())} faults", title_justify="left")
     for heading in row:
         table.add_column(heading, justify="right")
@@ -363,11 +364,12 @@ def row_of(
     }
 
 
-def goals_of(row: Mapping[str, Any]) -> list[Goal]:
-    """Return the benchmark's goals."""
+def goals_of(row: Mapping[str, Any], took_s: float) -> list[Goal]:
+    """Return the benchmark's goals, for a run under fire that took so long."""
     kept = row["kept_capacity_adjusted"]
     return [
         Goal("throughput kept beyond the lost capacity", GOAL, kept),
+        Goal("seconds of the run under fire", LONGEST_S, took_s, bound=Bound.AT_MOST),
         Goal("samples lost", 0, row["samples_lost"], bound=Bound.AT_MOST),
         Goal("samples repeated", 0, row["samples_repeated"], bound=Bound.AT_MOST),
         _agreement("one process's", row["loss_max_relative_difference"]),
@@ -386,7 +388,7 @@ def _parse() -> argparse.Namespace:
     add("--faults", type=int, default=sum(KINDS.values()), help="how many")
     add("--groups", type=int, default=3, help="partition groups wanted")
     add("--seed", type=int, default=1, help="of the schedule")
-    add("--pause-s", type=float, nargs=2, default=[3.0, 5.0], help="between two faults")
+    add("--pause-s", type=float, nargs=2, default=[2.8, 4.8], help="between two faults")
     add(
         "--faults-of-a-turn", type=int, default=4, help="before the run without faults has its turn"
     )

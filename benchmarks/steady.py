@@ -61,7 +61,7 @@ from mics_core.spec import JobSpec
 
 EMULATED, PROCESSORS = "emulated", "processors"
 MODELS = {
-    EMULATED: emulated_model(1024, 4, 0.0125),
+    EMULATED: emulated_model(1024, 4, 0.03),
     PROCESSORS: gpt2(hidden_size=256, num_layers=4, num_heads=4, vocab_size=VOCAB_SIZE),
 }
 """By what computes them."""

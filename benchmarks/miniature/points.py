@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import filesystem
 
 from mics_core.comm import units
 from mics_core.comm.copies import Copies
@@ -35,6 +36,8 @@ PHASES = (
     "copy out",
     "copy in",
     "checkpoint",
+    "half a file",
+    "before its record",
     "before it is visible",
     "after it is visible",
 )
@@ -164,6 +167,9 @@ _ARMED: dict[str, Callable[[_At], None]] = {
     "copy out": lambda at: at.before(Copies, "send", calls=2),
     "copy in": lambda at: at.after(Copies, "receive"),
     "checkpoint": lambda at: at.after(Background, "submit"),
+    # Of several tensors in the worker's file.
+    "half a file": lambda at: at.before(filesystem, "_write_item", calls=2),
+    "before its record": lambda at: at.before(CheckpointFolder, "end_part"),
     "before it is visible": lambda at: at.before(CheckpointFolder, "commit"),
     "after it is visible": lambda at: at.after(CheckpointFolder, "commit"),
 }

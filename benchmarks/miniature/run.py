@@ -37,6 +37,8 @@ from mics_core.comm.store import StoreHost, host_store
 from mics_core.elastic import events as elastic
 from mics_core.elastic.machine import MembershipMachine, Rules
 from mics_core.elastic.plan import GenerationPlan, StoreAddress, has_lost_member, plan_of
+from mics_core.elastic.roster import GONE
+from mics_core.engine.summary import StepCommit
 from mics_core.spec import JobSpec
 from mics_core.spec.status import StepEvent, StepRecord
 
@@ -118,6 +120,8 @@ class Miniature:
         self.course = Course(self.journal, spec.training.global_batch_size)
         self.groups: dict[int, Group] = {}
         self.checkpoints: list[Checkpointed] = []
+        self.reasons: list[str] = []
+        """Why the run was in each of its phases."""
         self._faults = tuple(faults)
         self._silence_s = silence_s
         self._first_step_s = first_step_s
@@ -127,6 +131,7 @@ class Miniature:
         self._ends_stalls = ends_stalls
         self._heard_at = time.monotonic()
         self._plans: dict[int, GenerationPlan] = {}
+        self._commits: dict[int, dict[int, StepCommit]] = {}
         self._launches: list[tuple[int, bool]] = []
         self._after_loss, self._lost_at = 0, 0.0
         self._allowed = spec.training.steps + 1
@@ -151,6 +156,11 @@ class Miniature:
             group.world.close()
         open_ports = self._listened.keys() & listeners().keys()
         assert not open_ports, f"left open: {[self._listened[inode] for inode in open_ports]}"
+        if error is None:
+            # Whatever befell it: every sample of every committed step was used exactly once.
+            samples, steps = self.course.samples, {step.step for step in self.steps}
+            due = len(steps) * self.spec.training.global_batch_size
+            assert (samples.due, samples.used, samples.repeated) == (due, due, 0)
 
     # What a test sees.
 
@@ -304,6 +314,7 @@ class Miniature:
                 self.course.enter(group_id, generation, step, connect_s)
                 self.tell(elastic.GroupEntered(group_id, generation, step))
             case Committed(commit):
+                self._check_agreement(group_id, commit)
                 if commit.generation == group.entered and commit.step >= group.entered_at:
                     self.tell(elastic.GroupTrained(group_id, commit.generation))
                 self.course.commit(message)
@@ -321,6 +332,23 @@ class Miniature:
             case Ended(rank, finished):
                 group.ended[rank] = finished
 
+    def _check_agreement(self, group_id: int, commit: StepCommit) -> None:
+        """Hold what a group has committed against what others say that they have.
+
+        The members of one generation commit a step, with the same bits. It is committed again,
+        under a later one, only where all that had done so are gone.
+        """
+        assert group_id in self._plans[commit.generation].groups, f"{group_id} is no member"
+        others = self._commits.setdefault(commit.step, {})
+        for other, theirs in others.items():
+            if theirs.generation == commit.generation:
+                assert theirs.fingerprint == commit.fingerprint, f"{group_id} and {other} differ"
+                continue
+            earlier = other if theirs.generation < commit.generation else group_id
+            phase = self.machine.groups[earlier].phase
+            assert phase in GONE, f"step {commit.step} again, and group {earlier} is {phase}"
+        others[group_id] = commit
+
     def _carry_out(self, decision: elastic.Decision) -> None:
         match decision:
             case elastic.LaunchGroup(group_id, begins_run):
@@ -331,6 +359,8 @@ class Miniature:
                     self._stop(self.groups[group_id])
             case elastic.AnnounceGeneration():
                 self._announce(decision)
+            case elastic.SetRunPhase(_, reason):
+                self.reasons.append(reason)
             case _:
                 pass
 

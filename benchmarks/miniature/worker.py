@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mics_core.engine.trainer import Trainer
 
 _WAIT_S = 5.0
+_LEAST_SILENCE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -176,12 +177,16 @@ def _train(settings: Settings, membership: PipeMembership, trainers: list[Traine
     from benchmarks.harness.digest import digest_of
     from mics_core.comm.partition import form_partition_group
     from mics_core.comm.store import MeetingStore, host_store
+    from mics_core.engine import entering
     from mics_core.engine.allocator import keep_freed_memory
     from mics_core.engine.build import build_trainer
     from mics_core.engine.loop import Ending, LoopOptions, train
 
     torch.set_num_threads(1)
     keep_freed_memory()
+    # Of a busy network; here it would only lengthen what is configured.
+    least_s = max(settings.silence_s, _LEAST_SILENCE_S)
+    entering._LEAST_SILENCE_S = min(entering._LEAST_SILENCE_S, least_s)
     arm(settings.faults)
     world = MeetingStore("127.0.0.1", settings.world_port)
     dist.init_process_group("gloo", store=world, rank=settings.rank, world_size=settings.size)

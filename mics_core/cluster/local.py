@@ -99,18 +99,18 @@ class LocalCluster:
         return [victim.pid for victim in victims]
 
     def stop(self) -> None:
-        """End every process of the cluster, and wait until all are gone."""
+        """End every process of the cluster with SIGKILL, and wait until all are gone."""
         if self._cluster is None:
             return
         nodes = [*self._nodes.values(), self._cluster.head_node]
         processes = [process for node in nodes for process in self._processes_of(node)]
+        # Asked to end, each takes a second, one after the other, and some never do.
+        for process in processes:
+            _signal(process, signal.SIGKILL)
         self._cluster.shutdown()
         self._cluster = None
         self._nodes.clear()
-        _, alive = psutil.wait_procs(processes, timeout=_KILL_WAIT_S)
-        for process in alive:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=_KILL_WAIT_S)
+        psutil.wait_procs(processes, timeout=_KILL_WAIT_S)
 
     def __enter__(self) -> Self:
         self.start()

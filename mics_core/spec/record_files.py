@@ -39,8 +39,8 @@ def put(files: AbstractFileSystem, path: str, value: Any) -> None:
 def put_over(files: AbstractFileSystem, path: str, value: Any, seen: bytes | None) -> bool:
     """Write a value as `put` does, unless the file is not what was seen any more.
 
-    Only one that is created on a path is sure not to replace another: see [Note: two attempts at
-    one checkpoint] in `mics_core.spec.folders`.
+    Only one that is created is sure not to replace another: see [Note: two attempts at one
+    checkpoint] in `mics_core.spec.folders`.
 
     Args:
         files: The file system.
@@ -53,7 +53,9 @@ def put_over(files: AbstractFileSystem, path: str, value: Any, seen: bytes | Non
     """
     if content_of(files, path) != seen:
         return False
-    if _is_local(files) and seen is None:
+    if seen is None and not _is_local(files):
+        return _create(files, path, value)
+    if seen is None:
         with _written_beside(files, path, value) as new:
             try:
                 files.link(new, path)
@@ -65,6 +67,19 @@ def put_over(files: AbstractFileSystem, path: str, value: Any, seen: bytes | Non
             else:
                 return True
     put(files, path, value)
+    return True
+
+
+def _create(files: AbstractFileSystem, path: str, value: Any) -> bool:
+    """Create a file where there are no paths; object stores do so in one request, or refuse it."""
+    content = _as_json(value)
+    try:
+        files.pipe_file(path, content, mode="create")
+    except Exception:  # each storage has another word for it, and some try again by themselves
+        found = content_of(files, path)
+        if found is None:
+            raise
+        return found == content
     return True
 
 

@@ -102,11 +102,12 @@ def test_a_run_under_fire_is_held_against_its_goals() -> None:
     longer = {1: 3.0, 2: 1.5, 3: 1.0}
     good = churn.row_of(churned(1 / 0.977001, losses, [*losses, 0.5]), longer, losses)
     assert good["kept_capacity_adjusted"] == pytest.approx(0.977001)
-    assert missed(churn.goals_of(good)) == []
+    assert missed(churn.goals_of(good, 479.0)) == []
+    assert missed(churn.goals_of(good, 481.0)) == ["seconds of the run under fire"]
     slow = churn.row_of(churned(1 / 0.976, losses, losses), longer, losses)
-    assert missed(churn.goals_of(slow)) == ["throughput kept beyond the lost capacity"]
+    assert missed(churn.goals_of(slow, 479.0)) == ["throughput kept beyond the lost capacity"]
     lost = good | {"samples_lost": 1, "samples_repeated": 1}
-    assert missed(churn.goals_of(lost)) == ["samples lost", "samples repeated"]
+    assert missed(churn.goals_of(lost, 479.0)) == ["samples lost", "samples repeated"]
 
 
 @pytest.mark.parametrize("apart", [2.1e-5, math.nan])
@@ -117,7 +118,7 @@ def test_losses_that_are_apart_from_the_undisturbed_ones_miss(apart: float) -> N
 
     def goals(undisturbed: list[float], reference: list[float]) -> list[str]:
         row = churn.row_of(churned(1.0, losses, undisturbed), {3: 1.0}, reference)
-        return missed(churn.goals_of(row))
+        return missed(churn.goals_of(row, 479.0))
 
     assert goals(near, near) == []
     assert goals(other, losses) == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def recorded_job(
     return parse_job_spec(job | changes)
 
 
+@cache
 def gold_losses(steps: int) -> list[float]:
     """Return the losses of a whole `recorded_job` in one plain process: no Ray, shards, groups."""
     return train_in_one_process(recorded_job(None, steps)).losses

@@ -21,7 +21,7 @@ from tests.cluster.running import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
-NUM_NODES = 1
+NUM_NODES = 2
 
 
 def names_of(callbacks: list[Any]) -> list[str]:

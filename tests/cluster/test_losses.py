@@ -158,7 +158,7 @@ def test_an_error_in_one_group_does_not_disturb_the_others(killed: Killed) -> No
     assert killed.job.has_committed(killed.raised_at + 1)
 
 
-def test_an_error_in_every_group_fails_the_job_with_that_error(killed: Killed) -> None:
+def test_an_error_in_the_only_group_left_fails_the_job_with_that_error(killed: Killed) -> None:
     job = killed.job
     assert (job.status().state, job.returned) == (JobState.FAILED, JobState.FAILED)
     reason = job.states[-1].reason

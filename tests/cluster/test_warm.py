@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -196,47 +197,56 @@ def test_calls_outlive_a_job_s_template_that_is_killed_while_it_loads(tmp_path: 
         assert not (tmp_path / "first").exists()
 
 
-@pytest.mark.parametrize("victim", ["the job's", "the node's", "both"])
-def test_calls_outlive_templates_that_are_killed_while_their_forks_live(
-    tmp_path: Path, victim: str
-) -> None:
+def test_calls_outlive_templates_that_are_killed_while_their_forks_live(tmp_path: Path) -> None:
     with running_node(tmp_path) as node:
         of_node = node.call("first").pid
         first = node.told("first")
-        of_job = first["parent"]
-        for name, pid in {"the job's": of_job, "the node's": of_node}.items():
-            if victim in (name, "both"):
-                os.kill(pid, signal.SIGKILL)
-        second = node.call("second")
-        template = node.told("second")["parent"]
-        assert (template == of_job) is (victim == "the node's")
-        if victim != "the node's":
-            of_second = second.pid if victim == "both" else of_node
-            assert psutil.Process(template).ppid() == of_second
-        assert alive(first["pid"])
+        os.kill(first["parent"], signal.SIGKILL)
+
+        node.call("second")
+        second = node.told("second")
+        assert second["parent"] != first["parent"]
+        assert psutil.Process(second["parent"]).ppid() == of_node, "the node's goes on"
+        os.kill(of_node, signal.SIGKILL)
+
+        node.call("third")
+        third = node.told("third")
+        assert third["parent"] == second["parent"], "the job's goes on"
+        os.kill(third["parent"], signal.SIGKILL)
+
+        fourth = node.call("fourth")
+        assert psutil.Process(node.told("fourth")["parent"]).ppid() == fourth.pid, "both are gone"
+        assert all(alive(told["pid"]) for told in (first, second, third))
 
 
-@pytest.mark.parametrize("level", ["node", "job"])
-def test_a_caller_that_says_nothing_holds_nobody_up_and_leaves_nothing_open(
-    tmp_path: Path, level: str
-) -> None:
-    with running_node(tmp_path) as node:
-        of_node = node.call("first", RAY_JOB_ID="01000000").pid
-        of_job = node.told("first")["parent"]
-        template = psutil.Process(of_node if level == "node" else of_job)
+def test_callers_that_say_nothing_hold_nobody_up_and_leave_nothing_open(tmp_path: Path) -> None:
+    """At the node's template, which has a fourth file with a call, and at the job's."""
+    with running_node(tmp_path) as node, ExitStack() as callers:
+        of_node = psutil.Process(node.call("first", RAY_JOB_ID="01000000").pid)
+        of_job = psutil.Process(node.told("first")["parent"])
         # The node's was there first.
-        place = sorted(node.sockets, key=lambda path: path.stat().st_ctime)[level == "job"]
-        files = [0, 1, 2, 2][: 4 if level == "node" else 3]
-        with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as broken:
+        places = sorted(node.sockets, key=lambda path: path.stat().st_ctime)
+        before = []
+        for template, place, files in zip(
+            (of_node, of_job), places, ([0, 1, 2, 2], [0, 1, 2]), strict=True
+        ):
+            silent, broken = (
+                callers.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)
+            )
             broken.connect(str(place))
             socket.send_fds(broken, [(100).to_bytes(4)], files)
             silent.connect(str(place))
             broken.close()
-            before = template.num_fds()
-            node.call("second", RAY_JOB_ID="02000000" if level == "node" else "01000000")
-            served_by = psutil.Process(node.told("second")["parent"])
-            assert template in (served_by, served_by.parent())
-            eventually(lambda: template.num_fds() <= before, "the files of the broken call")
+            before.append(template.num_fds())
+        node.call("second", RAY_JOB_ID="01000000")
+        node.call("third", RAY_JOB_ID="02000000")
+        assert node.told("second")["parent"] == of_job.pid
+        assert psutil.Process(node.told("third")["parent"]).parent() == of_node
+        for template, most in zip((of_node, of_job), before, strict=True):
+            eventually(
+                lambda template=template, most=most: template.num_fds() <= most,
+                "the files of the broken call",
+            )
 
 
 def a_driver(folder: Path) -> str:

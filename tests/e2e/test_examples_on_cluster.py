@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 120.0
+SCRIPT_STEPS = 40
 
 
 def test_a_script_trains_with_mics_trainer_and_the_service_lists_its_job(
@@ -43,7 +44,7 @@ def test_a_script_trains_with_mics_trainer_and_the_service_lists_its_job(
 ) -> None:
     script = ROOT / "examples" / "ray-trainer" / "train.py"
     with subprocess.Popen(
-        [sys.executable, str(script), "--steps", "120", "--storage", str(tmp_path)],
+        [sys.executable, str(script), "--steps", str(SCRIPT_STEPS), "--storage", str(tmp_path)],
         env=os.environ | {"RAY_ADDRESS": cluster.address},
         stdout=subprocess.PIPE,
         text=True,
@@ -58,13 +59,17 @@ def test_a_script_trains_with_mics_trainer_and_the_service_lists_its_job(
     assert process.returncode == 0, printed
     result: dict[str, Any] = json.loads(printed.splitlines()[-1])
     assert (job.job_id, job.source) == (result["job_id"], "ray")
-    assert (result["state"], result["steps"]) == ("finished", 120)
+    assert (result["state"], result["steps"]) == ("finished", SCRIPT_STEPS)
     assert CheckpointFolder(str(tmp_path / "ray-trainer")).complete()[-1] == (
-        120,
+        SCRIPT_STEPS,
         result["checkpoint"],
     )
     seen = client.wait(job.job_id, timeout_s=DEADLINE_S)
-    assert (seen.state, seen.step, seen.loss) == (JobState.FINISHED, 120, result["loss"])
+    assert (seen.state, seen.step, seen.loss) == (
+        JobState.FINISHED,
+        SCRIPT_STEPS,
+        result["loss"],
+    )
 
 
 def test_a_run_that_fails_is_a_result_with_its_error_and_its_last_checkpoint(
@@ -131,16 +136,21 @@ def submitted(
     runpy.run_path(str(fine_tune / "make_checkpoint.py"))["make_checkpoint"](
         fine_tune / "checkpoint"
     )
-    own_model = JobSubmissionClient(cluster.dashboard_url).submit_job(
+    own_model = root / "examples" / "own-model"
+    shutil.copytree(ROOT / "examples" / "own-model", own_model)
+    shorter = example("own-model/job.yaml")
+    shorter["training"] |= {"steps": 60}
+    (own_model / "job.yaml").write_text(yaml.safe_dump(shorter))
+    submission = JobSubmissionClient(cluster.dashboard_url).submit_job(
         entrypoint=f"{sys.executable} -m mics_core.cluster.driver job.yaml",
-        runtime_env={"working_dir": str(ROOT / "examples" / "own-model")},
+        runtime_env={"working_dir": str(own_model)},
     )
     (root / "examples" / "gpt2-bytes.yaml").write_text(yaml.safe_dump(short_byte_job()))
     return {
         "gpt2-bytes": client.submit(root / "examples" / "gpt2-bytes.yaml").job_id,
         "llama-auto": client.submit(small_llama_job(root)).job_id,
         "fine-tune": client.submit(fine_tune / "job.yaml").job_id,
-        "own-model": own_model,
+        "own-model": submission,
         "parquet": client.submit(small_parquet_job(root)).job_id,
     }
 

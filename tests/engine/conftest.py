@@ -15,11 +15,24 @@ from tests.engine.writers import Writers
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    """Twelve workers for each module: they keep the process groups of every layout that they have
-    seen, and each has a thread that wakes up a hundred times a second.
+def pool(request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
+    """`NUM_WORKERS` of the module, or twelve; anew for each module that asks for more than four.
+
+    Workers keep the process groups of every layout that they have seen, and each has a thread that
+    wakes up a hundred times a second.
     """
-    with running_pool(12) as pool:
+    wanted: int = getattr(request.module, "NUM_WORKERS", 12)
+    if wanted == 4:
+        yield request.getfixturevalue("small_pool")
+        return
+    with running_pool(wanted) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="package")
+def small_pool() -> Iterator[WorkerPool]:
+    """Four workers for all modules whose layouts have no more."""
+    with running_pool(4) as pool:
         yield pool
 
 

@@ -1,4 +1,4 @@
-"""A file system of fsspec that does what a test says: waits, or raises what no standard knows."""
+"""Storages of fsspec that do what a test says: wait, or raise what no standard knows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from unittest import mock
 
 import fsspec
 import torch.distributed as dist
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from mics_core.engine import checkpoint
 from mics_core.spec import JobSpec
 from tests.engine.layouts import train_over_groups
 
-PROTOCOL = "odd"
+PATHS, STORE = PROTOCOLS = ("odd", "oddstore")
 DEADLINE_S = 30.0
 
 
@@ -31,12 +32,12 @@ class OddError(Exception):
 class OddFileSystem(LocalFileSystem):
     """Local files under a protocol of their own; `before` is asked before every call."""
 
-    protocol = PROTOCOL
+    protocol = PATHS
     before: ClassVar[Callable[[str, str], None]] = staticmethod(lambda call, path: None)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> str:
-        return str(LocalFileSystem._strip_protocol(str(path).removeprefix(f"{PROTOCOL}://")))
+        return str(LocalFileSystem._strip_protocol(str(path).removeprefix(f"{PATHS}://")))
 
 
 def _watched(name: str) -> Callable[..., Any]:
@@ -65,16 +66,58 @@ for _name in CALLS:
     setattr(OddFileSystem, _name, _watched(_name))
 
 
+class OddStore(AbstractFileSystem):
+    """An object store over an `OddFileSystem`: it has no links, and a copy for a new name."""
+
+    protocol = STORE
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._files = OddFileSystem(auto_mkdir=True)
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> str:
+        return OddFileSystem._strip_protocol(str(path).removeprefix(f"{STORE}://"))
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        return self._files.ls(self._strip_protocol(path), detail=detail, **options)
+
+    def info(self, path: str, **options: Any) -> Any:
+        return self._files.info(self._strip_protocol(path), **options)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self._files.makedirs(self._strip_protocol(path), exist_ok=exist_ok)
+
+    def cp_file(self, path1: str, path2: str, **_options: Any) -> None:
+        self.pipe_file(path2, self.cat_file(path1))
+
+    def _rm(self, path: str) -> None:
+        self._files.rm(path, recursive=self._files.isdir(path))
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        self._files.rm(self._strip_protocol(path), recursive=recursive, maxdepth=maxdepth)
+
+    def _open(self, path: str, mode: str = "rb", **_options: Any) -> Any:
+        return self._files.open(path, mode)
+
+
 @contextmanager
 def odd_storage(before: Callable[[str, str], None]) -> Iterator[None]:
-    """Have `odd://` folders in this process; `before` gets the name of the call and the path."""
-    fsspec.register_implementation(PROTOCOL, OddFileSystem, clobber=True)
+    """Have folders of `PROTOCOLS` in this process; `before` gets each call's name and path."""
+    fsspec.register_implementation(PATHS, OddFileSystem, clobber=True)
+    fsspec.register_implementation(STORE, OddStore, clobber=True)
     usual = OddFileSystem.before
     OddFileSystem.before = staticmethod(before)
     try:
         yield
     finally:
         OddFileSystem.before = staticmethod(usual)
+
+
+def train_on_odd_storage(spec: JobSpec, groups: int, size: int) -> dict[str, Any] | None:
+    """For the worker pool: nothing befalls what is written."""
+    with odd_storage(lambda _call, _path: None):
+        return train_over_groups(spec, groups, size)
 
 
 def train_where_a_write_fails(spec: JobSpec, groups: int, size: int) -> dict[str, Any] | None:

@@ -15,16 +15,25 @@ from mics_core.spec import JobSpec, check_files
 from mics_core.spec.folders import CheckpointFolder
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
-from tests.engine.odd_storage import train_where_a_write_fails, train_where_storage_hangs
+from tests.engine.odd_storage import (
+    PROTOCOLS,
+    STORE,
+    train_on_odd_storage,
+    train_where_a_write_fails,
+    train_where_storage_hangs,
+)
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 6
 
-def job(text: str, folder: Path, partition_size: int, steps: int, **changes: object) -> JobSpec:
+
+def job(text: str, folder: Path, partition_size: int, steps: int, **changes: Any) -> JobSpec:
+    precision = changes.pop("training__precision", "fp64")
     return small_job(
         text,
         partition_size=partition_size,
         training__steps=steps,
-        training__precision="fp64",
+        training__precision=precision,
         training__optimizer={"kind": "adamw", "learning_rate": 1e-3},
         checkpoint={"directory": str(folder), "interval_steps": 2, "keep": 2},
         **changes,
@@ -32,19 +41,43 @@ def job(text: str, folder: Path, partition_size: int, steps: int, **changes: obj
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [((1, 2), (2, 2)), ((2, 2), (1, 4)), ((2, 2), (3, 1))]
+    ("before", "after", "changes"),
+    [
+        ((1, 2), (2, 2), {}),
+        ((2, 2), (1, 4), {"engine__offload_optimizer": True}),
+        ((1, 4, 2), (3, 1), {}),
+        ((2, 2), (1, 6, 3), {}),
+    ],
+    ids=["more groups", "larger ones, offloaded", "from several nodes", "over several nodes"],
 )
 def test_a_run_continues_with_any_layout_as_if_it_had_not_been_cut(
-    pool: WorkerPool, text: str, tmp_path: Path, before: tuple[int, int], after: tuple[int, int]
+    pool: WorkerPool,
+    text: str,
+    tmp_path: Path,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+    changes: dict[str, Any],
 ) -> None:
-    groups, size = before
-    pool.run(train_over_groups, job(text, tmp_path, size, steps=4), groups, size)
+    """Layouts are numbers of groups, of workers in each, and of those on a node."""
+    pool.run(train_over_groups, job(text, tmp_path, before[1], steps=4, **changes), *before)
     assert steps_in(tmp_path)[-1] == 4
-    groups, size = after
-    continued = pool.run(train_over_groups, job(text, tmp_path, size, steps=7), groups, size)[0]
+    continued, *_ = pool.run(
+        train_over_groups, job(text, tmp_path, after[1], steps=7, **changes), *after
+    )
     gold = train_in_one_process(job(text, tmp_path, 1, steps=7))
     assert continued["losses"] == pytest.approx(gold.losses[4:], rel=1e-10)
     assert relative_difference(continued["parameters"], gold.parameters) < 1e-10
+
+
+def test_a_run_in_bf16_continues_to_the_bit(pool: WorkerPool, text: str, tmp_path: Path) -> None:
+    changes = {"training__precision": "bf16", "model__dropout": 0.1}
+    pool.run(train_over_groups, job(text, tmp_path / "cut", 2, steps=4, **changes), 2, 2)
+    continued, uncut = (
+        pool.run(train_over_groups, job(text, tmp_path / name, 2, steps=7, **changes), 2, 2)[0]
+        for name in ("cut", "uncut")
+    )
+    assert continued["losses"] == uncut["losses"][4:]
+    assert relative_difference(continued["parameters"], uncut["parameters"]) == 0.0
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -117,12 +150,19 @@ def test_an_unfinished_checkpoint_is_invisible(pool: WorkerPool, text: str, tmp_
     assert len(again["losses"]) == 3  # it began at the beginning
 
 
-def test_a_url_of_fsspec_is_as_good_as_a_path(pool: WorkerPool, text: str, tmp_path: Path) -> None:
-    spec = job(text, tmp_path, 2, steps=2)
-    url = {"checkpoint": spec.checkpoint.model_copy(update={"directory": f"file://{tmp_path}"})}
-    pool.run(train_over_groups, spec.model_copy(update=url), 2, 2)
-    longer = job(text, tmp_path, 2, steps=3).model_copy(update=url)
-    assert len(pool.run(train_over_groups, longer, 1, 2)[0]["losses"]) == 1
+@pytest.mark.parametrize("protocol", ["file", STORE])
+def test_a_url_of_fsspec_is_as_good_as_a_path(
+    pool: WorkerPool, text: str, tmp_path: Path, protocol: str
+) -> None:
+    """Also one of a storage that has no links and cannot rename."""
+    first, longer = (
+        on_odd_storage(job(text, tmp_path, 2, steps=steps), protocol) for steps in (2, 3)
+    )
+    pool.run(train_on_odd_storage, first, 2, 2)
+    stored = CheckpointFolder(str(tmp_path)).read(2)
+    files = [file for part in stored.parts for file in part.files]
+    assert CheckpointFolder(str(tmp_path)).damage_of(stored, files) == ""
+    assert len(pool.run(train_on_odd_storage, longer, 1, 2)[0]["losses"]) == 1
 
 
 def test_a_folder_with_checkpoints_is_refused_unless_the_run_may_continue_them(
@@ -192,15 +232,16 @@ def reports_of(results: list[Any]) -> dict[int, list[str]]:
     }
 
 
-def on_odd_storage(spec: JobSpec) -> JobSpec:
-    url = {"directory": f"odd://{spec.checkpoint.directory}"}
+def on_odd_storage(spec: JobSpec, protocol: str) -> JobSpec:
+    url = {"directory": f"{protocol}://{spec.checkpoint.directory}"}
     return spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update=url)})
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_an_error_that_cannot_be_pickled_on_one_worker_is_named_and_the_run_goes_on(
-    pool: WorkerPool, text: str, tmp_path: Path
+    pool: WorkerPool, text: str, tmp_path: Path, protocol: str
 ) -> None:
-    spec = on_odd_storage(job(text, tmp_path, 2, steps=7))
+    spec = on_odd_storage(job(text, tmp_path, 2, steps=7), protocol)
     results = pool.run(train_where_a_write_fails, spec, 2, 2)
     assert len(results[0]["losses"]) == 7
     told = reports_of(results)
@@ -210,10 +251,11 @@ def test_an_error_that_cannot_be_pickled_on_one_worker_is_named_and_the_run_goes
     assert told[7] == [""]
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_storage_that_never_answers_holds_up_neither_steps_nor_the_next_checkpoint(
-    pool: WorkerPool, text: str, tmp_path: Path
+    pool: WorkerPool, text: str, tmp_path: Path, protocol: str
 ) -> None:
-    spec = on_odd_storage(job(text, tmp_path, 2, steps=5))
+    spec = on_odd_storage(job(text, tmp_path, 2, steps=5), protocol)
     results = pool.run(train_where_storage_hangs, spec, 2, 2)
     assert len(results[0]["losses"]) == 5
     told = reports_of(results)

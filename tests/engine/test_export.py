@@ -24,6 +24,8 @@ from tests.engine.layouts import train_over_groups
 from tests.engine.test_checkpoint import damage
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 8
+
 OWN_MODEL = {
     "callable": "tests.cluster.user_model:build",
     "arguments": {"folder": None, "vocabulary": 257, "sequence_length": 16},

@@ -17,6 +17,8 @@ from tests.engine.jobs import small_job
 from tests.engine.layouts import partition_group
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 4
+
 
 class Told(StaticMembership):
     """Keeps what its group says of a broken generation, after which there is no other."""

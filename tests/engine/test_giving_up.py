@@ -15,6 +15,7 @@ from tests.engine.jobs import small_job, train_in_one_process
 from tests.engine.losing import Survived, train_through_losses
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 8
 STEPS = 4
 MICRO_BATCHES = 4
 """Of each of two groups in a step."""

@@ -5,20 +5,14 @@ Nodes × workers a node of each group: 2 × 4, 4 × 2 and 2 × 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.engine.jobs import relative_difference, small_job
 from tests.engine.layouts import train_over_groups
 from tests.engine.test_strategies import ADAMW, SGD, STRATEGIES, check, gold_of
-from tests.engine.worker_pool import WorkerPool, running_pool
+from tests.engine.worker_pool import WorkerPool
 
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    with running_pool(16) as pool:
-        yield pool
+NUM_WORKERS = 16
 
 
 @pytest.mark.parametrize("name", ["flat", "paper", "never, staged", "node, added there"])

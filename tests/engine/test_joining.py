@@ -9,6 +9,7 @@ from tests.engine.joins import WAITS_FOR, Joined, train_with_a_join
 from tests.engine.layouts import train_over_groups
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 6
 STEPS, JOIN_AFTER, ARRIVE_AFTER = 20, 2, 3
 SWITCH = JOIN_AFTER + 1
 """The step that the second generation begins with: the one before carries the news of it."""

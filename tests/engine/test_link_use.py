@@ -16,6 +16,7 @@ from tests.engine.jobs import small_job
 from tests.engine.layouts import train_over_groups
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 4
 SOON_S = 10.0
 SIZE = 2
 DELAY_S = 0.3

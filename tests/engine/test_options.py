@@ -17,6 +17,7 @@ from tests.engine.layouts import train_over_groups
 from tests.engine.test_strategies import SGD, STRATEGIES, gold_of
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 4
 STEPS = 2
 MICRO_BATCHES = 3
 LAYERS = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,8 +17,9 @@ from tests.engine import layouts
 from tests.engine.jobs import relative_difference, small_job, train_in_one_process
 from tests.engine.layouts import train_over_groups
 from tests.engine.observing import train_observed
-from tests.engine.worker_pool import WorkerPool, running_pool
+from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 4
 TOLERANCE = 1e-10
 # Groups and partition size; one worker that holds everything does without FSDP2.
 LAYOUTS = [(1, 2), (2, 2), (2, 1)]
@@ -37,12 +37,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "blocks that it calls twice and recomputes": {"order": [0, 1, 1, 2], "recomputes": True},
     "all at once": {"order": [1, 0, 1], "frozen": ["blocks.0.", "norm"], "has_unused": True},
 }
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    with running_pool(4) as pool:
-        yield pool
 
 
 def own_job(text: str, layout: tuple[int, int], arguments: object, **changes: Any) -> JobSpec:

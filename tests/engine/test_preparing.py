@@ -19,6 +19,7 @@ from tests.engine.jobs import small_job, train_in_one_process
 from tests.engine.switching import HEARD_AT, train_through_an_announcement
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 4
 STEPS = 6
 SOON_S = 5.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,9 @@ from mics_core.errors import SpecificationError
 from mics_core.spec import JobSpec, check_files
 from tests.engine.jobs import small_job
 from tests.engine.layouts import train_over_groups
-from tests.engine.worker_pool import WorkerPool, running_pool
+from tests.engine.worker_pool import WorkerPool
 
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
-    with running_pool(4) as pool:
-        yield pool
+NUM_WORKERS = 4
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tests.engine.jobs import small_job
 from tests.engine.layouts import train_over_groups
 from tests.engine.worker_pool import WorkerPool
 
+NUM_WORKERS = 4
 DELAY_S = 0.1
 MICRO_BATCHES = 3
 """Of each of two groups in a step."""

@@ -18,6 +18,7 @@ from tests.engine.jobs import small_job, train_in_one_process
 SIZE, GROUPS = 2, 3
 ADAMW = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1}
 FAILS_AT = 6
+BITWISE_STEPS = 45
 
 
 def job(text: str, steps: int, size: int = SIZE, **changes: object) -> JobSpec:
@@ -66,6 +67,16 @@ def check_the_run(run: Miniature, redone: range = range(0)) -> None:
     assert len(ends) >= 2
     assert all(set(digests) == set(range(run.size)) for digests in ends)
     assert all(digests == ends[0] for digests in ends)
+
+
+def bitwise(text: str, **changes: object) -> JobSpec:
+    return job(text, BITWISE_STEPS, training__determinism="bitwise", **changes)
+
+
+def check_the_bits(run: Miniature, undisturbed: dict[int, str]) -> None:
+    """Every worker that came to the end has the states of one that nothing befell."""
+    ends = [group.digests for group in run.groups.values() if group.ended.get(0)]
+    assert all(digests == undisturbed for digests in ends)
 
 
 def lost_of(run: Miniature) -> list[int]:

@@ -10,7 +10,16 @@ from benchmarks.miniature.points import FailAt
 from benchmarks.miniature.run import Miniature
 from mics_core.elastic.events import RunPhase
 from mics_core.spec.folders import CheckpointFolder
-from tests.faults.runs import FAILS_AT, GROUPS, SIZE, check_the_run, job, lost_of
+from tests.faults.runs import (
+    FAILS_AT,
+    GROUPS,
+    SIZE,
+    bitwise,
+    check_the_bits,
+    check_the_run,
+    job,
+    lost_of,
+)
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -38,10 +47,11 @@ def test_a_checkpoint_that_only_one_survivor_has_begun_is_told_as_failed(
     assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (30, "")
 
 
-def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["half a file", "before its record"])
+def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path, phase: str) -> None:
     # The first one: under load another would still be written, and that of step 10 left out.
     spec = job(text, 30, checkpoint={"directory": str(tmp_path), "interval_steps": 10, "keep": 9})
-    fault = FailAt(group=1, rank=0, step=9, phase="checkpoint")
+    fault = FailAt(group=1, rank=0, step=9, phase=phase)
     with Miniature(spec, SIZE, GROUPS, faults=[fault]) as run:
         run.hold_at(12)
         run.train_with(0, 2, 3)
@@ -57,7 +67,7 @@ def test_a_worker_dies_while_it_writes_a_checkpoint(text: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("group", "phase"),
     [
-        (0, "checkpoint"),
+        (0, "half a file"),
         (1, "checkpoint"),
         (0, "before it is visible"),
         (0, "after it is visible"),
@@ -84,7 +94,7 @@ def test_a_worker_is_stopped_at_the_last_checkpoint_and_its_group_alone_is_lost(
     """The other worker of each group waits for the one whose peer does not answer."""
     spec = job(text, 10, checkpoint={"directory": str(tmp_path), "interval_steps": 10})
     fault = FailAt(group=1, rank=0, step=9, phase="checkpoint", stops=True)
-    limits = {"silence_s": 3.0, "finds_missing": True}
+    limits = {"silence_s": 2.0, "finds_missing": True}
     with Miniature(spec, SIZE, GROUPS, faults=[fault], **limits) as run:
         run.finish()
         check_the_run(run)
@@ -107,13 +117,13 @@ def test_the_last_checkpoint_waits_for_as_many_groups_as_the_run_needs(
     assert (run.checkpoints[-1].step, run.checkpoints[-1].error) == (10, "")
 
 
-def test_all_groups_die_and_fewer_go_on_from_the_newest_checkpoint(
-    text: str, tmp_path: Path
+def test_all_groups_die_and_fewer_go_on_from_the_newest_checkpoint_to_the_same_bits(
+    text: str, tmp_path: Path, undisturbed: dict[int, str]
 ) -> None:
     """They die while another checkpoint is written; a machine that is slow has some left out."""
     interval = 5
     folder = {"directory": str(tmp_path), "interval_steps": interval, "keep": 2}
-    with Miniature(job(text, 40, checkpoint=folder), SIZE, GROUPS) as run:
+    with Miniature(bitwise(text, checkpoint=folder), SIZE, GROUPS) as run:
         run.hold_at(interval + 1)
         run.until(lambda: run.course.step == interval + 1, "the first steps")
         # On a busy machine writing takes longer than all steps that are left.
@@ -134,4 +144,5 @@ def test_all_groups_die_and_fewer_go_on_from_the_newest_checkpoint(
         run.train_until(lambda: len(run.members) == GROUPS - 1, "others in their place")
         run.finish()
         check_the_run(run, redone)
+        check_the_bits(run, undisturbed)
     assert run.machine.wanted == GROUPS - 1

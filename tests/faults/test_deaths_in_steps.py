@@ -133,12 +133,14 @@ def test_whole_groups_die_in_the_second_hop_assembling_and_copying(text: str) ->
         assert [run.groups[group].entered for group in (1, 2, 3)] == [1, 1, 0]
 
 
-def test_several_groups_die_at_once_and_one_is_enough(text: str) -> None:
-    with Miniature(job(text, 26), SIZE, GROUPS) as run:
-        run.hold_at(5)
-        run.until(lambda: run.course.step == 5, "the first steps")
-        run.kill(0)
-        run.kill(2, 1)
+def test_several_groups_die_in_one_step_and_one_is_enough(text: str) -> None:
+    faults = [
+        *whole_group(0, FAILS_AT, "reduce-scatter"),
+        FailAt(group=2, rank=1, step=FAILS_AT, phase="forward"),
+    ]
+    with Miniature(job(text, 26), SIZE, GROUPS, faults=faults) as run:
+        run.hold_at(FAILS_AT + 2)
         run.train_with(1, 3, 4)
         run.finish()
         check_the_run(run)
+    assert lost_of(run) == [0, 2]

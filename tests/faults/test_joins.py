@@ -12,6 +12,18 @@ from tests.faults.runs import SIZE, check_the_run, job, lost_of
 pytestmark = pytest.mark.timeout(240)
 
 
+def test_groups_that_come_at_the_same_moment_join_together(text: str) -> None:
+    with Miniature(job(text, 26), SIZE, 2) as run:
+        run.hold_at(4)
+        run.until(lambda: run.course.step == 4, "the first steps")
+        run.scale(4)
+        run.train_with(0, 1, 2, 3)
+        run.finish()
+        check_the_run(run)
+    assert [record.groups for record in run.course.generations[:2]] == [[0, 1], [0, 1, 2, 3]]
+    assert max(step.num_groups for step in run.steps) == 4
+
+
 @pytest.mark.parametrize(
     ("group", "phase", "members"),
     [(2, "copy in", [0, 1, 3]), (0, "copy out", [1, 2, 3])],
@@ -35,7 +47,7 @@ def test_either_end_of_a_copy_dies(text: str, group: int, phase: str, members: l
 )
 def test_either_end_of_a_copy_is_stopped(text: str, group: int, phase: str) -> None:
     fault = FailAt(group, rank=1, step=-1, phase=phase, stops=True)
-    limits = {"silence_s": 3.0, "first_step_s": 6.0, "finds_missing": True}
+    limits = {"silence_s": 2.0, "first_step_s": 4.0, "finds_missing": True}
     with Miniature(job(text, 60), SIZE, 2, faults=[fault], **limits) as run:
         run.hold_at(4)
         run.until(lambda: run.course.step == 4, "the first steps")

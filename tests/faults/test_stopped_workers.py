@@ -94,7 +94,7 @@ def test_a_worker_is_stopped_while_the_survivors_regroup(
         FailAt(group, rank=size - 1, step=FAILS_AT, phase=phase, stops=True),
     ]
     # The survivors have computed before, so none of them may have the time of a first step.
-    limits = {"silence_s": 3.0, "first_step_s": 2 * DEADLINE_S, "finds_missing": True}
+    limits = {"silence_s": 2.0, "first_step_s": 2 * DEADLINE_S, "finds_missing": True}
     with Miniature(job(text, 30, size), size, GROUPS, faults=faults, **limits) as run:
         run.finish()
         check_the_run(run)

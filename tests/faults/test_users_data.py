@@ -15,6 +15,10 @@ from tests.faults.runs import FAILS_AT, GROUPS, SIZE, check_the_run, job, lost_o
 
 pytestmark = pytest.mark.timeout(240)
 
+FIRST_ERROR = re.compile(
+    r"Attempt 1 to start another failed; .* The first error: .*cannot join: the run's data held"
+)
+
 
 def test_a_newcomer_whose_data_have_grown_fails_and_the_members_train_on(
     text: str, tmp_path: Path
@@ -33,6 +37,7 @@ def test_a_newcomer_whose_data_have_grown_fails_and_the_members_train_on(
         run.finish()
         check_the_run(run)
         assert lost_of(run) == [2]
+        assert any(FIRST_ERROR.search(reason) for reason in run.reasons), run.reasons
         assert all(run.machine.groups[group].entered for group in (0, 1)), "they were not restarted"
     reason = run.machine.groups[2].reason
     assert re.search(r"cannot join: the run's data held \d+ samples, and now there are \d+", reason)

@@ -196,6 +196,60 @@ def test_a_record_is_created_on_a_path_where_another_appears_at_the_last_moment(
     assert not any(name.endswith(".new") for name in names_in(folder, 5))
 
 
+@pytest.mark.parametrize("says", [FileExistsError, RuntimeError])
+def test_a_record_is_created_on_a_storage_where_another_appears_at_the_last_moment(
+    says: type[Exception],
+) -> None:
+    """Each storage has another word for what is there already."""
+    url = f"memory://{uuid4().hex}"
+    folder = CheckpointFolder(url)
+    for number in range(2):
+        write_part(folder, 5, number, "late")
+    system = folder._files
+    pipe_file = system.pipe_file
+
+    def appears(path: str, content: bytes, mode: str = "overwrite") -> None:
+        if mode == "create" and "first" not in "".join(records_of_parts(folder, 5)):
+            write(CheckpointFolder(url), 5, fingerprint="first")
+        try:
+            pipe_file(path, content, mode=mode)
+        except FileExistsError:
+            raise says("it is there") from None
+
+    with mock.patch.object(system, "pipe_file", appears):
+        folder.commit(5, 2, "late", ORDER)
+    assert fingerprints_of(folder, 5) == ["first"] * 2
+    assert damage_of(folder, 5) == ""
+
+
+def test_a_record_whose_storage_answered_too_late_and_was_asked_again_is_written() -> None:
+    folder = CheckpointFolder(f"memory://{uuid4().hex}")
+    for number in range(2):
+        write_part(folder, 5, number, "a")
+    system = folder._files
+    pipe_file = system.pipe_file
+
+    def asks_again(path: str, content: bytes, mode: str = "overwrite") -> None:
+        pipe_file(path, content, mode="overwrite")
+        pipe_file(path, content, mode=mode)
+
+    with mock.patch.object(system, "pipe_file", asks_again):
+        folder.commit(5, 2, "a", ORDER)
+    assert damage_of(folder, 5) == ""
+
+
+def test_a_record_that_its_storage_refuses_is_an_error() -> None:
+    folder = CheckpointFolder(f"memory://{uuid4().hex}")
+    for number in range(2):
+        write_part(folder, 5, number, "a")
+    with (
+        mock.patch.object(folder._files, "pipe_file", side_effect=OSError("storage is full")),
+        pytest.raises(OSError, match="storage is full"),
+    ):
+        folder.commit(5, 2, "a", ORDER)
+    assert folder.complete() == []
+
+
 def test_what_differs_from_the_record_is_damage(url: str) -> None:
     folder = CheckpointFolder(url)
     write(folder, 5)
