@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -22,8 +20,6 @@ from mics_core.planner.strategy import Strategy
 from mics_core.spec import JobSpec
 
 _formed: dict[str, PartitionGroup] = {}
-_kept: dict[tuple[tuple[int, ...], int], Any] = {}
-"""Process groups by their ranks, and by how many over these a layout has formed before."""
 
 
 def train_over_groups(
@@ -94,23 +90,11 @@ def partition_group(
 ) -> PartitionGroup:
     """Form partition groups once for each layout; the pool serves many tests.
 
-    They are kept, for torch remembers the process groups of a mesh that it has seen. What layouts
-    have in common has the same process groups in all of them, each of which has a thread that wakes
-    up a hundred times a second.
+    They are kept, for torch remembers the process groups of a mesh that it has seen.
     """
     key = repr((ranks, nodes))
     if key not in _formed:
-        new_group, taken = dist.new_group, Counter[tuple[int, ...]]()
-
-        def kept(members: list[int], **options: Any) -> Any:
-            place = (tuple(members), taken[tuple(members)])
-            taken[tuple(members)] += 1
-            if place not in _kept:
-                _kept[place] = new_group(members, **options)
-            return _kept[place]
-
-        with mock.patch.object(dist, "new_group", kept):
-            _formed[key] = form_partition_group(ranks, nodes, device)
+        _formed[key] = form_partition_group(ranks, nodes, device)
     return _formed[key]
 
 

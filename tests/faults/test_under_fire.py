@@ -39,11 +39,12 @@ def fire_a_volley(run: Miniature, chance: random.Random) -> None:
     victims = chance.sample(members, k=chance.randrange(1, len(members)))
     for victim in victims:
         run.kill(victim, *chance.choice([(0,), (1,), (0, 1)]))
-    if chance.random() < 0.5:
-        spared = chance.choice([member for member in members if member not in victims])
-        run.tell(GroupDraining(spared, "Its node is being drained."))
+    drained = chance.choice([member for member in members if member not in victims])
+    drains = chance.random() < 0.5
+    if drains:
+        run.tell(GroupDraining(drained, "Its node is being drained."))
     run.until(lambda: run.course.step >= begin + 6, f"step {begin + 6}")
-    survivors = run.members
+    survivors = [member for member in run.members if not (drains and member == drained)]
     run.until(lambda: len(survivors) + len(run.waiting) >= 2, "groups in the place of the lost")
     there = {*survivors, *run.waiting}
     run.train_until(lambda: there <= {*run.members}, f"training with {there}")
