@@ -15,9 +15,9 @@ that was stopped, counts as lost, and wakes up. So all names of an attempt end i
 others, nobody writes a file of another attempt, and a whole checkpoint is not replaced: whichever
 attempt is complete first stays, with all its files. Its record is created where none was, or put in
 the place of the very one that was seen to be damaged. Paths make sure of the first, and the object
-stores that create a file only where none is (S3, Google's and Azure's do). On a mount without hard
-links the storage is asked right before it, which leaves a moment: an attempt that is cut off just
-then, and goes on when the others have completed theirs, puts its record over theirs, and the
+stores that create a file only where none is (S3, Google's and Azure's do). Others, and a mount
+without hard links, are asked right before it, which leaves a moment: an attempt that is cut off
+just then, and goes on when the others have completed theirs, puts its record over theirs, and the
 checkpoint counts as damaged. So may one of two that replace the same damaged record at once.
 
 What others left goes when one is complete (`remove_other_attempts`). One that ends late does not

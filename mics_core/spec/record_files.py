@@ -75,6 +75,8 @@ def _create(files: AbstractFileSystem, path: str, value: Any) -> bool:
     content = _as_json(value)
     try:
         files.pipe_file(path, content, mode="create")
+    except TypeError:  # a file system that knows of no such mode: see the note
+        files.pipe_file(path, content)
     except Exception:  # each storage has another word for it, and some try again by themselves
         found = content_of(files, path)
         if found is None:

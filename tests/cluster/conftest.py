@@ -38,7 +38,7 @@ def running_cluster(num_nodes: int, leftovers: Leftovers | None = None) -> Itera
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment.setenv("PYTHONPATH", os.pathsep.join(path))
         environment.delenv("RAY_ADDRESS", raising=False)
-        # Where a node is gone its own processes go on at once; here Ray's head learns of it sooner.
+        # A run goes on at once where a node is gone; with this Ray's head learns of it soon too.
         environment.setenv("RAY_health_check_period_ms", "1000")
         environment.setenv("RAY_health_check_failure_threshold", "3")
         with LocalCluster(num_nodes, WORKERS_PER_NODE) as cluster:

@@ -238,6 +238,20 @@ def test_a_record_whose_storage_answered_too_late_and_was_asked_again_is_written
     assert damage_of(folder, 5) == ""
 
 
+def test_a_record_is_written_where_the_file_system_cannot_be_told_to_create_it() -> None:
+    folder = CheckpointFolder(f"memory://{uuid4().hex}")
+    for number in range(2):
+        write_part(folder, 5, number, "a")
+    pipe_file = folder._files.pipe_file
+
+    def knows_no_mode(path: str, content: bytes) -> None:
+        pipe_file(path, content)
+
+    with mock.patch.object(folder._files, "pipe_file", knows_no_mode):
+        folder.commit(5, 2, "a", ORDER)
+    assert damage_of(folder, 5) == ""
+
+
 def test_a_record_that_its_storage_refuses_is_an_error() -> None:
     folder = CheckpointFolder(f"memory://{uuid4().hex}")
     for number in range(2):
