@@ -73,7 +73,10 @@ What is `auto` is settled before anything is started, and workers only ever see 
 `resources.cluster` it is what makes the step shortest by prediction; without, activations are kept
 if they fit, and the micro-batch is the largest power of two up to 32 that fits.""",
     "EngineSpec": """\
-`mics plan job.yaml --cluster …` shows what the planner would choose, and why.""",
+`mics plan job.yaml --cluster …` shows what the planner would choose, and why. It chooses by
+predicted speed where `resources.cluster` says what the cluster can do. Without that `auto` is the
+paper's way: `reshard: always`, `accumulation: group`, and both stages where a partition group spans
+nodes of several workers.""",
     "CheckpointSpec": """\
 What is written, and when, is in [operations](operations.md#checkpoints).""",
     "JobSpec": "`model` and `data` have two forms each; `callable` in them chooses the second.",

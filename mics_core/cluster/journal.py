@@ -139,6 +139,7 @@ class Journal:
                 step=change.step,
                 phases=change.phases,
                 kept=change.kept,
+                overtook=list(change.overtook),
             )
         )
 

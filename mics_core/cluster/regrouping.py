@@ -19,12 +19,14 @@ class Regrouped:
         phases: What it took.
         kept: The part of the step that a loss broke which its members had in hand, 0 to 1; none
             without a loss.
+        overtook: Generations before it under which nothing was committed, by number.
     """
 
     generation: int
     step: int
     phases: RegroupPhases
     kept: float | None = None
+    overtook: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class _Change:
         entries: The members that train, with when they said so.
         committed: When its first step was committed.
         kept: The part of that step which its members had in hand.
+        overtook: The generations that it overtook.
     """
 
     number: int
     groups: tuple[int, ...]
     announced: float
     detect_s: float | None
+    overtook: tuple[int, ...] = ()
     entries: dict[int, _Entry] = field(default_factory=dict)
     committed: float | None = None
     kept: float = 0.0
@@ -81,6 +85,7 @@ class _Change:
                 redo_s=max(0.0, self.committed - met) if self.detect_s is not None else None,
             ),
             self.kept if self.detect_s is not None else None,
+            self.overtook,
         )
 
 
@@ -96,17 +101,20 @@ class Regroupings:
     ) -> list[Regrouped]:
         """Begin a change; one that was still waiting for newcomers ends without them.
 
-        One under which nothing was committed yet is overtaken: if a loss began it, what it took is
-        told as part of the change that follows, which commits the step that the loss broke.
+        One under which nothing was committed yet is overtaken, and the change that follows names
+        it: if a loss began it, what it took is told as part of the next one too, which commits the
+        step that the loss broke.
         """
         before = self._change
-        if before is not None and before.committed is None and before.detect_s is not None:
-            self._change = _Change(number, groups, before.announced, before.detect_s)
-            return []
-        detect_s = None
-        if after_loss and self._last_commit is not None:
+        detect_s: float | None = None
+        overtook: tuple[int, ...] = ()
+        if before is not None and before.committed is None:
+            overtook = (*before.overtook, before.number)
+            if before.detect_s is not None:
+                now, detect_s = before.announced, before.detect_s
+        if detect_s is None and after_loss and self._last_commit is not None:
             detect_s = now - self._last_commit
-        self._change = _Change(number, groups, now, detect_s)
+        self._change = _Change(number, groups, now, detect_s, overtook)
         return [before.measured()] if before is not None and before.committed is not None else []
 
     def entered(

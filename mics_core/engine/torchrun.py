@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -70,11 +71,16 @@ def run_static(spec: JobSpec, device: torch.device) -> list[StepCommit]:
 
 
 def _nodes(world: int) -> list[str]:
-    """Return the node of each rank: as the environment says, or as torchrun numbers them."""
+    """Return the node of each rank: as the environment says, or as torchrun numbers them.
+
+    All workers of the default world must call it: each knows only its own, and how many workers a
+    node has may differ.
+    """
     if named := os.environ.get(NODES_VARIABLE):
         return named.split(",")
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    return [str(rank // per_node) for rank in range(world)]
+    nodes: list[Any] = [None] * world
+    dist.all_gather_object(nodes, os.environ.get("GROUP_RANK", "0"))
+    return nodes
 
 
 def _check_layout(spec: JobSpec, nodes: Sequence[str]) -> int:

@@ -321,12 +321,17 @@ class RegroupEvent(StatusModel):
     kept: float | None = None
     """The part of the step that a loss broke, 0 to 1, which the other groups had computed and went
     on with; none without a loss."""
+    overtook: list[int] = Field(default_factory=list)
+    """Generations before it that no step was committed under, since the next change came first.
+    What they took is counted here if a loss began them."""
 
     def in_words(self) -> str:
         """Return what it took."""
         words = [f"{name[:-2]} {s:.2f} s" for name, s in self.phases if s is not None]
         if self.kept is not None:
             words.append(f"{100 * self.kept:.0f} % of the step was kept")
+        if self.overtook:
+            words.append(f"overtook {', '.join(map(str, self.overtook))}")
         return ", ".join(words)
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -19,56 +18,27 @@ from benchmarks.miniature.points import FailAt
 from mics_core.cluster.driver import new_job_id, run_job
 from mics_core.cluster.local import LocalCluster
 from mics_core.spec.folders import CheckpointFolder
-from mics_core.spec.status import CheckpointEvent, GroupState, JobState
+from mics_core.spec.status import CheckpointEvent, GroupState
 from tests.cluster.conftest import StartJob
 from tests.cluster.control import Control
-from tests.cluster.faulty_model import Marks
-from tests.cluster.jobs import GLOBAL_BATCH_SIZE, gold_losses, recorded_job
+from tests.cluster.jobs import recorded_job
 from tests.cluster.leftovers import Leftovers
-from tests.cluster.recording_data import Reads
+from tests.cluster.outcomes import (
+    check_that_it_lived_on,
+    check_the_run,
+    lost_of,
+    members_of,
+    num_groups_now,
+    pid_of_victim,
+    train_until,
+    wait_for,
+)
 from tests.cluster.running import RunningJob, eventually, place_of_supervisor
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 NUM_NODES = 2
 STEPS = 30
-
-gold = cache(gold_losses)
-
-
-def check_the_run(job: RunningJob) -> None:
-    """Every step was committed once, with every sample once and the loss of one process."""
-    status = job.status()
-    assert (status.state, status.reason) == (JobState.FINISHED, "All steps are done.")
-    assert [step.step for step in job.steps] == list(range(STEPS))
-    assert [step.loss for step in job.steps] == pytest.approx(gold(STEPS), rel=1e-5)
-    due = STEPS * GLOBAL_BATCH_SIZE
-    assert (status.samples.due, status.samples.used, status.samples.repeated) == (due, due, 0)
-
-
-def check_that_it_lived_on(job: RunningJob, group_id: int, pid: int) -> None:
-    """A group's only worker was this process all the time, and it trained the last step."""
-    assert job.pids(group_id) == [pid]
-    assert reads_of(job).of_step(STEPS - 1, pid)
-    assert job.status().groups[group_id].state == GroupState.LEFT
-    assert len(job.group_events(group_id, GroupState.STARTING)) == 1
-
-
-def reads_of(job: RunningJob) -> Reads:
-    return Reads(job.control.folder, STEPS, GLOBAL_BATCH_SIZE)
-
-
-def pid_of_victim(job: RunningJob, fault: FailAt) -> int | None:
-    return Marks(job.control.folder).pid(fault)
-
-
-def members_of(job: RunningJob) -> list[list[int]]:
-    """The groups of each generation."""
-    return [sorted(generation.groups) for generation in job.status().generations]
-
-
-def lost_of(job: RunningJob) -> list[int]:
-    return [group.group_id for group in job.status().groups if group.state == GroupState.LOST]
 
 
 def place_of_event(job: RunningJob, group_id: int, state: GroupState) -> int:
@@ -85,14 +55,6 @@ def check_that_it_is_whole(directory: Path, step: int) -> None:
     folder = CheckpointFolder(str(directory))
     stored = folder.read(step)
     assert folder.damage_of(stored, [file for part in stored.parts for file in part.files]) == ""
-
-
-def wait_for(job: RunningJob, group_id: int, state: GroupState) -> None:
-    job.wait_until(lambda job: job.group_events(group_id, state), f"group {group_id}, {state},")
-
-
-def train_until(job: RunningJob, group_id: int, state: GroupState) -> None:
-    job.train_until(lambda job: job.group_events(group_id, state), f"group {group_id}, {state},")
 
 
 # A source dies while it sends the states to a newcomer; the newcomer in its place dies while it
@@ -142,7 +104,7 @@ def copied(start_job: StartJob, tmp_path_factory: pytest.TempPathFactory) -> Cop
 
 def test_copies_that_break_at_either_end_change_nothing(copied: Copied) -> None:
     check_the_run(copied.job)
-    check_that_it_lived_on(copied.job, 1, copied.pid_of_survivor)
+    check_that_it_lived_on(copied.job, 1, [copied.pid_of_survivor])
     assert lost_of(copied.job) == [0, 2, 3]
 
 
@@ -214,13 +176,9 @@ def split(start_job: StartJob, tmp_path_factory: pytest.TempPathFactory) -> Spli
     return Split(job, pids, directory)
 
 
-def num_groups_now(job: RunningJob) -> int:
-    return job.steps[-1].num_groups if job.steps else 0
-
-
 def test_a_second_hop_that_only_some_have_finished_changes_nothing(split: Split) -> None:
     check_the_run(split.job)
-    check_that_it_lived_on(split.job, 0, split.pids[0])
+    check_that_it_lived_on(split.job, 0, [split.pids[0]])
     assert lost_of(split.job) == [1, 2]
 
 
@@ -304,7 +262,7 @@ def test_the_groups_on_other_nodes_outlive_the_supervisors_node(orphaned: Orphan
     check_the_run(job)
     assert survivors
     for group in survivors:
-        check_that_it_lived_on(job, group, orphaned.pids[group])
+        check_that_it_lived_on(job, group, [orphaned.pids[group]])
 
 
 def test_the_groups_on_the_supervisors_node_are_lost_when_it_is_back(orphaned: Orphaned) -> None:

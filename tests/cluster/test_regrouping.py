@@ -64,12 +64,19 @@ def test_a_change_that_another_overtakes_is_told_without_its_newcomer(
     ]
 
 
-def test_a_generation_that_nobody_trained_under_took_nothing(trained: Regroupings) -> None:
-    trained.announced(2, (0,), 22.0, after_loss=True)
-    assert trained.announced(3, (0, 3), 23.0, after_loss=False) == []
+def test_a_generation_that_nobody_trained_under_is_told_with_the_next(
+    trained: Regroupings,
+) -> None:
+    for number in (2, 3):  # newcomers that come one after the other
+        assert trained.announced(number, (0, 1, number), 20.0 + number, after_loss=False) == []
     assert trained.entered(2, 0, 8, 0.1, 23.0) == []  # late
     assert trained.entered(3, 9, 8, 0.1, 23.0) == []  # unknown
     assert trained.committed(2, 23.0) == []
+    for group in (0, 1, 3):
+        assert trained.entered(3, group, 8, 0.5, 24.0) == []
+    # A newcomer that is overtaken costs the step nothing: this one counts from its own begin.
+    told = Regrouped(3, 8, phases(agree_s=0.5, connect_s=0.5), overtook=(2,))
+    assert trained.committed(3, 25.0) == [told]
 
 
 @pytest.mark.parametrize("after_loss", [False, True])
@@ -78,13 +85,14 @@ def test_what_a_loss_took_is_told_with_the_change_that_overtakes_it(
 ) -> None:
     trained.announced(2, (0,), 21.5, after_loss=True)
     trained.entered(2, 0, 8, 0.25, 22.0)
-    assert trained.announced(3, (0, 3), 23.0, after_loss=after_loss) == []
-    trained.entered(3, 0, 8, 0.25, 24.0)
-    trained.entered(3, 3, 8, 0.5, 24.5)
-    # From the first announcement on; the step that the loss broke went on under generation 3.
-    assert trained.committed(3, 25.5, in_hand=0.5) == [
-        Regrouped(3, 8, phases(agree_s=2.75, connect_s=0.25, detect_s=0.5, redo_s=1.0), kept=0.5)
-    ]
+    assert trained.announced(3, (0, 3), 22.5, after_loss=after_loss) == []
+    assert trained.announced(4, (0, 3), 23.0, after_loss=True) == []
+    trained.entered(4, 0, 8, 0.25, 24.0)
+    trained.entered(4, 3, 8, 0.5, 24.5)
+    # From the first announcement on; the step that the loss broke went on under generation 4.
+    took = phases(agree_s=2.75, connect_s=0.25, detect_s=0.5, redo_s=1.0)
+    told = Regrouped(4, 8, took, kept=0.5, overtook=(2, 3))
+    assert trained.committed(4, 25.5, in_hand=0.5) == [told]
 
 
 def test_the_end_of_a_run_is_no_change_to_measure(trained: Regroupings) -> None:

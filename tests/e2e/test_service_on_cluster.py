@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,8 @@ class Story:
     resumed: JobDetail
     listed_alike: list[str]
     ray_jobs_alike: list[str]
+    victim: int
+    later_changes: list[dict[str, Any]]
     wanted: tuple[int, int]
     heard: int
     after_end: JobDetail
@@ -181,7 +185,16 @@ def story(
     resumed = client.job(job_id)
     alike = httpx.get(f"{service.url}/api/v1/jobs?label=team:stage", timeout=30).json()["jobs"]
     ray_jobs = JobSubmissionClient(cluster.dashboard_url).list_jobs()
-    scale_and_kill(service, address, 1)
+    assert resumed.status is not None
+    victim = [g for g in resumed.status.groups if g.state == GroupState.MEMBER][-1]
+    os.kill(victim.workers[-1].pid, signal.SIGKILL)
+    stream.read_steps(1, num_groups=1)
+    stream.read_steps(1, num_groups=2)
+    client.scale(job_id, 1)
+    stream.read_steps(2, num_groups=1)
+    only = {"kind": "regroup", "after": paused.sequence}
+    later = httpx.get(f"{address}/events/list", params=only, timeout=30).json()["events"]
+    scale_and_kill(service, address, 2)
     wanted = (client.job(job_id).wanted_groups, truth_of(job_id).wanted_groups)
     service.kill()
     heard = truth_of(job_id).step
@@ -210,6 +223,8 @@ def story(
         steps_while_down=(at_kill, before_start),
         checkpoints=checkpoints_listed,
         folder=checkpoints,
+        victim=victim.group_id,
+        later_changes=later,
         wanted=wanted,
         heard=heard,
         ended=ended,
@@ -301,6 +316,23 @@ def test_the_api_tells_what_each_phase_of_a_change_of_membership_took(story: Sto
     assert all(join["phases"][name] >= 0 for name in taken)
 
 
+def test_the_api_tells_what_a_loss_took_and_a_leave(story: Story) -> None:
+    loss, join, leave = story.later_changes[-3:]
+    for change, reason, phases in (
+        (loss, f"Group {story.victim} was lost: ", {"detect_s", "redo_s"}),
+        (join, f"Group {story.victim + 1} joins.", {"copy_s"}),
+        (leave, f"Group {story.victim + 1} leaves: 1 partition group is wanted: ", set()),
+    ):
+        assert change["reason"].startswith(reason)
+        taken = {name: seconds for name, seconds in change["phases"].items() if seconds is not None}
+        assert taken.keys() == {"agree_s", "connect_s"} | phases
+        assert all(seconds >= 0 for seconds in taken.values())
+    assert loss["step"] < join["step"] < leave["step"]
+    assert loss["generation"] < join["generation"] < leave["generation"]
+    assert 0 <= loss["kept"] <= 1
+    assert (join["kept"], leave["kept"]) == (None, None)
+
+
 def test_a_scale_request_beyond_the_bounds_is_refused_and_changes_nothing(story: Story) -> None:
     assert story.beyond.status_code == 409
     error = story.beyond.json()["error"]
@@ -361,7 +393,9 @@ def test_a_service_that_was_killed_knows_the_end_of_its_jobs(story: Story) -> No
     status = story.after_end.status
     assert status is not None
     assert (status.state, status.step) == (JobState.CANCELLED, story.after_end.step)
-    assert {group.state for group in status.groups} == {GroupState.LEFT}
+    lost = [group.group_id for group in status.groups if group.state == GroupState.LOST]
+    assert lost == [story.victim]
+    assert {group.state for group in status.groups} == {GroupState.LEFT, GroupState.LOST}
 
 
 def test_steps_that_no_service_heard_before_the_end_are_in_the_history(story: Story) -> None:

@@ -1,8 +1,9 @@
 """A model of a cluster in pure Python: a membership machine and the groups that it decides on.
 
-It carries out what the machine decides, moves groups on, loses them, and delivers their messages
-late, doubled and in any order between groups, loses what a group that dies has not told, and kills
-the supervisor in the middle of a decision. After each event it checks what must always hold.
+It carries out what the machine decides, moves groups on, stops and loses them, tells them of a
+generation late, and delivers their messages late, doubled and in any order between groups, loses
+what a group that dies has not told, and kills the supervisor in the middle of a decision. After
+each event it checks what must always hold.
 """
 
 from __future__ import annotations
@@ -118,8 +119,7 @@ class ClusterModel(SimulatedGroups):
                 self.invariants.check_leaves(members)
                 survivors = [m for m in self.plans[-1] if m in members]
                 assert [m for m in members if m in self.plans[-1]] == survivors
-                self.plans.append(members)
-                self.announced.update(members)
+                self.announce(members)
 
     def _may_hold(self, group: SimGroup) -> bool:
         return group.has_state or group.group_id in self.announced
@@ -237,6 +237,7 @@ class ClusterModel(SimulatedGroups):
             AssertionError: It still moves after more rounds than any schedule should need.
         """
         for group_id, group in list(self.groups.items()):
+            self.hear_again(group_id)
             members = self.plans[group.generation]
             if group.life == Life.HUNG and not any(self.groups[m].trained for m in members):
                 self.lose(group_id, own_error=False)

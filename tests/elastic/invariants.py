@@ -27,6 +27,9 @@ class SimGroup:
 
     Args:
         history: The generation under which each step that its states hold was committed.
+        heard: The newest generation that it has heard of.
+        is_deaf: Whether news do not reach it at present.
+        hung_in: What it did when its processes were stopped, if they are.
     """
 
     group_id: int
@@ -36,6 +39,9 @@ class SimGroup:
     step: int = 0
     trained: int = 0
     history: tuple[int, ...] = ()
+    heard: int = 0
+    is_deaf: bool = False
+    hung_in: Life | None = None
     outbox: list[Event] = field(default_factory=list)
 
 

@@ -59,10 +59,23 @@ class SimulatedGroups:
                 return False
         return True
 
+    def announce(self, members: tuple[int, ...]) -> None:
+        """Announce a generation; whom the news do not reach hears of it later."""
+        self.plans.append(members)
+        self.announced.update(members)
+        for group in self.groups.values():
+            self._hear(group)
+
+    def _hear(self, group: SimGroup) -> None:
+        if not group.is_deaf:
+            group.heard = len(self.plans) - 1
+
     def _take_plan(self, group: SimGroup) -> bool:
-        number = len(self.plans) - 1
+        self._hear(group)  # it asks
+        number = group.heard
         is_member = group.group_id in self.plans[number]
-        if number <= group.generation or group.group_id not in self.announced:
+        has_joined = any(group.group_id in plan for plan in self.plans[: number + 1])
+        if number <= group.generation or not has_joined:
             return False
         if is_member:
             group.life, group.generation = Life.CONNECTING, number
@@ -74,8 +87,8 @@ class SimulatedGroups:
         """Enter a generation whose members are all there, or leave one that is superseded."""
         members = [self.groups[member] for member in self.plans[number]]
         here = [group for group in members if self._is_in(group, Life.CONNECTING, number)]
-        if number < len(self.plans) - 1:
-            self._break(here, number)
+        if leaving := [group for group in here if group.heard > number]:
+            self._break(leaving, number)
             return True
         if len(here) < len(members):
             return False
@@ -114,10 +127,13 @@ class SimulatedGroups:
             self._break(here, number)
             return True
         has_trained = all(group.trained == number for group in here)
-        if self.steps is None and number == len(self.plans) - 1 and has_trained:
+        # What one has heard of all hear with the step.
+        heard = max(group.heard for group in here)
+        if self.steps is None and number == heard and has_trained:
             return False  # one step is like another
         self.invariants.check_commit(here, number)
         for group in here:
+            group.heard = heard
             self._commit(group)
         return True
 
@@ -131,7 +147,7 @@ class SimulatedGroups:
                 group.outbox.append(GroupTrained(group.group_id, group.generation))
         if group.step == self.steps:
             self._end(group, finished=True)
-        elif group.generation < len(self.plans) - 1:
+        elif group.generation < group.heard:
             group.life = Life.ASKING
 
     def _break(self, here: list[SimGroup], number: int) -> None:
@@ -193,7 +209,23 @@ class SimulatedGroups:
         group = self.groups[group_id]
         if group.life in (Life.ASKING, Life.CONNECTING, Life.TRAINING):
             self.num_failed_starts += group.life != Life.TRAINING
-            group.life = Life.HUNG
+            group.hung_in, group.life = group.life, Life.HUNG
+
+    def wake(self, group_id: int) -> None:
+        """Let the processes of a group that was stopped go on where they were."""
+        group = self.groups[group_id]
+        if group.life == Life.HUNG and group.hung_in is not None:
+            group.life = group.hung_in
+        group.hung_in = None
+
+    def deafen(self, group_id: int) -> None:
+        """Let no news reach a group, until it hears again."""
+        self.groups[group_id].is_deaf = True
+
+    def hear_again(self, group_id: int) -> None:
+        """Let news reach a group again, and tell it what it has missed."""
+        self.groups[group_id].is_deaf = False
+        self._hear(self.groups[group_id])
 
     def break_connections(self, group_id: int) -> None:
         """Cut the connections of a training group."""

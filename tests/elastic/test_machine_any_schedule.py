@@ -31,6 +31,9 @@ WEIGHTS = {
     "lose_while_copying": 1,
     "lose_in_commit": 1,
     "hang": 1,
+    "wake": 1,
+    "deafen": 1,
+    "hear_again": 1,
     "drain": 1,
     "break": 1,
 }
@@ -90,6 +93,12 @@ def act(cluster: ClusterModel, action: str, number: int) -> None:
                     cluster.drain(group_id)
                 case "hang":
                     cluster.hang(group_id)
+                case "wake":
+                    cluster.wake(group_id)
+                case "deafen":
+                    cluster.deafen(group_id)
+                case "hear_again":
+                    cluster.hear_again(group_id)
                 case "break":
                     if cluster.groups[group_id].life == Life.TRAINING:
                         cluster.break_connections(group_id)

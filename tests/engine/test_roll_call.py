@@ -169,7 +169,7 @@ INSIDE_A_GROUP = {
     "scatter around the ring": (Strategy(), Death(1, UNITS, "scatter_flat", 16), SCATTER),
     "scatter between nodes": (STAGED, Death(2, UNITS, "scatter_columns", 16), SCATTER),
     "vote": (STAGED, Death(1, PARTITION, "gather_doubles", 1, is_vote), VOTE),
-    "end of a checkpoint": (Strategy(), Death(2, CHECKPOINTER, "finish", 0, steps=1), ""),
+    "end of a checkpoint": (Strategy(), Death(2, CHECKPOINTER, "finish", 0, steps=1), VOTE),
 }
 
 
@@ -201,6 +201,7 @@ def test_a_worker_lost_in_the_second_hop_is_named_by_its_group_and_breaks_the_ot
         "(missing ranks [1]) The missing workers' logs say why; the group is replaced."
     )
     heard = [one for _, broken in said.values() for one in broken]
+    assert all(one.startswith("step 1: ") for one in heard), heard
     # The gradient's all-reduce, or the gathering of the summaries that runs beside it.
     assert any(" broke in replication group 1 of generation 1: " in one for one in heard), said
 

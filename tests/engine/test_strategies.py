@@ -35,6 +35,7 @@ STRATEGIES = {
     "node": Strategy("node", "group", *["hierarchical"] * 4),
     "node, added there": Strategy("node", "node", *["hierarchical"] * 4),
     "added in the node": Strategy("always", "node", *["hierarchical"] * 4),
+    "never, added in the node": Strategy("never", "node", *["hierarchical"] * 4),
 }
 SGD = {"kind": "sgd", "learning_rate": 0.05, "momentum": 0.9}
 ADAMW = {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1}
@@ -85,7 +86,7 @@ def check(
 
 
 # Flat and in stages, each with every way to reshard that it has.
-MODES = ["flat", "never", "paper", "never, staged", "node, added there"]
+MODES = ["flat", "never", "paper", "never, staged", "node, added there", "never, added in the node"]
 EVERYWHERE = [(grid, name) for grid in GRIDS for name in MODES]
 # How far losses and parameters may be off, and with which optimizer. AdamW would turn the rounding
 # noise of fp32 into whole steps (see `test_sameness`). bf16 is held against one process in fp32;
@@ -129,9 +130,17 @@ def test_every_route_trains_as_one_process_in_every_precision(
         assert ours["losses"] != pytest.approx(gold.losses, rel=1e-7)  # it did compute in bf16
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in MODES])
-def test_every_other_strategy_trains_as_one_process(pool: WorkerPool, text: str, name: str) -> None:
-    check(pool, text, (4, 2), STRATEGIES[name], training__steps=2)
+OTHERS = [name for name in STRATEGIES if name not in MODES]
+
+
+@pytest.mark.parametrize(
+    ("grid", "name"),
+    [*(((4, 2), name) for name in OTHERS), *((grid, "added in the node") for grid in GRIDS[1:])],
+)
+def test_every_other_strategy_trains_as_one_process(
+    pool: WorkerPool, text: str, grid: tuple[int, int], name: str
+) -> None:
+    check(pool, text, grid, STRATEGIES[name], training__steps=2)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +180,9 @@ def test_any_number_of_groups_and_micro_batches_over_nodes_trains_as_one_process
 @pytest.mark.parametrize(
     ("family", "grid", "name"),
     [
-        ("bert", (4, 2), "paper"),  # masked language modelling, like roberta
+        ("bert", (8, 4), "paper"),  # masked language modelling, like roberta
         ("roberta", (4, 2), "flat"),
-        ("llama", (4, 2), "node, added there"),
+        ("llama", (8, 2), "node, added there"),
     ],
 )
 def test_every_family_trains_over_nodes_as_one_process(
@@ -208,7 +217,7 @@ def test_bf16_in_one_worker_is_bf16_in_two(pool: WorkerPool, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("num_groups", "grid", "precision"),
-    [(2, (2, 2), "fp64"), (2, (1, 1), "fp64"), (2, (4, 2), "fp32")],
+    [(2, (2, 2), "fp64"), (2, (1, 1), "fp64"), (2, (4, 2), "fp32"), (1, (8, 2), "fp64")],
 )
 def test_offload_changes_nothing(
     pool: WorkerPool, text: str, num_groups: int, grid: tuple[int, int], precision: str
@@ -247,8 +256,8 @@ def test_offload_in_bf16_over_nodes_is_the_same_to_the_bit(pool: WorkerPool, tex
 def test_checkpointed_activations_and_kept_parameters_go_together(
     pool: WorkerPool, text: str
 ) -> None:
-    for name in ("never", "node, added there"):
-        check(pool, text, (4, 2), STRATEGIES[name], training__activation_checkpointing=True)
+    for grid, name in zip(GRIDS, ("never", "node, added there", "never, staged"), strict=True):
+        check(pool, text, grid, STRATEGIES[name], training__activation_checkpointing=True)
 
 
 @pytest.mark.parametrize(

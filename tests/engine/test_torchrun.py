@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import os
 
-from mics_core.engine.torchrun import _check_layout
+import pytest
+import torch.distributed as dist
+
+from mics_core.engine.torchrun import _check_layout, _nodes
 from mics_core.errors import LayoutError
 from tests.engine.jobs import small_job
+from tests.engine.worker_pool import WorkerPool
 
-pytestmark = pytest.mark.pure
+NUM_WORKERS = 4
 
 
 def check(size: int, workers: list[int]) -> int:
@@ -44,3 +48,21 @@ def test_a_group_over_parts_of_nodes_is_refused_with_the_remedy(
     assert f"and {taken} workers of their nodes." in text
     remedy = f"Give a divisor or a multiple of {max(workers)}, the workers of a node"
     assert remedy in text
+
+
+def nodes_as_told(nodes: list[str]) -> list[str]:
+    """Return what a worker finds where torchrun has numbered the nodes of all ranks so."""
+    os.environ["GROUP_RANK"] = nodes[dist.get_rank()]
+    try:
+        return _nodes(dist.get_world_size())
+    finally:
+        del os.environ["GROUP_RANK"]
+
+
+@pytest.mark.parametrize(
+    "nodes", [["0", "0", "0", "1"], ["0", "1", "1", "1"], ["0", "0", "1", "1"]]
+)
+def test_all_workers_agree_on_the_nodes_however_many_each_has(
+    pool: WorkerPool, nodes: list[str]
+) -> None:
+    assert pool.run(nodes_as_told, nodes) == [nodes] * NUM_WORKERS

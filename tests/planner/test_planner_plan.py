@@ -221,7 +221,7 @@ def test_a_network_of_latency_alone_takes_fewer_rounds() -> None:
     assert planned(asked).choice.layout.strategy.gather_block == "hierarchical"
 
 
-def test_a_slow_inside_and_a_fast_network_take_the_flat_ring() -> None:
+def test_a_slow_inside_and_a_fast_network_take_stages_where_they_need_fewer_rounds() -> None:
     fast, slow = Link(1e9, 0.0), Link(1e6, 1e-2)
     asked = choices(
         partition_size=8,
@@ -235,6 +235,40 @@ def test_a_slow_inside_and_a_fast_network_take_the_flat_ring() -> None:
     assert planned(asked).choice.layout.strategy.gather_block == "hierarchical"
     nodes_of_one = replace(asked, cluster=asked.cluster.with_nodes(8, 1))
     assert planned(nodes_of_one).choice.layout.strategy.gather_block == "flat"
+
+
+def test_a_network_as_fast_as_the_inside_takes_the_flat_ring() -> None:
+    # Its links inside and between nodes are busy at once: 7/8 of a unit for 3/4 and then 1/2.
+    link = Link(1e5, 0.0)
+    asked = choices(
+        partition_size=8,
+        micro_batch_size=1,
+        reshard="always",
+        accumulation="group",
+        intra_node=link,
+        inter_node=link,
+    )
+    strategy = planned(asked).choice.layout.strategy
+    assert (strategy.gather_block, strategy.gather_root) == ("flat", "flat")
+    assert (strategy.scatter_block, strategy.scatter_root) == ("flat", "flat")
+
+
+def test_each_size_of_message_has_its_own_route() -> None:
+    # Seven rounds between nodes for three, and 3/8 of a unit's bytes less.
+    block, root = 4.0 * MODEL.block.parameters, 4.0 * MODEL.root.parameters
+    between = (block * root) ** 0.5
+    link = Link(1e5, 0.0)
+    asked = choices(
+        partition_size=8,
+        micro_batch_size=1,
+        reshard="always",
+        accumulation="group",
+        intra_node=link,
+        inter_node=replace(link, latency_s=3 / 32 * between / link.bandwidth_bytes_per_s),
+    )
+    strategy = planned(asked).choice.layout.strategy
+    assert block > root
+    assert (strategy.gather_block, strategy.gather_root) == ("flat", "hierarchical")
 
 
 def test_groups_are_what_the_cluster_holds_within_the_jobs_bounds() -> None:

@@ -57,6 +57,9 @@ def test_a_change_of_membership_says_what_its_phases_took() -> None:
     assert event_sentence(event.model_copy(update={"kept": 2 / 3})).endswith(
         "redo 1.50 s, 67 % of the step was kept"
     )
+    assert event_sentence(event.model_copy(update={"overtook": [1, 2]})).endswith(
+        "redo 1.50 s, overtook 1, 2"
+    )
 
 
 def test_runs_of_groups_are_joined() -> None:

@@ -67,10 +67,11 @@ function wordsOf(event) {
         ? { what: `Checkpoint of step ${count(event.step)} failed`, why: event.error, tone: "bad" }
         : { what: `Checkpoint of step ${count(event.step)}`, why: event.path, tone: "plain" };
     case "regroup": {
-      const { generation, phases, kept } = event;
+      const { generation, phases, kept, overtook = [] } = event;
       const taken = Object.entries(phases).filter(([, seconds]) => seconds !== null);
       const words = taken.map(([name, s]) => `${name.replace("_s", "")} ${s.toFixed(2)} s`);
       if (typeof kept === "number") words.push(`${Math.round(100 * kept)} % of the step was kept`);
+      if (overtook.length) words.push(`overtook ${numberList(overtook)}`);
       const why = words.join(", ");
       return { what: `Generation ${generation} took`, why, tone: "plain" };
     }
