@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mics_core.comm.nodes import NodeGrid, node_grid
-from tests.comm.worlds import gather_both_ways, receive_by_route, scatter_every_way
+from tests.comm.worlds import (
+    count_memory,
+    gather_both_ways,
+    receive_by_route,
+    scatter_every_way,
+)
 from tests.engine.worker_pool import WorkerPool, running_pool
 
 LAYOUTS = [(4, 2), (8, 2), (8, 4)]  # p and k: 2 × 2, 4 × 2, 2 × 4
@@ -67,6 +72,26 @@ def test_a_scatter_sums_over_all_workers_by_every_route(
         assert max(error for error, _ in found.values()) < bound, found
     # The same sums in the same order.
     assert shared == sent
+
+
+@pytest.mark.parametrize("shares_memory", [True, False])
+@pytest.mark.parametrize(("size", "workers_per_node"), LAYOUTS)
+def test_every_copy_of_a_stage_is_accounted_for(
+    pool: WorkerPool, size: int, workers_per_node: int, shares_memory: bool
+) -> None:
+    num_elements = 3000
+    seen = pool.run(count_memory, (size, workers_per_node, shares_memory), num_elements)[:size]
+    unit = 4 * size * num_elements
+    column = unit // workers_per_node
+    # In messages a worker copies its own column into place. In shared memory it puts its column
+    # into a slot, and copies all columns out of theirs; a scatter puts the unit into a slot.
+    expected = {
+        "flat gather": (0, 0),
+        "gather": (column, column + unit * shares_memory),
+        "flat scatter": (0, 0),
+        "scatter": (0, unit * shares_memory),
+    }
+    assert seen == [expected] * size
 
 
 @pytest.mark.parametrize("shares_memory", [True, False])

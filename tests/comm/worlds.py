@@ -10,9 +10,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mics_core.comm.partition import PartitionGroup, form_partition_group
 from mics_core.comm.stages import (
@@ -120,6 +123,60 @@ def scatter_every_way(
     scatter_rows(column, mine[1], group.scatters, scratch, add=True)
     scatter_columns(total, column, group.scatters, scratch, add=False)
     check("added inside the node", total, both)
+    return found
+
+
+class Memory(TorchDispatchMode):
+    """Counts the bytes of tensors that are made, and those that are copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made_bytes = self.copied_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {_place(value) for value in tree_leaves((args, kwargs)) if _is_tensor(value)}
+        fresh = {_place(value) for value in tree_leaves(result) if _is_tensor(value)} - given
+        self.made_bytes += sum(num_bytes for _, num_bytes in fresh)
+        if func is torch.ops.aten.copy_.default:
+            self.copied_bytes += args[0].nbytes
+        return result
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _place(value: torch.Tensor) -> tuple[int, int]:
+    storage = value.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+def count_memory(layout: Layout, num_elements: int) -> dict[str, tuple[int, int]] | None:
+    """Return what each way makes and copies of a unit of p · `num_elements`, in bytes.
+
+    Buffers that stay from one unit to the next are there already.
+    """
+    group = group_of(layout)
+    if group is None:
+        return None
+    output = torch.zeros(group.size * num_elements)
+    total, column = torch.zeros(num_elements), torch.zeros(group.grid.num_nodes * num_elements)
+    shard, scratch, found = output.view(group.size, -1)[group.rank], Scratch(), {}
+    ways: dict[str, Callable[[], object]] = {
+        "flat gather": lambda: gather_flat(output, shard, group.gathers),
+        "gather": lambda: gather_rows(output, gather_column(shard, group.gathers), group.gathers),
+        "flat scatter": lambda: scatter_flat(total, output, group.scatters, scratch, add=True),
+        "scatter": lambda: (
+            scatter_rows(column, output, group.scatters, scratch, add=False),
+            scatter_columns(total, column, group.scatters, scratch, add=True),
+        ),
+    }
+    for name, way in ways.items():
+        way()
+        with Memory() as memory:
+            way()
+        found[name] = (memory.made_bytes, memory.copied_bytes)
     return found
 
 
