@@ -13,7 +13,9 @@ from hypothesis import settings
 from mics_core.ending import end_at_once
 
 # Helpers that check say what was wrong as tests do.
-pytest.register_assert_rewrite("tests.engine.writers", "tests.faults.runs")
+pytest.register_assert_rewrite(
+    "tests.cluster.outcomes", "tests.engine.writers", "tests.faults.runs"
+)
 
 # How long an example takes is no property of the code: a machine may be busy.
 settings.register_profile("mics", deadline=None)

@@ -19,7 +19,7 @@ class Regrouped:
         phases: What it took.
         kept: The part of the step that a loss broke which its members had in hand, 0 to 1; none
             without a loss.
-        overtook: Generations before it under which nothing was committed, by number.
+        overtook: Generations before it of which no commit was heard, by number.
     """
 
     generation: int

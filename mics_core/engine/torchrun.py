@@ -79,7 +79,9 @@ def _nodes(world: int) -> list[str]:
     if named := os.environ.get(NODES_VARIABLE):
         return named.split(",")
     nodes: list[Any] = [None] * world
-    dist.all_gather_object(nodes, os.environ.get("GROUP_RANK", "0"))
+    # Other launchers set no GROUP_RANK, and number the ranks of equal nodes one after the other.
+    alike = dist.get_rank() // int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    dist.all_gather_object(nodes, os.environ.get("GROUP_RANK", str(alike)))
     return nodes
 
 

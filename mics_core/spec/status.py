@@ -322,7 +322,7 @@ class RegroupEvent(StatusModel):
     """The part of the step that a loss broke, 0 to 1, which the other groups had computed and went
     on with; none without a loss."""
     overtook: list[int] = Field(default_factory=list)
-    """Generations before it that no step was committed under, since the next change came first.
+    """Generations before it of which no committed step was heard, since the next change came first.
     What they took is counted here if a loss began them."""
 
     def in_words(self) -> str:

@@ -43,13 +43,14 @@ class Copied:
 def copied(cluster: LocalCluster, start_job: StartJob) -> Copied:
     """Three groups, each of which fills a node; the last one comes when the others train."""
     job = start_job(STEPS, faults=[SOURCE], groups={"minimum": 1, "wanted": 2, "maximum": 3})
-    job.train_until(lambda job: num_groups_now(job) == 2, "a step of two groups")
+    job.train_to(0)
+    assert num_groups_now(job) == 2, "one of them would be a newcomer"
     sources, survivors = job.pids(0), job.pids(1)
     newcomers_node = cluster.add_node()
     job.scale(3)
     wait_for(job, 2, GroupState.READY)
     assert job.node_of(2) == newcomers_node
-    job.control.allow(job.control.allowed + 3)  # at the end of the first it joins, and copies
+    job.control.allow(job.control.allowed + 3)  # it joins when one has begun and ended
     eventually(lambda: pid_of_victim(job, SOURCE), "a copy under way", 60.0)
     for node in (newcomers_node, job.node_of(0)):
         cluster.kill_node(node)

@@ -23,21 +23,21 @@ def probed_bytes_per_s(network: EmulatedNetwork) -> float:
     """Return what all workers of a node together send to the next one."""
     places = [node for node in network.nodes for _ in range(WORKERS_PER_NODE)]
     names = ",".join(node.name for node in places)
-    workers = [
-        subprocess.Popen(
-            [
-                *(*node.command_prefix, sys.executable, "-m", "tests.comm.probe_in_node"),
-                *(str(rank), network.nodes[0].address, names),
-            ],
-            cwd=ROOT,
-            env=os.environ | {"GLOO_SOCKET_IFNAME": node.interface},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank, node in enumerate(places)
-    ]
+    workers: list[subprocess.Popen[str]] = []
     try:
+        for rank, node in enumerate(places):
+            program = (sys.executable, "-m", "tests.comm.probe_in_node")
+            workers.append(
+                subprocess.Popen(
+                    [*node.command_prefix, *program, str(rank), network.nodes[0].address, names],
+                    cwd=ROOT,
+                    env=os.environ | {"GLOO_SOCKET_IFNAME": node.interface},
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
         printed, _ = workers[0].communicate(timeout=60)
+        assert workers[0].returncode == 0
     finally:
         for worker in workers:
             worker.kill()
@@ -54,4 +54,4 @@ def test_the_bandwidth_of_a_shaped_link_is_found() -> None:
         network.shape(LINK_MBIT)
         found = probed_bytes_per_s(network)
     # Headers take 4 % of the link, and a burst may pass at once.
-    assert found == pytest.approx(LINK_MBIT * 1e6 / 8, rel=0.1)
+    assert found == pytest.approx(0.96 * LINK_MBIT * 1e6 / 8, rel=0.12)

@@ -19,7 +19,14 @@ from mics_core.cluster.reaching import SupervisorHandle, has_supervisor
 from mics_core.errors import JobNotFoundError
 from mics_core.spec import JobSpec, parse_job_spec
 from mics_core.spec.folders import CheckpointFolder
-from mics_core.spec.status import GroupState, JobState, JobStatus, StateEvent, StepEvent
+from mics_core.spec.status import (
+    GroupState,
+    JobState,
+    JobStatus,
+    RegroupEvent,
+    StateEvent,
+    StepEvent,
+)
 from service.client import MicsClient
 from service.schemas import JobDetail
 from tests.cluster.running import eventually
@@ -185,11 +192,12 @@ def story(
     resumed = client.job(job_id)
     alike = httpx.get(f"{service.url}/api/v1/jobs?label=team:stage", timeout=30).json()["jobs"]
     ray_jobs = JobSubmissionClient(cluster.dashboard_url).list_jobs()
-    assert resumed.status is not None
-    victim = [g for g in resumed.status.groups if g.state == GroupState.MEMBER][-1]
+    _, victim = (g for g in truth_of(job_id).groups if g.state == GroupState.MEMBER)
     os.kill(victim.workers[-1].pid, signal.SIGKILL)
     stream.read_steps(1, num_groups=1)
-    stream.read_steps(1, num_groups=2)
+    stream.read_until(
+        lambda e: isinstance(e, RegroupEvent) and e.reason.endswith("joins."), "what the join took"
+    )
     client.scale(job_id, 1)
     stream.read_steps(2, num_groups=1)
     only = {"kind": "regroup", "after": paused.sequence}

@@ -67,7 +67,7 @@ class SimulatedGroups:
             self._hear(group)
 
     def _hear(self, group: SimGroup) -> None:
-        if not group.is_deaf:
+        if not group.is_deaf and group.life != Life.HUNG:
             group.heard = len(self.plans) - 1
 
     def _take_plan(self, group: SimGroup) -> bool:
@@ -216,6 +216,7 @@ class SimulatedGroups:
         group = self.groups[group_id]
         if group.life == Life.HUNG and group.hung_in is not None:
             group.life = group.hung_in
+            self.num_failed_starts -= group.life != Life.TRAINING
         group.hung_in = None
 
     def deafen(self, group_id: int) -> None:

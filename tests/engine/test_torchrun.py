@@ -66,3 +66,16 @@ def test_all_workers_agree_on_the_nodes_however_many_each_has(
     pool: WorkerPool, nodes: list[str]
 ) -> None:
     assert pool.run(nodes_as_told, nodes) == [nodes] * NUM_WORKERS
+
+
+def nodes_of_equal_size(num_workers: int) -> list[str]:
+    """Return what a worker finds where it is only told how many workers a node has."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(num_workers)
+    try:
+        return _nodes(dist.get_world_size())
+    finally:
+        del os.environ["LOCAL_WORLD_SIZE"]
+
+
+def test_without_numbers_of_nodes_ranks_stand_one_after_the_other(pool: WorkerPool) -> None:
+    assert pool.run(nodes_of_equal_size, 2) == [["0", "0", "1", "1"]] * NUM_WORKERS
