@@ -254,9 +254,12 @@ class Miniature:
             )
 
     def finish(self) -> None:
-        """Let the run come to its end."""
+        """Let the run come to its end, and all processes to theirs, but for those out of reach."""
         self.go_on()
         self.until(lambda: self.machine.phase in FINAL, "the end of the run")
+        within_reach = [group for group in self.groups.values() if not group.out_of_reach]
+        processes = [process for group in within_reach for process in group.processes]
+        self.until(lambda: not any(p.is_alive() for p in processes), "the end of all processes")
 
     def tell(self, event: elastic.Event) -> None:
         """Feed the machine, and carry out what it decides."""

@@ -83,6 +83,7 @@ class Course:
     def end(self) -> None:
         """Enter what was still waited for: nobody tells of anything any more."""
         self._note_steps(self._order.rest())
+        self._note_changes(self._regroupings.ended())
 
     def _begin(self, record: GenerationRecord, step: int) -> None:
         if step < self.step:

@@ -67,6 +67,7 @@ class SupervisorLink:
         self._newest: GenerationPlan | None = None
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._closed = threading.Event()
+        self._has_ended = False
         self._last_commit: float | None = None
         self._threads = [
             threading.Thread(target=target, name=f"mics-{target.__name__.strip('_')}", daemon=True)
@@ -79,10 +80,14 @@ class SupervisorLink:
             thread.start()
 
     def close(self) -> None:
-        """Send what is queued, and stop."""
+        """Send what is queued, and stop.
+
+        Who has ended in order goes when that was heard, or nobody is left to hear it: without this
+        word its group counts as lost, and a run as unfinished. An error is told by Ray Train too.
+        """
         self._closed.set()
         self._outbox.put(None)
-        self._threads[1].join(timeout=_FLUSH_S)
+        self._threads[1].join(timeout=None if self._has_ended else _FLUSH_S)
 
     def send(self, message: Message) -> None:
         """Queue a report."""
@@ -165,6 +170,7 @@ class SupervisorLink:
 
     def ended(self, finished: bool) -> None:
         """Report that this worker's loop came to its end."""
+        self._has_ended = True
         self.send(Ended(self._rank, finished))
 
     # Asking.

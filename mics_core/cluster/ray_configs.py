@@ -21,10 +21,15 @@ _SCALING_WITHOUT_MEANING = {
     "label_selector": "a partition group is placed as a whole; use a custom resource.",
     "accelerator_type": "nodes are chosen by resources; use a custom resource.",
     "topology": "workers run on CPUs and GPUs; leave it out.",
+    "use_tpu": "workers run on CPUs and GPUs; leave it out.",
+    "placement_strategy": "a partition group fills node after node; leave it out.",
+    "elastic_resize_monitor_interval_s": "groups join as soon as they are ready; leave it out.",
 }
 _RUN_WITHOUT_MEANING = {
     "storage_filesystem": "storage is opened by fsspec; put a URL into storage_path.",
     "callbacks": "there are no callbacks; follow the job's events.",
+    "failure_config": "lost groups are replaced, as often as it takes; leave it out.",
+    "logging_config": "a run sets no level of logs; leave it out.",
     "worker_runtime_env": "workers have the environment of the script; set it in ray.init.",
 }
 
@@ -54,7 +59,7 @@ def configured_spec(spec: JobSpec, scaling: ScalingConfig | None, run: RunConfig
 
 
 def _apply_scaling(value: dict[str, Any], scaling: ScalingConfig, problems: list[Problem]) -> None:
-    _refuse_set("scaling_config", scaling, _SCALING_WITHOUT_MEANING, problems)
+    _refuse_set("scaling_config", scaling, ScalingConfig(), _SCALING_WITHOUT_MEANING, problems)
     resources = dict(scaling.resources_per_worker or {})
     if scaling.use_gpu:
         resources.setdefault("GPU", 1)
@@ -91,8 +96,8 @@ def _apply_workers(
 
 
 def _apply_run(value: dict[str, Any], run: RunConfig, problems: list[Problem]) -> None:
-    _refuse_set("run_config", run, _RUN_WITHOUT_MEANING, problems)
     plain, checkpoints = RunConfig(), run.checkpoint_config
+    _refuse_set("run_config", run, plain, _RUN_WITHOUT_MEANING, problems)
     # Ray gives every run a name with the time in it, which no later run would find again.
     default_name = (plain.name or "").partition("-")[0]
     if run.name and not run.name.startswith(f"{default_name}-"):
@@ -116,10 +121,16 @@ def _apply_run(value: dict[str, Any], run: RunConfig, problems: list[Problem]) -
 
 
 def _refuse_set(
-    where: str, config: object, without_meaning: dict[str, str], problems: list[Problem]
+    where: str,
+    config: object,
+    plain: object,
+    without_meaning: dict[str, str],
+    problems: list[Problem],
 ) -> None:
+    """Refuse what is set and has no meaning; Ray fills some of it in, as in a `plain` one."""
     for name, words in without_meaning.items():
-        if given := getattr(config, name, None):
+        given = getattr(config, name, None)
+        if given and given != getattr(plain, name, None):
             reason, _, remedy = words.partition("; ")
             rule, remedy = f"{reason}.", f"{remedy[0].upper()}{remedy[1:]}"
             problems.append(Problem(f"{where}.{name}", repr(given)[:80], rule, remedy))

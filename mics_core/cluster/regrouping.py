@@ -144,6 +144,17 @@ class Regroupings:
             change.committed, change.kept = now, in_hand
         return self._end()
 
+    def ended(self) -> list[Regrouped]:
+        """Note that the run is at rest; a change that was waiting for newcomers ends without them.
+
+        One under which nothing was committed has nothing to tell.
+        """
+        change = self._change
+        if change is None or change.committed is None:
+            return []
+        self._change = None
+        return [change.measured()]
+
     def _end(self) -> list[Regrouped]:
         change = self._change
         if change is None or not change.is_over:

@@ -57,7 +57,7 @@ def export(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder to make; else the job's name."),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder to make; else the job's id."),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.SAFETENSORS,
     dtype: Annotated[

@@ -161,6 +161,17 @@ def test_at_the_end_nothing_that_was_told_is_left_out(run: Run) -> None:
     assert run.course.step == 6
 
 
+def test_a_join_that_the_end_of_a_run_cuts_short_is_told(run: Run) -> None:
+    run.course.announce(2, (0, 1, 2), "Group 2 joins.", after_loss=False)
+    for group in (0, 1):
+        run.course.enter(group, 2, 3, 0.1)
+    run.commit(3, 2, 2)  # the last step; group 2 still copies
+    run.course.end()
+    told = [event for event in run.events if isinstance(event, RegroupEvent)][-1]
+    assert (told.generation, told.reason, told.step) == (2, "Group 2 joins.", 3)
+    assert told.phases.copy_s is None, "nobody has copied anything"
+
+
 def test_a_failed_checkpoint_that_two_groups_tell_of_is_one_event() -> None:
     journal = Journal()
     for error in ("A group went away at the end of it.",) * 2:

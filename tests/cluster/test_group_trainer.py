@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -98,18 +98,22 @@ class Runner:
         GroupTrainer(loop, scaling_config=ScalingConfig(num_workers=1)).fit()
 
 
-def run_in_actor(loop: Callable[[], None]) -> set[str]:
-    """Fit in an actor, as a runner does; return the classes of all actors that there were."""
-    runner = Runner.remote()
-    try:
-        ray.get(runner.fit.remote(loop))
-    finally:
-        ray.kill(runner)
-    return {actor["class_name"] for actor in list_actors()}
+@pytest.fixture(scope="module")
+def runner(cluster: LocalCluster) -> Iterator[Any]:
+    """An actor that fits, as a runner does."""
+    runner = Runner.options(name="fits", lifetime="detached").remote()
+    yield runner
+    ray.kill(runner)
 
 
-def test_what_a_group_has_no_use_for_has_no_process(cluster: LocalCluster) -> None:
-    classes = run_in_actor(train)
+def states_of(class_name: str) -> set[str]:
+    actors = list_actors(limit=10_000)
+    return {a["state"] for a in actors if a["class_name"].startswith(class_name)}
+
+
+def test_what_a_group_has_no_use_for_has_no_process(runner: Any) -> None:
+    ray.get(runner.fit.remote(train))
+    classes = {actor["class_name"] for actor in list_actors(limit=10_000)}
     assert "RayTrainWorker" in classes
     assert not classes & {
         "TrainController",
@@ -119,18 +123,15 @@ def test_what_a_group_has_no_use_for_has_no_process(cluster: LocalCluster) -> No
     }
 
 
-def test_ray_takes_the_room_of_a_killed_runner_back(cluster: LocalCluster) -> None:
-    def states(class_name: str) -> set[str]:
-        return {a["state"] for a in list_actors() if a["class_name"].startswith(class_name)}
-
-    runner = Runner.options(name="killed", lifetime="detached").remote()
-    runner.fit.remote(wait)
-    eventually(lambda: "ALIVE" in states("RayTrainWorker"), "a worker that runs", 60.0)
-    ray.kill(runner)
-    eventually(lambda: states("RayTrainWorker") == {"DEAD"}, "the worker's end", 60.0)
-    eventually(lambda: rooms() == {"REMOVED"}, "the room of the run", 10.0)
-
-
-def test_the_error_of_a_worker_is_that_of_the_run(cluster: LocalCluster) -> None:
+def test_the_error_of_a_worker_is_that_of_the_run(runner: Any) -> None:
     with pytest.raises(ray.exceptions.RayTaskError, match="the worker was told to fail"):
-        run_in_actor(fail)
+        ray.get(runner.fit.remote(fail))
+
+
+def test_ray_takes_the_room_of_a_killed_runner_back(runner: Any) -> None:
+    eventually(lambda: states_of("RayTrainWorker") <= {"DEAD"}, "the end of others' workers", 60.0)
+    runner.fit.remote(wait)
+    eventually(lambda: "ALIVE" in states_of("RayTrainWorker"), "a worker that runs", 60.0)
+    ray.kill(runner)
+    eventually(lambda: states_of("RayTrainWorker") == {"DEAD"}, "the worker's end", 60.0)
+    eventually(lambda: rooms() == {"REMOVED"}, "the room of the run", 10.0)

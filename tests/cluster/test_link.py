@@ -19,7 +19,7 @@ from mics_core.errors import ClusterError
 from tests.cluster.running import eventually
 
 DEADLINE_S = 10.0
-ENTERED, ENDED = Entered(0, 1, 0, 0.5), Ended(0, finished=False)
+ENTERED, ENDED = Entered(0, 1, 0, 0.5), Ended(0, finished=True)
 PLAN = GenerationPlan(1, (4,), None, "Training begins with group 4.")
 DEAF = ClusterError("It does not answer.")
 UNREACHABLE = RpcError("The head is away.")
@@ -96,6 +96,30 @@ def test_reports_that_nobody_heard_are_sent_again_before_those_that_follow(
         for _ in range(2):
             assert supervisor.asked.get(timeout=DEADLINE_S) == [ENTERED]
         assert supervisor.asked.get(timeout=DEADLINE_S) == [ENDED]
+
+
+def test_the_word_of_an_end_in_order_waits_for_a_supervisor_however_long_it_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mics_core.cluster.link._FLUSH_S", 0.0)
+    supervisor = DeafSupervisor(*[ClusterError("It has not come back.")] * 20)
+    with link_to(supervisor, monkeypatch) as link:
+        link.ended(finished=True)
+    said = [supervisor.asked.get_nowait() for _ in range(21)]
+    assert said == [[ENDED]] * 21
+
+
+def test_a_worker_that_failed_goes_though_nobody_hears_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mics_core.cluster.link._FLUSH_S", 0.0)
+    monkeypatch.setattr("mics_core.cluster.link._AGAIN_S", 0.01)
+    deaf = DeafSupervisor(*[ClusterError("It does not answer.")] * 10_000)
+    link = SupervisorLink(deaf, group_id=4, rank=0)
+    link.start()
+    link.failed(3, "It is broken.", own_error=True)
+    link.close()
+    deaf._errors.clear()
+    link._threads[1].join(DEADLINE_S)
+    assert not link._threads[1].is_alive()
 
 
 def test_reports_are_not_sent_again_to_a_job_that_has_ended(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from mics_core.cluster.ray_configs import configured_spec
 from mics_core.errors import SpecificationError
@@ -31,7 +31,9 @@ def spec(**changes: Any) -> JobSpec:
 
 def test_nothing_configured_changes_nothing() -> None:
     assert configured_spec(spec(), None, None) == spec()
-    assert configured_spec(spec(), None, RunConfig()) == spec()
+    plain = RunConfig(failure_config=FailureConfig(), logging_config=LoggingConfig())
+    for run in (RunConfig(), plain):
+        assert configured_spec(spec(), None, run) == spec()
 
 
 def test_workers_are_counted_in_partition_groups() -> None:
@@ -69,6 +71,26 @@ def test_a_run_has_a_name_and_a_folder_for_its_checkpoints() -> None:
             ScalingConfig(num_workers=2, label_selector={"zone": "a"}),
             None,
             "scaling_config.label_selector",
+        ),
+        (
+            ScalingConfig(num_workers=2, placement_strategy="SPREAD"),
+            None,
+            "scaling_config.placement_strategy",
+        ),
+        (
+            ScalingConfig(num_workers=2, elastic_resize_monitor_interval_s=5.0),
+            None,
+            "scaling_config.elastic_resize_monitor_interval_s",
+        ),
+        (
+            None,
+            RunConfig(failure_config=FailureConfig(max_failures=3)),
+            "run_config.failure_config",
+        ),
+        (
+            None,
+            RunConfig(logging_config=LoggingConfig(log_level="DEBUG")),
+            "run_config.logging_config",
         ),
         (None, RunConfig(worker_runtime_env={"pip": ["x"]}), "run_config.worker_runtime_env"),
         (

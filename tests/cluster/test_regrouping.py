@@ -95,6 +95,19 @@ def test_what_a_loss_took_is_told_with_the_change_that_overtakes_it(
     assert trained.committed(4, 25.5, in_hand=0.5) == [told]
 
 
+def test_a_newcomer_that_a_run_does_not_wait_for_is_left_out_of_what_its_join_took(
+    trained: Regroupings,
+) -> None:
+    assert trained.ended() == [], "what was told is not told again"
+    trained.announced(2, (0, 1, 2), 22.0, after_loss=False)
+    for group in (0, 1):
+        trained.entered(2, group, 8, 0.5, 23.0)
+    assert trained.ended() == [], "nobody trained under it yet"
+    trained.committed(2, 24.0)
+    assert trained.ended() == [Regrouped(2, 8, phases(agree_s=0.5, connect_s=0.5))]
+    assert trained.ended() == []
+
+
 def test_the_end_of_a_run_is_no_change_to_measure(trained: Regroupings) -> None:
     assert trained.announced(2, (), 22.0, after_loss=False) == []
     assert trained.committed(1, 22.5) == []

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import ray
 import yaml
 from ray.experimental import internal_kv
 
+from mics_core.cluster.link import _FLUSH_S
 from mics_core.cluster.local import LocalCluster
 from mics_core.spec.status import GroupState, JobState
 from tests.cluster.conftest import StartJob
@@ -59,6 +61,28 @@ def train_without_supervisor(job: RunningJob, step: int) -> None:
     )
 
 
+def end_without_supervisor(job: RunningJob) -> None:
+    """Let the run end while each supervisor is killed that Ray starts, until nobody would wait."""
+
+    def kill() -> None:
+        if pid := pid_of_supervisor(job.job_id):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def is_read() -> bool:
+        kill()
+        reads = Reads(job.control.folder, STEPS, GLOBAL_BATCH_SIZE)
+        return reads.of_step(STEPS - 1) == list(range(GLOBAL_BATCH_SIZE))
+
+    kill()
+    job.control.allow(STEPS)
+    eventually(is_read, "the reads of the last step", 60.0)
+    until = time.monotonic() + _FLUSH_S + 2.0
+    while time.monotonic() < until:
+        kill()
+    job.ended()
+
+
 @contextmanager
 def stopped_head() -> Iterator[None]:
     """Ray's head does nothing inside: it neither answers nor goes away."""
@@ -71,7 +95,7 @@ def stopped_head() -> Iterator[None]:
 
 
 # The supervisor is killed while the groups train, while one of them is lost, and while one starts;
-# then Ray's head stands still while a group is lost.
+# then Ray's head stands still while a group is lost; and there is none when the run ends.
 
 
 @dataclass(frozen=True)
@@ -106,7 +130,8 @@ def survived(start_job: StartJob) -> Survived:
     with stopped_head():  # and another group is asked for, of whoever does not answer
         os.kill(*job.pids(2), signal.SIGKILL)
         job.train_to(job.control.allowed + 3)
-    job.train_to_the_end()
+    job.scale(2)  # nobody is to come in its place
+    end_without_supervisor(job)
     return story
 
 
