@@ -388,7 +388,7 @@ def _parse() -> argparse.Namespace:
     add("--faults", type=int, default=sum(KINDS.values()), help="how many")
     add("--groups", type=int, default=3, help="partition groups wanted")
     add("--seed", type=int, default=1, help="of the schedule")
-    add("--pause-s", type=float, nargs=2, default=[2.8, 4.8], help="between two faults")
+    add("--pause-s", type=float, nargs=2, default=[2.7, 4.5], help="between two faults")
     add(
         "--faults-of-a-turn", type=int, default=4, help="before the run without faults has its turn"
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any, Self
 
+import ray
 from ray.util.state import list_actors
 
 from benchmarks.harness.followed import FollowedJob, eventually
 from mics_core.cluster.names import supervisor_name
+from mics_core.cluster.runner import find_runner
 from mics_core.spec import JobSpec
-from mics_core.spec.status import JobStatus
+from mics_core.spec.status import GroupState, JobStatus
 from tests.cluster.control import Control
 
-__all__ = ["RunningJob", "eventually", "place_of_supervisor"]
+__all__ = ["RunningJob", "eventually", "kill_runner", "place_of_supervisor"]
 
 
 def place_of_supervisor(job_id: str) -> tuple[str, int]:
@@ -76,3 +80,12 @@ class RunningJob(FollowedJob):
         """Let the job train as far as it will, and return its last status."""
         self.control.allow(self.spec.training.steps)
         return self.ended()
+
+
+def kill_runner(job: RunningJob, group_id: int) -> list[int]:
+    """Kill the actor that owns a group's run; return the processes that it takes with it."""
+    runner = ray.get(find_runner(job.job_id, group_id).prepare.remote())
+    pids = [runner, *job.pids(group_id)]
+    os.kill(runner, signal.SIGKILL)
+    job.wait_until(lambda job: job.group_events(group_id, GroupState.LOST), "the group's loss")
+    return pids

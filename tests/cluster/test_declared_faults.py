@@ -33,7 +33,7 @@ from tests.cluster.outcomes import (
     train_until,
     wait_for,
 )
-from tests.cluster.running import RunningJob, eventually, place_of_supervisor
+from tests.cluster.running import RunningJob, eventually, kill_runner, place_of_supervisor
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -135,13 +135,13 @@ def test_a_checkpoint_whose_writer_dies_is_given_up_and_the_next_is_complete(
     check_that_it_is_whole(copied.directory, STEPS)
 
 
-# A worker dies when the second hop of one survivor is done and that of another one is not; the
-# latter dies while it writes its part of the last checkpoint.
+# A group's runner dies when the second hop of one survivor is done and that of another one is not;
+# the latter's dies while its worker writes its part of the last checkpoint.
 
 HOP = 8
-VICTIM = FailAt(group=1, rank=0, step=HOP, phase="vote")
+VICTIM = FailAt(group=1, rank=0, step=HOP, phase="vote", stops=True)
 UNFINISHED = FailAt(group=2, rank=0, step=HOP, phase="longer second hop")
-LAST_WRITER = FailAt(group=2, rank=0, step=STEPS - 1, phase="checkpoint")
+LAST_WRITER = FailAt(group=2, rank=0, step=STEPS - 1, phase="checkpoint", stops=True)
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,16 @@ def split(start_job: StartJob, tmp_path_factory: pytest.TempPathFactory) -> Spli
     pids = [pid for group in range(3) for pid in job.pids(group)]
     assert job.control.allowed < HOP
     job.train_to(HOP)  # who commits it waits for the samples of the next one
+    kill_runner(job, 1)
     eventually(lambda: pid_of_victim(job, UNFINISHED), "the end of group 2's second hop", 30.0)
-    wait_for(job, 1, GroupState.LOST)
     job.scale(2)  # nobody is to come in its place
     job.train_until(
         lambda job: job.has_committed(HOP + 1) and num_groups_now(job) == 2,
         "a step of those who are left",
     )
+    job.control.allow(STEPS)
+    eventually(lambda: pid_of_victim(job, LAST_WRITER), "the last checkpoint", 60.0)
+    kill_runner(job, 2)
     job.train_to_the_end()
     return Split(job, pids, directory)
 

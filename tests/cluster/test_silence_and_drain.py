@@ -14,14 +14,12 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
-import ray
 
 from mics_core.cluster.local import LocalCluster
-from mics_core.cluster.runner import find_runner
 from mics_core.spec.status import GroupState, JobStatus
 from tests.cluster.conftest import StartJob
 from tests.cluster.jobs import gold_losses
-from tests.cluster.running import RunningJob, eventually
+from tests.cluster.running import RunningJob, eventually, kill_runner
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -92,15 +90,6 @@ def drain(cluster: LocalCluster, node_id: str) -> None:
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot notice"]
     command += ["--deadline-remaining-seconds", "600"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-
-def kill_runner(job: RunningJob, group_id: int) -> list[int]:
-    """Kill the actor that owns a group's run; return the processes that it takes with it."""
-    runner = ray.get(find_runner(job.job_id, group_id).prepare.remote())
-    pids = [runner, *job.pids(group_id)]
-    os.kill(runner, signal.SIGKILL)
-    job.wait_until(lambda job: job.group_events(group_id, GroupState.LOST), "the group's loss")
-    return pids
 
 
 def replaced(job: RunningJob, group_id: int) -> None:
