@@ -46,7 +46,7 @@ class Course:
 
 COURSES = (
     Course("losses", ("worker killed", "group killed", "node killed"), 0.01),
-    Course("changes", ("node added", "group drained"), 0.05),
+    Course("changes", ("node added", "group drained"), 0.075),
 )
 """Of a loss a usual step is taken away. Two groups take 1.5 steps for one of three, and with long
 steps that would be most of what is measured. A change is told in steps, and costs fixed seconds of
